@@ -1,0 +1,17 @@
+namespace FlaSharp.Kernels.Cpu;
+
+/// <summary>Spreads independent pieces of a CPU kernel over the cores. The result must not depend on which core takes which piece.</summary>
+internal static class CpuParallel
+{
+    /// <summary>Calls <paramref name="body"/> for 0 to <paramref name="count"/> - 1, on the caller's thread alone if that is all there is.</summary>
+    public static void For(int count, Action<int> body)
+    {
+        if (count == 1 || Environment.ProcessorCount == 1)
+        {
+            for (var i = 0; i < count; i++)
+                body(i);
+            return;
+        }
+        Parallel.For(0, count, body);
+    }
+}

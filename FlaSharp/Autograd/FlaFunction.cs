@@ -1,0 +1,149 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace FlaSharp.Autograd;
+
+/// <summary>
+/// One differentiable operation with a hand-written backward: the only place that touches TorchSharp's autograd.
+/// An instance is one call; its fields hold the sizes and options, which both passes may read.
+/// </summary>
+/// <remarks>
+/// <para>A plain <c>torch.autograd.MultiTensorFunction</c> lets the garbage collector free tensors that native code still reads,
+/// keeps a copy of every output and all saved tensors until the graph dies, and ends the process when backward throws.
+/// What is done about it here:</para>
+/// <list type="bullet">
+/// <item><see cref="Forward"/> runs before the graph node is made, so an exception in it leaves nothing behind.</item>
+/// <item>TorchSharp's node gets only finished outputs, inside a dispose scope that frees the copies it makes of them.</item>
+/// <item>Saved tensors are detached aliases held by <see cref="SavedTensors"/> and freed at the end of backward. Hence a graph
+/// can be walked once: <c>retain_graph</c> is refused with an exception.</item>
+/// <item>Gradients handed to native code stay alive until this thread's next callback: see <see cref="ParkedGradients"/>.</item>
+/// <item>An exception in <see cref="Backward"/> is kept and thrown by <see cref="TensorBackward.Backward"/>, or, after a plain
+/// <c>loss.backward()</c>, by the next FlaSharp operation.</item>
+/// </list>
+/// </remarks>
+internal abstract class FlaFunction
+{
+    /// <summary>Computes the outputs (a null output stays null) and saves what backward needs. Runs without grad mode.</summary>
+    /// <param name="inputs">What was given to <see cref="Run"/>; absent optional inputs are null.</param>
+    /// <param name="saved">Null when no gradient can be asked for: then nothing need be kept.</param>
+    protected abstract Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved);
+
+    /// <summary>Computes one gradient per input. Runs without grad mode, on a thread of the autograd engine's choice.</summary>
+    /// <param name="saved">What <see cref="Forward"/> saved. Freed afterwards.</param>
+    /// <param name="gradOutputs">One per output; null where nothing flowed into that output. Owned by the caller.</param>
+    /// <returns>One per input; null where there is none, or where <see cref="SavedTensors.NeedsGrad"/> is false.</returns>
+    protected abstract Tensor?[] Backward(SavedTensors saved, Tensor?[] gradOutputs);
+
+    /// <summary>Runs the operation and, if an input requires a gradient, records it in the graph.</summary>
+    /// <returns>The outputs, in the caller's dispose scope.</returns>
+    public Tensor?[] Run(params Tensor?[] inputs)
+    {
+        BackwardFailure.ThrowIfAny();
+        ParkedGradients.Release();
+
+        var needsGrad = Array.ConvertAll(inputs, input => input is not null && input.requires_grad);
+        var record = is_grad_enabled() && needsGrad.Contains(true);
+
+        using var scope = NewDisposeScope();
+        var saved = record ? new SavedTensors(needsGrad) : null;
+        Tensor?[] outputs;
+        try
+        {
+            using (no_grad())
+                outputs = Forward(inputs, saved);
+        }
+        catch
+        {
+            saved?.Dispose();
+            throw;
+        }
+        if (record)
+            outputs = Node.Attach(this, saved!, inputs, outputs);
+        foreach (var output in outputs)
+            output?.MoveToOuterDisposeScope();
+        GC.KeepAlive(inputs);
+        return outputs;
+    }
+
+    /// <summary>What TorchSharp sees: a function whose forward hands over outputs that are there already.</summary>
+    private sealed class Node : autograd.MultiTensorFunction<Node>
+    {
+        private const string CallKey = "call";
+
+        public override string Name => nameof(FlaFunction);
+
+        public static Tensor?[] Attach(FlaFunction function, SavedTensors saved, Tensor?[] inputs, Tensor?[] outputs)
+        {
+            var present = outputs.OfType<Tensor>().ToList();
+            var call = new Call(function, saved, Array.ConvertAll(outputs, output => output is not null), inputs.Length);
+            var wrapped = apply([call, present, .. inputs]);
+            GC.KeepAlive(present);
+
+            var next = 0;
+            return Array.ConvertAll(outputs, output => output is null ? null : wrapped[next++]);
+        }
+
+        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        {
+            ctx.set_materialize_grads(false);
+            ctx.save_data(CallKey, vars[0]);
+            return (List<Tensor>)vars[1];
+        }
+
+        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> grad_outputs)
+        {
+            ParkedGradients.Release();
+            var call = (Call)ctx.get_data(CallKey);
+            var gradients = new Tensor?[call.InputCount];
+            try
+            {
+                gradients = call.Backward(grad_outputs);
+            }
+            catch (Exception exception) // a managed exception must not reach the native frames above
+            {
+                BackwardFailure.Set(exception);
+            }
+            finally
+            {
+                foreach (var gradient in grad_outputs)
+                    gradient.Dispose();
+            }
+            ParkedGradients.Park(gradients);
+            return [null!, null!, .. gradients!]; // the first two arguments of apply are no tensors
+        }
+
+        /// <summary>One recorded call: the operation, what it saved, and which of its outputs exist.</summary>
+        private sealed class Call(FlaFunction function, SavedTensors saved, bool[] outputExists, int inputCount)
+        {
+            public int InputCount => inputCount;
+
+            public Tensor?[] Backward(List<Tensor> present)
+            {
+                using var _ = saved;
+                if (is_grad_enabled())
+                    throw new NotSupportedException(
+                        $"{function.GetType().Name} has no second derivative: call backward without create_graph.");
+                if (saved.IsDisposed)
+                    throw new InvalidOperationException(
+                        $"backward through {function.GetType().Name} ran twice. Its saved tensors are freed by the first pass " +
+                        "(retain_graph is not supported): run the forward pass again.");
+
+                using var scope = NewDisposeScope();
+                using var noGrad = no_grad();
+                var next = 0;
+                var gradOutputs = Array.ConvertAll(outputExists,
+                    exists => exists && present[next++] is { IsInvalid: false } gradient ? gradient : null);
+                var gradients = function.Backward(saved, gradOutputs);
+                if (gradients.Length != inputCount)
+                    throw new InvalidOperationException(
+                        $"{function.GetType().Name} returned {gradients.Length} gradients for {inputCount} inputs.");
+                return gradients.Select((gradient, i) => saved.NeedsGrad[i] ? Released(gradient, present) : null).ToArray();
+            }
+
+            /// <summary>The gradient outside every scope; an alias if it is an incoming one, which is disposed soon.</summary>
+            private static Tensor? Released(Tensor? gradient, List<Tensor> present) =>
+                (gradient is not null && present.Contains(gradient, ReferenceEqualityComparer.Instance) ? gradient.alias() : gradient)
+                ?.DetachFromDisposeScope();
+        }
+    }
+}

@@ -1,0 +1,23 @@
+using System.Runtime.InteropServices;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace FlaSharp.Interop;
+
+/// <summary>The address of a tensor's first element: right for views and for every dtype, unlike <c>storage().data_ptr()</c>.</summary>
+internal static unsafe class TensorPointer
+{
+    private static readonly delegate* unmanaged<nint, nint> s_data = Resolve();
+
+    /// <summary>The caller keeps the tensor alive while it uses the address (<c>GC.KeepAlive</c>).</summary>
+    public static nint Of(Tensor? tensor) => tensor is null ? 0 : s_data(tensor.Handle);
+
+    public static float* Float32(Tensor? tensor) => (float*)Of(tensor);
+
+    private static delegate* unmanaged<nint, nint> Resolve()
+    {
+        InitializeDeviceType(DeviceType.CPU); // loads the native library
+        var library = NativeLibrary.Load("LibTorchSharp", typeof(torch).Assembly, null);
+        return (delegate* unmanaged<nint, nint>)NativeLibrary.GetExport(library, "THSTensor_data");
+    }
+}
