@@ -109,7 +109,8 @@ internal abstract class FlaFunction
                     gradient.Dispose();
             }
             ParkedGradients.Park(gradients);
-            return [null!, null!, .. gradients!]; // the first two arguments of apply are no tensors
+            List<Tensor?> result = [null, null, .. gradients]; // the first two arguments of apply are no tensors
+            return result!;
         }
 
         /// <summary>One recorded call: the operation, what it saved, and which of its outputs exist.</summary>
