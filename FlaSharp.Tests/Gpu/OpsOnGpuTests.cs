@@ -14,7 +14,7 @@ public sealed class OpsOnGpuTests
         foreach (var mode in Enum.GetValues<LinearAttentionMode>())
             foreach (var (heads, kvHeads) in new[] { (3, 3), (4, 2) })
                 SameOnBothDevices($"Gla {mode} H={heads} Hkv={kvHeads}",
-                    x => Outputs(FlaOps.Gla(x[0], x[1], x[2], -functional.softplus(x[3]), mode, initialState: x[4], outputFinalState: true)),
+                    x => Outputs(FlaOps.Gla(x[0], x[1], x[2], -nn.functional.softplus(x[3]), mode, initialState: x[4], outputFinalState: true)),
                     [2, 100, heads, 24], [2, 100, kvHeads, 24], [2, 100, kvHeads, 40], [2, 100, kvHeads, 24], [2, heads, 24, 40]);
     }
 
@@ -24,7 +24,7 @@ public sealed class OpsOnGpuTests
         var cuSeqlens = tensor(new long[] { 0, 15, 15, 80, 150 });
         foreach (var mode in Enum.GetValues<LinearAttentionMode>())
             SameOnBothDevices($"Gla {mode} packed",
-                x => Outputs(FlaOps.Gla(x[0], x[1], x[2], WithResets(-functional.softplus(x[3])), mode, initialState: x[4],
+                x => Outputs(FlaOps.Gla(x[0], x[1], x[2], WithResets(-nn.functional.softplus(x[3])), mode, initialState: x[4],
                     outputFinalState: true, cuSeqlens: cuSeqlens)),
                 [1, 150, 2, 16], [1, 150, 2, 16], [1, 150, 2, 8], [1, 150, 2, 16], [4, 2, 16, 8]);
     }
