@@ -62,6 +62,15 @@ internal static class Guard
                 $"{name} must be float32, but is {tensor.dtype}. Convert it with {name}.to(torch.float32).", name);
     }
 
+    /// <summary>Checks that the optional tensors are float32 or of the dtype of the first, as weights beside half-precision inputs may be.</summary>
+    public static void Float32OrDtypeOf(Tensor first, string firstName, params ReadOnlySpan<(Tensor? tensor, string name)> others)
+    {
+        foreach (var (tensor, name) in others)
+            if (tensor is not null && tensor.dtype != first.dtype && tensor.dtype != ScalarType.Float32)
+                throw new ArgumentException(
+                    $"{name} must be float32 or have the dtype of {firstName}, {first.dtype}, but is {tensor.dtype}. Convert it.", name);
+    }
+
     /// <summary>Checks that the optional tensors are on the device of the first.</summary>
     public static void SameDevice(Tensor first, string firstName, params ReadOnlySpan<(Tensor? tensor, string name)> others)
     {
