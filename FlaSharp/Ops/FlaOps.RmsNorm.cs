@@ -1,16 +1,78 @@
+using FlaSharp.Interop;
+using FlaSharp.Ops.Reference;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace FlaSharp.Ops;
 
-/// <summary>The operations as functions, without modules.</summary>
 public static partial class FlaOps
 {
-    /// <summary>Pending.</summary>
-    public static Tensor RmsNorm(Tensor x, Tensor? weight, double eps = 1e-5) => throw new NotImplementedException();
+    /// <summary>
+    /// Root mean square norm over the last dimension: x / sqrt(mean(x²) + eps) * weight, computed in float32.
+    /// </summary>
+    /// <param name="x">[..., D], float32, float16 or bfloat16. Differentiable.</param>
+    /// <param name="weight">[D], float32 or the dtype of <paramref name="x"/>; null for ones. Differentiable.</param>
+    /// <param name="eps">Added to the mean square.</param>
+    /// <returns>[..., D], in the dtype of <paramref name="x"/>.</returns>
+    /// <exception cref="ArgumentException">A shape, dtype or device does not fit.</exception>
+    /// <remarks>Zhang and Sennrich, Root Mean Square Layer Normalization (2019).</remarks>
+    public static Tensor RmsNorm(Tensor x, Tensor? weight, double eps = 1e-5)
+    {
+        CheckNormInput(x, weight, eps);
+        return x.device_type == DeviceType.CPU
+            ? new RmsNormFunction(eps).Run(x, weight)[0]!
+            : NormReference.RmsNorm(x, weight, eps);
+    }
 
-    /// <summary>Pending.</summary>
+    /// <summary>
+    /// Root mean square norm with a gate, computed in float32: norm(x) * weight * act(gate), or, with the gate inside, as Mamba-2
+    /// has it, norm(x * act(gate)) * weight.
+    /// </summary>
+    /// <param name="x">[..., D], float32, float16 or bfloat16. Differentiable.</param>
+    /// <param name="gate">[..., D], shape and dtype of <paramref name="x"/>. Differentiable.</param>
+    /// <param name="weight">[D], float32 or the dtype of <paramref name="x"/>; null for ones. Differentiable.</param>
+    /// <param name="eps">Added to the mean square.</param>
+    /// <param name="activation">"swish" (also named "silu") or "sigmoid".</param>
+    /// <param name="normBeforeGate">Whether the gate multiplies the normed x or enters the norm.</param>
+    /// <param name="groupSize">The mean square is taken over groups of so many neighbours; it divides D. All of D if null.</param>
+    /// <returns>[..., D], in the dtype of <paramref name="x"/>.</returns>
+    /// <exception cref="ArgumentException">A shape, dtype, device or option does not fit.</exception>
     public static Tensor GatedRmsNorm(Tensor x, Tensor gate, Tensor? weight, double eps = 1e-5,
-        string activation = "swish", bool normBeforeGate = true, long? groupSize = null) =>
-        throw new NotImplementedException();
+        string activation = "swish", bool normBeforeGate = true, long? groupSize = null)
+    {
+        CheckNormInput(x, weight, eps);
+        ArgumentNullException.ThrowIfNull(gate);
+        Guard.Shape(gate, "of x", x.shape);
+        Guard.SameDtype(x, nameof(x), (gate, nameof(gate)));
+        Guard.SameDevice(x, nameof(x), (gate, nameof(gate)));
+        Guard.Divides(x.size(-1), groupSize ?? x.size(-1), "D", nameof(groupSize));
+        var isSwish = IsSwish(activation);
+        var group = groupSize ?? x.size(-1);
+        return x.device_type == DeviceType.CPU
+            ? new GatedRmsNormFunction(eps, isSwish, normBeforeGate, group).Run(x, gate, weight)[0]!
+            : NormReference.GatedRmsNorm(x, gate, weight, eps, isSwish, normBeforeGate, group);
+    }
+
+    internal static bool IsSwish(string activation) => activation switch
+    {
+        "swish" or "silu" => true,
+        "sigmoid" => false,
+        _ => throw new ArgumentException(
+            $"activation must be \"swish\", \"silu\" or \"sigmoid\", but is \"{activation}\".", nameof(activation)),
+    };
+
+    private static void CheckNormInput(Tensor x, Tensor? weight, double eps)
+    {
+        ArgumentNullException.ThrowIfNull(x);
+        Guard.Floating(x);
+        if (x.dim() == 0 || x.size(-1) == 0)
+            throw new ArgumentException($"x must have shape [..., D] with D >= 1, but has [{string.Join(", ", x.shape)}].", nameof(x));
+        ArgumentOutOfRangeException.ThrowIfNegative(eps);
+        if (weight is null)
+            return;
+        Guard.Shape(weight, "[D]", [x.size(-1)]);
+        if (weight.dtype != ScalarType.Float32)
+            Guard.SameDtype(x, nameof(x), (weight, nameof(weight)));
+        Guard.SameDevice(x, nameof(x), (weight, nameof(weight)));
+    }
 }
