@@ -1,6 +1,4 @@
-using FlaSharp.Kernels.Cpu;
-
-namespace FlaSharp.Kernels.Norm;
+namespace FlaSharp.Kernels.Cpu;
 
 /// <summary>
 /// The rows of a [rows, width] matrix in blocks, one per piece of parallel work. The blocks follow from the sizes alone, so that
