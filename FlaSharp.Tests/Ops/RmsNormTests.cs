@@ -26,9 +26,10 @@ public sealed class RmsNormTests
     {
         using var scope = NewDisposeScope();
         manual_seed(1);
+        var eps = size == 1 ? 0.1 : 1e-5; // with D = 1 all of the gradient but eps * r^3 cancels
         Tensor[] inputs = [randn(2, rows, size) * 3, randn(size)];
-        OpCheck.Agrees(i => FlaOps.RmsNorm(i[0], i[1]), i => NaiveNorm.Rms(i[0], i[1], 1e-5), inputs, 1e-6, 4e-6, "kernel");
-        OpCheck.Agrees(i => NormReference.RmsNorm(i[0], i[1], 1e-5), i => NaiveNorm.Rms(i[0], i[1], 1e-5), inputs, 1e-6, 4e-6, "composed");
+        OpCheck.Agrees(i => FlaOps.RmsNorm(i[0], i[1], eps), i => NaiveNorm.Rms(i[0], i[1], eps), inputs, 1e-6, 4e-6, "kernel");
+        OpCheck.Agrees(i => NormReference.RmsNorm(i[0], i[1], eps), i => NaiveNorm.Rms(i[0], i[1], eps), inputs, 1e-6, 4e-6, "composed");
         OpCheck.Agrees(i => FlaOps.RmsNorm(i[0], null, 0.1), i => NaiveNorm.Rms(i[0], null, 0.1), [inputs[0]], 1e-6, 4e-6, "no weight");
     }
 

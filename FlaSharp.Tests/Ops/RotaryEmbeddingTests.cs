@@ -68,8 +68,8 @@ public sealed class RotaryEmbeddingTests
         manual_seed(3);
         var at = arange(6);
         OpCheck.Agrees( // the query part of a fused projection, and the layout that attention wants
-            i => FlaOps.RotaryEmbedding(i[0].unflatten(-1, 4, 24)[.., .., .., 8..24], at).transpose(1, 2),
-            i => NaiveRotary.Rotate(i[0].unflatten(-1, 4, 24)[.., .., .., 8..24], at, 10000, false, 16).transpose(1, 2),
+            i => FlaOps.RotaryEmbedding(i[0].unflatten(2, 4, 24)[.., .., .., 8..24], at).transpose(1, 2),
+            i => NaiveRotary.Rotate(i[0].unflatten(2, 4, 24)[.., .., .., 8..24], at, 10000, false, 16).transpose(1, 2),
             [randn(2, 6, 96)], 1e-6, 1e-6, "slice");
         OpCheck.Agrees(
             i => FlaOps.RotaryEmbedding(i[0].transpose(1, 3), at),

@@ -1,4 +1,3 @@
-using FlaSharp.Interop;
 using FlaSharp.Ops;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -35,7 +34,7 @@ public sealed class GatedRMSNorm : nn.Module<Tensor, Tensor, Tensor>
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(size);
         ArgumentOutOfRangeException.ThrowIfNegative(eps);
-        Guard.Divides(size, groupSize ?? size, nameof(size), nameof(groupSize));
+        FlaOps.CheckGroupSize(size, groupSize ?? size);
         _ = FlaOps.IsSwish(activation); // checks the name
         (_size, _eps) = (size, eps);
         (_activation, _normBeforeGate, _groupSize) = (activation, normBeforeGate, groupSize);

@@ -45,9 +45,9 @@ public static partial class FlaOps
         Guard.Shape(gate, "of x", x.shape);
         Guard.SameDtype(x, nameof(x), (gate, nameof(gate)));
         Guard.SameDevice(x, nameof(x), (gate, nameof(gate)));
-        Guard.Divides(x.size(-1), groupSize ?? x.size(-1), "D", nameof(groupSize));
         var isSwish = IsSwish(activation);
         var group = groupSize ?? x.size(-1);
+        CheckGroupSize(x.size(-1), group);
         return x.device_type == DeviceType.CPU
             ? new GatedRmsNormFunction(eps, isSwish, normBeforeGate, group).Run(x, gate, weight)[0]!
             : NormReference.GatedRmsNorm(x, gate, weight, eps, isSwish, normBeforeGate, group);
@@ -60,6 +60,12 @@ public static partial class FlaOps
         _ => throw new ArgumentException(
             $"activation must be \"swish\", \"silu\" or \"sigmoid\", but is \"{activation}\".", nameof(activation)),
     };
+
+    internal static void CheckGroupSize(long size, long groupSize)
+    {
+        if (groupSize <= 0 || size % groupSize != 0)
+            throw new ArgumentException($"groupSize must divide D = {size}, but is {groupSize}.", nameof(groupSize));
+    }
 
     private static void CheckNormInput(Tensor x, Tensor? weight, double eps)
     {

@@ -23,7 +23,7 @@ internal static class NormReference
         var input = x.InDtype(ScalarType.Float32);
         if (!normBeforeGate)
             input = input * activated;
-        var normed = Normalize(input.unflatten(-1, -1, groupSize), eps).flatten(-2);
+        var normed = Normalize(input.unflatten(input.dim() - 1, -1, groupSize), eps).flatten(-2);
         var output = Weighted(normed, weight);
         if (normBeforeGate)
             output = output * activated;

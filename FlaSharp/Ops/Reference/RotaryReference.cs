@@ -14,7 +14,7 @@ internal static class RotaryReference
         var half = cos.size(-1);
         var (c, s) = (cos.unsqueeze(-2), sin.unsqueeze(-2)); // the same for all heads
         var turning = x.narrow(-1, 0, 2 * half).InDtype(ScalarType.Float32);
-        var pairs = interleaved ? turning.unflatten(-1, half, 2) : turning.unflatten(-1, 2, half).transpose(-1, -2);
+        var pairs = interleaved ? turning.unflatten(3, half, 2) : turning.unflatten(3, 2, half).transpose(-1, -2);
         var (a, b) = (pairs.select(-1, 0), pairs.select(-1, 1));
         Tensor[] turned = [a * c - b * s, b * c + a * s];
         var y = (interleaved ? stack(turned, -1).flatten(-2) : cat(turned, -1)).to(x.dtype);
