@@ -87,6 +87,21 @@ internal static class Guard
             throw new ArgumentException($"{totalName} must be a multiple of {partName}, but {totalName} = {total} and {partName} = {part}.", totalName);
     }
 
+    /// <summary>Checks a lower bound, as of a size.</summary>
+    public static void AtLeast(long value, long minimum, [CallerArgumentExpression(nameof(value))] string name = "")
+    {
+        if (value < minimum)
+            throw new ArgumentOutOfRangeException(name, value, $"{name} must be at least {minimum}, but is {value}.");
+    }
+
+    /// <summary>Checks a named option.</summary>
+    public static void OneOf(string? value, string?[] known, [CallerArgumentExpression(nameof(value))] string name = "")
+    {
+        if (!known.Contains(value))
+            throw new ArgumentException(
+                $"{name} must be one of {string.Join(", ", known.Select(option => option ?? "null"))}, but is {value ?? "null"}.", name);
+    }
+
     private static string Describe(ReadOnlySpan<long> sizes)
     {
         var parts = new string[sizes.Length];

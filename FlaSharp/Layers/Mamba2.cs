@@ -1,20 +1,161 @@
+using FlaSharp.Interop;
+using FlaSharp.Modules;
+using FlaSharp.Ops;
 using TorchSharp;
+using TorchSharp.Modules;
+using TorchSharp.Utils;
 using static TorchSharp.torch;
 
 namespace FlaSharp.Layers;
 
-/// <summary>Pending.</summary>
+/// <summary>
+/// Mamba-2 (Dao and Gu, "Transformers are SSMs", 2024): one projection, one short convolution, a state space with a scalar decay per
+/// head, a gated norm. Parameter names and defaults are those of state-spaces/mamba and Hugging Face.
+/// </summary>
 public sealed class Mamba2 : SequenceLayer
 {
-    /// <summary>Pending.</summary>
+    private const string DecayName = "A_log";
+    private const string SkipName = "D";
+    private const string StepBiasName = "dt_bias";
+    private const string Recurrent = "recurrent";
+    private const string Conv = "conv";
+
+    [ComponentName(Name = StepBiasName)]
+    private readonly Parameter _dtBias;
+    [ComponentName(Name = DecayName)]
+    private readonly Parameter _aLog;
+    [ComponentName(Name = SkipName)]
+    private readonly Parameter _d;
+    [ComponentName(Name = "in_proj")]
+    private readonly Linear _inProj;
+    [ComponentName(Name = "conv1d")]
+    private readonly ShortConvolution _conv;
+    [ComponentName(Name = "norm")]
+    private readonly GatedRMSNorm? _norm;
+    [ComponentName(Name = "out_proj")]
+    private readonly Linear _outProj;
+
+    private readonly long _innerSize;
+    private readonly int _numHeads;
+    private readonly int _headDim;
+    private readonly int _nGroups;
+    private readonly int _stateSize;
+    private readonly bool _dHasHeadDim;
+    private readonly (double min, double max) _aInitRange;
+    private readonly (double min, double max, double floor) _timeStep;
+    private readonly (double min, double max)? _timeStepLimit;
+
+    /// <summary>Makes the layer.</summary>
+    /// <param name="hiddenSize">D.</param>
+    /// <param name="headDim">P, the channels of a head.</param>
+    /// <param name="stateSize">N, the state per channel.</param>
+    /// <param name="expand">E, the inner width, in units of D.</param>
+    /// <param name="numHeads">H; null for E / P. H * P must be E.</param>
+    /// <param name="nGroups">G, the groups of heads that share B and C.</param>
+    /// <param name="convKernel">W of the short convolution.</param>
+    /// <param name="aInitRange">The initial decay rates are uniform between these; null for (1, 16).</param>
+    /// <param name="timeStepMin">The smallest initial step size.</param>
+    /// <param name="timeStepMax">The largest initial step size.</param>
+    /// <param name="timeStepFloor">A lower bound of the initial step sizes.</param>
+    /// <param name="timeStepLimit">Bounds of the step sizes in every pass; null for none.</param>
+    /// <param name="dHasHeadDim">Whether the skip weight D is [E], one per channel, and not [H].</param>
+    /// <param name="rmsNorm">Whether the gated output is normed; otherwise it is gated only.</param>
+    /// <param name="normBeforeGate">Whether the norm comes before the gate, norm(y) * silu(z), and not after it, norm(y * silu(z)).</param>
+    /// <param name="normEps">Of that norm, which is taken over each of the G groups.</param>
+    /// <param name="useConvBias">Whether the convolution has a bias.</param>
+    /// <param name="useBias">Whether in_proj and out_proj have a bias.</param>
+    /// <param name="activation">After the convolution: "silu", also called "swish".</param>
+    /// <param name="keepFp32Parameters">Whether A_log, D and dt_bias stay float32 in a half-precision layer.</param>
+    /// <param name="device">Where to make the parameters.</param>
+    /// <param name="dtype">Of the parameters.</param>
+    /// <exception cref="ArgumentException">Sizes that do not divide, or an unknown option.</exception>
     public Mamba2(long hiddenSize, int headDim = 64, int stateSize = 128, int expand = 2, int? numHeads = null, int nGroups = 1, int convKernel = 4,
         (double min, double max)? aInitRange = null, double timeStepMin = 0.001, double timeStepMax = 0.1, double timeStepFloor = 1e-4,
         (double min, double max)? timeStepLimit = null, bool dHasHeadDim = false, bool rmsNorm = true, bool normBeforeGate = false,
         double normEps = 1e-5, bool useConvBias = true, bool useBias = false, string activation = "silu",
         bool keepFp32Parameters = true, Device? device = null, ScalarType? dtype = null)
-        : base(nameof(Mamba2)) => throw new NotImplementedException();
+        : base(nameof(Mamba2), hiddenSize, keepFp32Parameters ? [DecayName, SkipName, StepBiasName] : [])
+    {
+        Guard.AtLeast(headDim, 1);
+        Guard.AtLeast(stateSize, 1);
+        Guard.AtLeast(expand, 1);
+        _innerSize = expand * hiddenSize;
+        Guard.Divides(_innerSize, headDim, "expand * hiddenSize", nameof(headDim));
+        _numHeads = numHeads ?? (int)(_innerSize / headDim);
+        if (_numHeads * headDim != _innerSize)
+            throw new ArgumentException(
+                $"numHeads * headDim must be expand * hiddenSize, but {numHeads} * {headDim} is not {expand} * {hiddenSize} = {_innerSize}.",
+                nameof(numHeads));
+        Guard.Divides(_numHeads, nGroups, nameof(numHeads), nameof(nGroups));
+        StepSizeInit.Check(timeStepMin, timeStepMax, timeStepFloor);
+        Guard.OneOf(activation, ["silu", "swish"]);
+        _aInitRange = aInitRange ?? (1, 16);
+        if (!(_aInitRange.min > 0 && _aInitRange.max >= _aInitRange.min))
+            throw new ArgumentException($"aInitRange must be two rates above 0 in ascending order, but is {_aInitRange}.", nameof(aInitRange));
+        (_headDim, _nGroups, _stateSize, _dHasHeadDim) = (headDim, nGroups, stateSize, dHasHeadDim);
+        (_timeStep, _timeStepLimit) = ((timeStepMin, timeStepMax, timeStepFloor), timeStepLimit);
+
+        _dtBias = MakeParameter([_numHeads], device, DtypeOf(StepBiasName, dtype));
+        _aLog = MakeParameter([_numHeads], device, DtypeOf(DecayName, dtype));
+        _d = MakeParameter([dHasHeadDim ? _innerSize : _numHeads], device, DtypeOf(SkipName, dtype));
+        _inProj = nn.Linear(hiddenSize, _innerSize + ConvSize + _numHeads, useBias, device, dtype);
+        _conv = new ShortConvolution(ConvSize, convKernel, useConvBias, activation, device, dtype);
+        if (rmsNorm)
+            _norm = new GatedRMSNorm(_innerSize, normEps, normBeforeGate: normBeforeGate, groupSize: _innerSize / nGroups,
+                device: device, dtype: dtype);
+        _outProj = nn.Linear(_innerSize, hiddenSize, useBias, device, dtype);
+        ResetStateSpace();
+        RegisterComponents();
+    }
+
+    /// <summary>The channels that pass the convolution: x, B and C side by side.</summary>
+    private long ConvSize => _innerSize + 2L * _nGroups * _stateSize;
 
     /// <inheritdoc/>
-    public override Tensor forward(Tensor x, Tensor? attentionMask, Tensor? cuSeqlens = null, LayerState? state = null) =>
-        throw new NotImplementedException();
+    public override void ResetParameters()
+    {
+        _inProj.ResetParameters();
+        _conv.ResetParameters();
+        _outProj.ResetParameters();
+        if (_norm?.Weight is { } weight)
+            nn.init.ones_(weight);
+        ResetStateSpace();
+    }
+
+    private protected override Tensor InputWeight => _inProj.weight;
+
+    private protected override Tensor Mix(Tensor x, Tensor? cuSeqlens, Sequences sequences, LayerState? state)
+    {
+        var (batch, time, groupsSize) = (x.size(0), x.size(1), (long)_nGroups * _stateSize);
+        var projected = _inProj.forward(x);
+        var z = projected.narrow(-1, 0, _innerSize);
+        var dt = projected.narrow(-1, _innerSize + ConvSize, _numHeads);
+        var (xbc, inputs) = _conv.forward(projected.narrow(-1, _innerSize, ConvSize), state?[Conv], state is not null, cuSeqlens);
+
+        var d = _d.to(ScalarType.Float32);
+        var (y, finalState) = FlaOps.Ssd(
+            Heads(xbc.narrow(-1, 0, _innerSize)), dt, -_aLog.to(ScalarType.Float32).exp(),
+            xbc.narrow(-1, _innerSize, groupsSize).view(batch, time, _nGroups, _stateSize),
+            xbc.narrow(-1, _innerSize + groupsSize, groupsSize).view(batch, time, _nGroups, _stateSize),
+            _dHasHeadDim ? d.view(_numHeads, _headDim) : d, _norm is null ? Heads(z) : null,
+            _dtBias.to(ScalarType.Float32), dtSoftplus: true, _timeStepLimit, state?[Recurrent], state is not null, cuSeqlens);
+        if (state is not null)
+            (state[Recurrent], state[Conv]) = (finalState, inputs);
+
+        y = y.flatten(2);
+        return _outProj.forward(_norm is null ? y : _norm.forward(y, z));
+
+        Tensor Heads(Tensor channels) => channels.view(batch, time, _numHeads, _headDim);
+    }
+
+    /// <summary>Decay rates and step sizes between their bounds, D = 1.</summary>
+    private void ResetStateSpace()
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        var rates = empty(_aLog.shape, ScalarType.Float32, _aLog.device).uniform_(_aInitRange.min, _aInitRange.max);
+        _aLog.copy_(rates.log());
+        nn.init.ones_(_d);
+        StepSizeInit.Fill(_dtBias, _timeStep.min, _timeStep.max, _timeStep.floor);
+    }
 }
