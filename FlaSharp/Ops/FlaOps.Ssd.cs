@@ -1,14 +1,95 @@
+using FlaSharp.Interop;
+using FlaSharp.Ops.Reference;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace FlaSharp.Ops;
 
-/// <summary>The operations as functions, without modules.</summary>
 public static partial class FlaOps
 {
-    /// <summary>Pending.</summary>
+    /// <summary>
+    /// The state space duality of Mamba-2 (Dao and Gu 2024, arXiv:2405.21060). Per head h_t = exp(a dt_t) h_{t-1} + dt_t x_t b_t^T,
+    /// y_t = h_t c_t + d x_t, and, where <paramref name="z"/> is given, y_t silu(z_t). All floating-point inputs get gradients.
+    /// </summary>
+    /// <param name="x">[B, T, H, P], float32, float16 or bfloat16; any strides, here and below.</param>
+    /// <param name="dt">[B, T, H], the step sizes in time units, in x's dtype or float32.</param>
+    /// <param name="a">[H], the decay rate itself, negative (a checkpoint's A_log is log(-a)); x's dtype or float32.</param>
+    /// <param name="b">[B, T, G, N] in x's dtype. G divides H; head h reads group h / (H / G).</param>
+    /// <param name="c">[B, T, G, N] in x's dtype.</param>
+    /// <param name="d">[H] or [H, P], the weight of the direct path; x's dtype or float32.</param>
+    /// <param name="z">[B, T, H, P] in x's dtype, the output gate.</param>
+    /// <param name="dtBias">[H], added to <paramref name="dt"/>; x's dtype or float32.</param>
+    /// <param name="dtSoftplus">Take softplus of dt, after the bias.</param>
+    /// <param name="dtLimit">Clamp dt to these bounds, after softplus. No gradient flows where a bound holds.</param>
+    /// <param name="initialState">float32 [S, H, P, N], or null for zero. S is B, or the number of packed sequences.</param>
+    /// <param name="outputFinalState">Whether to return the state after the last token of each sequence.</param>
+    /// <param name="cuSeqlens">int32 or int64 [S + 1]: the sequences lie one after the other in a single row, sequence s from
+    /// cuSeqlens[s] up to cuSeqlens[s + 1]; they may be empty. B must then be 1.</param>
+    /// <returns>The output [B, T, H, P] in x's dtype, and the final state, float32 [S, H, P, N], or null.</returns>
+    /// <exception cref="ArgumentException">An input has another shape, dtype or device.</exception>
     public static (Tensor output, Tensor? finalState) Ssd(Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c,
         Tensor? d = null, Tensor? z = null, Tensor? dtBias = null, bool dtSoftplus = false, (double min, double max)? dtLimit = null,
-        Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null) =>
-        throw new NotImplementedException();
+        Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null)
+    {
+        var sequences = CheckSsd(x, dt, a, b, c, d, z, dtBias, dtLimit, initialState, cuSeqlens);
+
+        using var scope = NewDisposeScope();
+        var step = StepSizes(dt, dtBias, dtSoftplus, dtLimit);
+        var logDecay = step * a.to(ScalarType.Float32);
+        var x32 = x.to(ScalarType.Float32);
+        var direct = d?.to(ScalarType.Float32);
+        if (direct is not null && direct.dim() == 1)
+            direct = direct.unsqueeze(-1);
+
+        var (output, finalState) = SsdChunk.Run(x32, step, logDecay, b.to(ScalarType.Float32), c.to(ScalarType.Float32), initialState, sequences);
+        if (direct is not null)
+            output += direct * x32;
+        if (z is not null)
+            output *= nn.functional.silu(z.to(ScalarType.Float32));
+        return (output.to(x.dtype).MoveToOuterDisposeScope(), outputFinalState ? finalState.MoveToOuterDisposeScope() : null);
+    }
+
+    private static Tensor StepSizes(Tensor dt, Tensor? bias, bool softplus, (double min, double max)? limit)
+    {
+        var step = dt.to(ScalarType.Float32);
+        if (bias is not null)
+            step += bias.to(ScalarType.Float32);
+        if (softplus)
+            step = nn.functional.softplus(step);
+        return limit is var (min, max) ? step.clamp(min, max) : step;
+    }
+
+    private static Sequences CheckSsd(Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c, Tensor? d, Tensor? z, Tensor? dtBias,
+        (double min, double max)? dtLimit, Tensor? initialState, Tensor? cuSeqlens)
+    {
+        Guard.Shape(x, "[B, T, H, P]", [-1, -1, -1, -1]);
+        Guard.NotEmpty(x, "[B, T, H, P]");
+        var (batch, time, heads, headSize) = (x.size(0), x.size(1), x.size(2), x.size(3));
+        Guard.Shape(dt, "[B, T, H]", [batch, time, heads]);
+        Guard.Shape(a, "[H]", [heads]);
+        Guard.Shape(b, "[B, T, G, N]", [batch, time, -1, -1]);
+        Guard.NotEmpty(b, "[B, T, G, N]");
+        Guard.Divides(heads, b.size(2), "H", "G");
+        Guard.Shape(c, "[B, T, G, N]", b.shape);
+        if (d is not null && d.dim() != 1)
+            Guard.Shape(d, "[H] or [H, P]", [heads, headSize]);
+        else
+            Guard.ShapeIfGiven(d, "[H] or [H, P]", [heads]);
+        Guard.ShapeIfGiven(z, "[B, T, H, P]", x.shape);
+        Guard.ShapeIfGiven(dtBias, "[H]", [heads]);
+        if (dtLimit is var (min, max) && !(min <= max))
+            throw new ArgumentException($"dtLimit must be (min, max) with min <= max, but is ({min}, {max}).", nameof(dtLimit));
+        var sequences = Sequences.Of(batch, time, cuSeqlens);
+        Guard.ShapeIfGiven(initialState, "[S, H, P, N]", [sequences.Count, heads, headSize, b.size(3)]);
+
+        Guard.Floating(x);
+        Guard.SameDtype(x, nameof(x), (b, nameof(b)), (c, nameof(c)), (z, nameof(z)));
+        Guard.Float32IfGiven(initialState);
+        foreach (var (tensor, name) in (ReadOnlySpan<(Tensor?, string)>)[(dt, nameof(dt)), (a, nameof(a)), (d, nameof(d)), (dtBias, nameof(dtBias))])
+            if (tensor is not null && tensor.dtype != ScalarType.Float32)
+                Guard.SameDtype(x, nameof(x), (tensor, name));
+        Guard.SameDevice(x, nameof(x), (dt, nameof(dt)), (a, nameof(a)), (b, nameof(b)), (c, nameof(c)), (d, nameof(d)), (z, nameof(z)),
+            (dtBias, nameof(dtBias)), (initialState, nameof(initialState)));
+        return sequences;
+    }
 }

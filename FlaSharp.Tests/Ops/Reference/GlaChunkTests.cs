@@ -172,20 +172,17 @@ public sealed class GlaChunkTests
             var t = Array.ConvertAll(Tensors, input => input?.detach().to(float64).requires_grad_());
             var (q, k, v, g, initial) = (t[0]!, t[1]!, t[2]!, t[3]!, t[4]);
             var group = q.size(2) / k.size(2);
-            Tensor Tokens(Tensor x, bool shared)
-            {
-                x = x.flatten(0, 1);
-                return shared ? x.repeat_interleave(group, 1) : x;
-            }
-            var (qt, kt, vt, decay) = (Tokens(q, false), Tokens(k, true), Tokens(v, true), Tokens(g, true).exp());
+            Tensor[] Tokens(Tensor x, bool shared, long dim) =>
+                (shared ? x.flatten(0, 1).repeat_interleave(group, 1) : x.flatten(0, 1)).unsqueeze(dim).unbind(0);
+            var (qt, kt, vt, decay) = (Tokens(q, false, -1), Tokens(k, true, -1), Tokens(v, true, -2), Tokens(g.exp(), true, -1));
             var (outputs, states) = (new List<Tensor>(), new List<Tensor>());
             for (var s = 0; s < Sequences.Count; s++)
             {
                 var state = initial?[s] ?? zeros([q.size(2), q.size(3), v.size(3)], dtype: float64);
                 for (var i = Sequences.Start(s); i < Sequences.End(s); i++)
                 {
-                    state = state * decay[i].unsqueeze(-1) + kt[i].unsqueeze(-1) * vt[i].unsqueeze(-2);
-                    outputs.Add((qt[i].unsqueeze(-1) * state).sum(-2) * Scale);
+                    state = state * decay[i] + kt[i] * vt[i];
+                    outputs.Add((qt[i] * state).sum(-2) * Scale);
                 }
                 states.Add(state);
             }
