@@ -1,14 +1,74 @@
+using FlaSharp.Autograd;
+using FlaSharp.Interop;
+using FlaSharp.Ops.Reference;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace FlaSharp.Ops;
 
-/// <summary>The operations as functions, without modules.</summary>
 public static partial class FlaOps
 {
-    /// <summary>Pending.</summary>
+    /// <summary>
+    /// The selective scan of Mamba (Gu and Dao, 2023, <see href="https://arxiv.org/abs/2312.00752"/>), per channel e:
+    /// <c>h[t] = exp(delta[t] * a) h[t-1] + delta[t] * u[t] * b[t]</c> and
+    /// <c>y[t] = (h[t] . c[t] + d * u[t]) * silu(z[t])</c>, with a state h of N numbers. All inputs and states have gradients.
+    /// </summary>
+    /// <param name="u">[B, T, E], float32, float16 or bfloat16; any strides, as for all inputs.</param>
+    /// <param name="delta">[B, T, E], the step sizes, in the dtype of u.</param>
+    /// <param name="a">[E, N], float32, the decay rates themselves, negative: <c>-exp(A_log)</c> of a Mamba checkpoint.</param>
+    /// <param name="b">[B, T, N], or [B, T, G, N] where G divides E and channel e uses group e / (E / G); in the dtype of u.</param>
+    /// <param name="c">Like <paramref name="b"/>.</param>
+    /// <param name="d">[E], float32: the skip connection.</param>
+    /// <param name="z">[B, T, E], in the dtype of u: the gate.</param>
+    /// <param name="deltaBias">[E], float32: added to delta.</param>
+    /// <param name="deltaSoftplus">Whether delta, after the bias, goes through softplus.</param>
+    /// <param name="initialState">float32 [S, E, N], the state before the first token; S is B, or the number of packed sequences.</param>
+    /// <param name="outputFinalState">Whether to return the state after the last token.</param>
+    /// <param name="cuSeqlens">
+    /// int32 or int64 [S + 1]: B is 1, and sequence s holds the tokens from cuSeqlens[s] up to cuSeqlens[s + 1]. Sequences do not
+    /// see each other; an empty one keeps its state.
+    /// </param>
+    /// <returns>output [B, T, E] in the dtype of u; finalState float32 [S, E, N], or null.</returns>
+    /// <exception cref="ArgumentException">A shape, dtype, device or <paramref name="cuSeqlens"/> does not fit.</exception>
     public static (Tensor output, Tensor? finalState) SelectiveScan(Tensor u, Tensor delta, Tensor a, Tensor b, Tensor c,
         Tensor? d = null, Tensor? z = null, Tensor? deltaBias = null, bool deltaSoftplus = false,
-        Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null) =>
-        throw new NotImplementedException();
+        Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null)
+    {
+        Guard.Shape(u, "[B, T, E]", [-1, -1, -1]);
+        Guard.NotEmpty(u, "[B, T, E]");
+        Guard.Floating(u);
+        long batch = u.size(0), time = u.size(1), channels = u.size(2);
+        Guard.Shape(delta, "[B, T, E]", [batch, time, channels]);
+        Guard.Shape(a, "[E, N]", [channels, -1]);
+        Guard.NotEmpty(a, "[E, N]");
+        var states = a.size(1);
+        ArgumentNullException.ThrowIfNull(b);
+        var grouped = b.dim() == 4;
+        var letters = grouped ? "[B, T, G, N]" : "[B, T, N]";
+        long[] shape = grouped ? [batch, time, b.size(2), states] : [batch, time, states];
+        Guard.Shape(b, letters, shape);
+        Guard.NotEmpty(b, letters);
+        Guard.Shape(c, letters, shape);
+        if (grouped && channels % b.size(2) != 0)
+            throw new ArgumentException($"G must divide E, but b has G = {b.size(2)} groups for E = {channels} channels.", nameof(b));
+        Guard.ShapeIfGiven(d, "[E]", [channels]);
+        Guard.ShapeIfGiven(z, "[B, T, E]", [batch, time, channels]);
+        Guard.ShapeIfGiven(deltaBias, "[E]", [channels]);
+        var sequences = Sequences.Of(batch, time, cuSeqlens);
+        Guard.ShapeIfGiven(initialState, "[S, E, N]", [sequences.Count, channels, states]);
+        Guard.SameDtype(u, nameof(u), (delta, nameof(delta)), (b, nameof(b)), (c, nameof(c)), (z, nameof(z)));
+        Guard.Float32IfGiven(a);
+        Guard.Float32IfGiven(d);
+        Guard.Float32IfGiven(deltaBias);
+        Guard.Float32IfGiven(initialState);
+        Guard.SameDevice(u, nameof(u), (delta, nameof(delta)), (a, nameof(a)), (b, nameof(b)), (c, nameof(c)), (d, nameof(d)),
+            (z, nameof(z)), (deltaBias, nameof(deltaBias)), (initialState, nameof(initialState)));
+
+        using var scope = NewDisposeScope();
+        FlaFunction function = u.device_type == DeviceType.CPU
+            ? new SelectiveScanFunction(sequences, deltaSoftplus, outputFinalState)
+            : new SelectiveScanComposed(sequences, deltaSoftplus, outputFinalState);
+        var outputs = function.Run(u, delta, a, grouped ? b : b.unsqueeze(2), grouped ? c : c.unsqueeze(2), d, z, deltaBias, initialState);
+        return (outputs[0]!.MoveToOuterDisposeScope(), outputs[1]?.MoveToOuterDisposeScope());
+    }
 }
