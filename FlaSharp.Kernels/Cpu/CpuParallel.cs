@@ -14,4 +14,14 @@ internal static class CpuParallel
         }
         Parallel.For(0, count, body);
     }
+
+    /// <summary>
+    /// Deals 0 to <paramref name="count"/> - 1 out in a few ranges per core: <paramref name="body"/> gets the first index and the one
+    /// after the last, and can set up its working memory once per range.
+    /// </summary>
+    public static void ForRanges(int count, Action<int, int> body)
+    {
+        var ranges = Environment.ProcessorCount == 1 ? 1 : Math.Min(count, 4 * Environment.ProcessorCount);
+        For(ranges, range => body((int)((long)count * range / ranges), (int)((long)count * (range + 1) / ranges)));
+    }
 }

@@ -1,3 +1,5 @@
+using FlaSharp.Interop;
+using FlaSharp.Ops.Reference;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -6,9 +8,115 @@ namespace FlaSharp.Ops;
 /// <summary>The operations as functions, without modules.</summary>
 public static partial class FlaOps
 {
-    /// <summary>Pending.</summary>
+    private const int ShortSequence = 16; // below it the chunked form has nothing to gain over a handful of steps
+
+    /// <summary>
+    /// Gated linear attention: S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T and o_t = scale q_t S_t, for each head, with a decay of its own
+    /// for each key channel (Yang et al. 2023, arXiv:2312.06635).
+    /// </summary>
+    /// <param name="q">Queries [B, T, H, K], float32, float16 or bfloat16; K and V may be any size. Has a gradient.</param>
+    /// <param name="k">Keys [B, T, Hkv, K] in q's dtype, with H a multiple of Hkv: query head h reads head h / (H / Hkv) of k, v and
+    /// g. Has a gradient.</param>
+    /// <param name="v">Values [B, T, Hkv, V] in q's dtype. Has a gradient.</param>
+    /// <param name="g">Log-decays [B, T, Hkv, K] in q's dtype or float32, at most 0; -inf is an exact reset of the channel. Has a
+    /// gradient.</param>
+    /// <param name="mode">How to compute it. An explicit mode is taken as given; <see cref="PlanGla"/> says what
+    /// <see cref="LinearAttentionMode.Auto"/> takes. All modes give the same up to rounding.</param>
+    /// <param name="scale">Factor on q; K^-0.5 if absent.</param>
+    /// <param name="initialState">State before the first token, float32 [S, H, K, V] with S = B, or the packed sequences; zero if
+    /// absent. Has a gradient.</param>
+    /// <param name="outputFinalState">Whether the state after the last token is wanted.</param>
+    /// <param name="cuSeqlens">int32 or int64 [S + 1]: sequence s is the tokens from cuSeqlens[s] up to, not including,
+    /// cuSeqlens[s + 1] of the single row (B must be 1). A sequence may be empty. On the CPU, or it is copied there.</param>
+    /// <param name="reverse">Whether each sequence runs from its end to its start.</param>
+    /// <returns>The output [B, T, H, V] in v's dtype, and the final state, float32 [S, H, K, V], through which gradients flow too, or
+    /// null.</returns>
+    /// <exception cref="ArgumentException">A shape, dtype, device, the scale or cuSeqlens does not fit.</exception>
     public static (Tensor output, Tensor? finalState) Gla(Tensor q, Tensor k, Tensor v, Tensor g,
         LinearAttentionMode mode = LinearAttentionMode.Auto, double? scale = null, Tensor? initialState = null,
-        bool outputFinalState = false, Tensor? cuSeqlens = null, bool reverse = false) =>
-        throw new NotImplementedException();
+        bool outputFinalState = false, Tensor? cuSeqlens = null, bool reverse = false)
+    {
+        var sequences = CheckGla(q, k, v, g, initialState, cuSeqlens);
+        var factor = scale ?? 1 / Math.Sqrt(q.size(3));
+        if (!double.IsFinite(factor))
+            throw new ArgumentException($"scale must be a finite number, but is {factor}.", nameof(scale));
+
+        var choice = ChooseGla(q, mode, sequences);
+        if (choice.Path == CpuPath)
+            return GlaRecurrence.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState);
+        if (choice.Mode == LinearAttentionMode.FusedRecurrent)
+            return GlaRecurrent.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState);
+
+        using var scope = NewDisposeScope();
+        var order = reverse ? sequences.ReversedOrder(q.device) : null;
+        var (output, finalState) = GlaChunk.Run(Ordered(q, order), Ordered(k, order), Ordered(v, order), Ordered(g, order),
+            factor, initialState, sequences, fused: choice.Mode == LinearAttentionMode.FusedChunk);
+        return (Ordered(output, order).MoveToOuterDisposeScope(),
+            outputFinalState ? finalState.MoveToOuterDisposeScope() : null);
+    }
+
+    /// <summary>What <see cref="Gla"/> does for such queries in a mode: which mode <see cref="LinearAttentionMode.Auto"/> takes, and why.</summary>
+    /// <param name="q">The queries [B, T, H, K]; only the device and the sizes count.</param>
+    /// <param name="mode">The mode that <see cref="Gla"/> is called with.</param>
+    /// <param name="cuSeqlens">The packed sequences that <see cref="Gla"/> is called with.</param>
+    /// <exception cref="ArgumentException">q has no such shape, or cuSeqlens does not fit it.</exception>
+    public static ModeChoice PlanGla(Tensor q, LinearAttentionMode mode = LinearAttentionMode.Auto, Tensor? cuSeqlens = null)
+    {
+        Guard.Shape(q, "[B, T, H, K]", [-1, -1, -1, -1]);
+        return ChooseGla(q, mode, Sequences.Of(q.size(0), q.size(1), cuSeqlens));
+    }
+
+    private const string CpuPath = "cpu-simd";
+    private const string TorchPath = "torch";
+
+    private static ModeChoice ChooseGla(Tensor q, LinearAttentionMode mode, Sequences sequences)
+    {
+        var onCpu = q.device_type == DeviceType.CPU;
+        var recurrentPath = onCpu ? CpuPath : TorchPath;
+        switch (mode)
+        {
+            case LinearAttentionMode.FusedRecurrent:
+                return new ModeChoice(mode, recurrentPath, "Asked for.");
+            case LinearAttentionMode.Chunk or LinearAttentionMode.FusedChunk:
+                return new ModeChoice(mode, TorchPath, "Asked for.");
+            case LinearAttentionMode.Auto when onCpu:
+                return new ModeChoice(LinearAttentionMode.FusedRecurrent, recurrentPath,
+                    "On a CPU the recurrence keeps its state in the caches and needs the fewest operations.");
+            case LinearAttentionMode.Auto when sequences.MaxLength <= ShortSequence:
+                return new ModeChoice(LinearAttentionMode.FusedRecurrent, recurrentPath,
+                    $"The longest sequence has {sequences.MaxLength} tokens: a few steps cost less than the matrices of a chunk.");
+            case LinearAttentionMode.Auto:
+                return new ModeChoice(LinearAttentionMode.Chunk, TorchPath,
+                    $"The longest sequence has {sequences.MaxLength} tokens: matrix products over chunks keep a GPU busy.");
+            default:
+                throw new ArgumentOutOfRangeException(nameof(mode), mode, "No such mode.");
+        }
+    }
+
+    private static Sequences CheckGla(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? initialState, Tensor? cuSeqlens)
+    {
+        Guard.Shape(q, "[B, T, H, K]", [-1, -1, -1, -1]);
+        Guard.NotEmpty(q, "[B, T, H, K]");
+        var (batch, time, heads, keySize) = (q.size(0), q.size(1), q.size(2), q.size(3));
+        Guard.Shape(k, "[B, T, Hkv, K]", [batch, time, -1, keySize]);
+        Guard.NotEmpty(k, "[B, T, Hkv, K]");
+        var kvHeads = k.size(2);
+        Guard.Divides(heads, kvHeads, "H of q", "Hkv of k");
+        Guard.Shape(v, "[B, T, Hkv, V]", [batch, time, kvHeads, -1]);
+        Guard.NotEmpty(v, "[B, T, Hkv, V]");
+        Guard.Shape(g, "[B, T, Hkv, K]", [batch, time, kvHeads, keySize]);
+        Guard.Floating(q);
+        Guard.SameDtype(q, nameof(q), (k, nameof(k)), (v, nameof(v)));
+        if (g.dtype != ScalarType.Float32)
+            Guard.SameDtype(q, nameof(q), (g, nameof(g)));
+        Guard.Float32IfGiven(initialState);
+        Guard.SameDevice(q, nameof(q), (k, nameof(k)), (v, nameof(v)), (g, nameof(g)), (initialState, nameof(initialState)));
+        var sequences = Sequences.Of(batch, time, cuSeqlens);
+        Guard.ShapeIfGiven(initialState, "[S, H, K, V]", [sequences.Count, heads, keySize, v.size(3)]);
+        return sequences;
+    }
+
+    /// <summary>The tokens of [B, T, ...] in the given order, if any.</summary>
+    private static Tensor Ordered(Tensor x, Tensor? order) =>
+        order is null ? x : x.flatten(0, 1).index_select(0, order).view_as(x);
 }

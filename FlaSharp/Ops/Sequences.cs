@@ -36,6 +36,16 @@ internal sealed class Sequences
 
     public int Length(int sequence) => _offsets[sequence + 1] - _offsets[sequence];
 
+    /// <summary>int64 [Tokens], for index_select: the tokens with each sequence turned round. Applied twice it changes nothing.</summary>
+    public Tensor ReversedOrder(Device device)
+    {
+        var order = new long[Tokens];
+        for (var s = 0; s < Count; s++)
+            for (var i = 0; i < Length(s); i++)
+                order[Start(s) + i] = End(s) - 1 - i;
+        return tensor(order, device: device);
+    }
+
     /// <summary>Reads and checks the layout.</summary>
     /// <param name="batch">B, which must be 1 if <paramref name="cuSeqlens"/> is given.</param>
     /// <param name="time">T.</param>

@@ -1,0 +1,100 @@
+using FlaSharp.Autograd;
+using FlaSharp.Interop;
+using FlaSharp.Kernels.Gla;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace FlaSharp.Ops;
+
+/// <summary>The GLA recurrence on the CPU, with <see cref="GlaRecurrenceCpu"/>.</summary>
+internal sealed unsafe class GlaRecurrence : FlaFunction
+{
+    private readonly GlaCall _call;
+    private readonly bool _outputFinalState;
+
+    private GlaRecurrence(GlaCall call, bool outputFinalState) => (_call, _outputFinalState) = (call, outputFinalState);
+
+    /// <summary>Shapes as in <see cref="FlaOps.Gla"/>, checked by the caller.</summary>
+    public static (Tensor output, Tensor? finalState) Run(Tensor q, Tensor k, Tensor v, Tensor g, double scale, Tensor? initialState,
+        Sequences sequences, bool reverse, bool outputFinalState)
+    {
+        var call = new GlaCall(sequences.Offsets)
+        {
+            Heads = checked((int)q.size(2)),
+            KvHeads = checked((int)k.size(2)),
+            KeySize = checked((int)q.size(3)),
+            ValueSize = checked((int)v.size(3)),
+            Scale = (float)scale,
+            Reverse = reverse,
+        };
+        var outputs = new GlaRecurrence(call, outputFinalState).Run(q, k, v, g, initialState);
+        return (outputs[0]!, outputs[1]);
+    }
+
+    protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
+    {
+        var (q, k, v, g, initialState) = (Rows(inputs[0]!), Rows(inputs[1]!), Rows(inputs[2]!), Rows(inputs[3]!), inputs[4]?.contiguous());
+        var output = PerHead(q, _call.ValueSize);
+        var finalState = _outputFinalState ? States(_call.SequenceCount) : null;
+        var checkpoints = saved is null ? null : States(_call.CheckpointCount);
+        GlaRecurrenceCpu.Forward(_call, Pointer(q), Pointer(k), Pointer(v), Pointer(g), Pointer(initialState),
+            Pointer(output), Pointer(finalState), Pointer(checkpoints));
+        GC.KeepAlive((q, k, v, g, initialState, checkpoints));
+
+        saved?.Save(inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], checkpoints);
+        return [output.to(inputs[2]!.dtype), finalState];
+    }
+
+    protected override Tensor?[] Backward(SavedTensors saved, Tensor?[] gradOutputs)
+    {
+        var (q, k, v, g, initialState) = (Rows(saved[0]!), Rows(saved[1]!), Rows(saved[2]!), Rows(saved[3]!), saved[4]?.contiguous());
+        var checkpoints = saved[5];
+        var output = gradOutputs[0] is { } gradient ? Rows(gradient) : PerHead(q, _call.ValueSize).zero_();
+        var finalState = gradOutputs[1]?.contiguous();
+        var needs = saved.NeedsGrad;
+
+        Tensor? dv = null;
+        if (needs[2])
+        {
+            dv = PerHead(q, _call.ValueSize);
+            GlaRecurrenceCpu.BackwardValue(_call, Pointer(q), Pointer(k), Pointer(g), Pointer(output), Pointer(finalState), Pointer(dv));
+        }
+        Tensor? dq = null, dk = null, dg = null, dInitialState = null;
+        if (needs[0] || needs[1] || needs[3] || needs[4])
+        {
+            (dq, dk, dg) = (PerHead(q, _call.KeySize), PerHead(q, _call.KeySize), PerHead(q, _call.KeySize));
+            dInitialState = needs[4] ? States(_call.SequenceCount) : null;
+            GlaRecurrenceCpu.BackwardKey(_call, Pointer(q), Pointer(k), Pointer(v), Pointer(g), Pointer(initialState), Pointer(checkpoints),
+                Pointer(output), Pointer(finalState), Pointer(dq), Pointer(dk), Pointer(dg), Pointer(dInitialState));
+        }
+        GC.KeepAlive((q, k, v, g, initialState, checkpoints, output));
+        GC.KeepAlive(finalState);
+        return
+        [
+            dq?.to(saved[0]!.dtype), SumGroups(dk)?.to(saved[1]!.dtype), SumGroups(dv)?.to(saved[2]!.dtype),
+            SumGroups(dg)?.to(saved[3]!.dtype), dInitialState,
+        ];
+    }
+
+    private static float* Pointer(Tensor? tensor) => TensorPointer.Float32(tensor);
+
+    private static Tensor Rows(Tensor x) => x.to(ScalarType.Float32).contiguous();
+
+    /// <summary>Uninitialised [B, T, H, size].</summary>
+    private static Tensor PerHead(Tensor q, long size) => empty(q.size(0), q.size(1), q.size(2), size, dtype: ScalarType.Float32);
+
+    /// <summary>Uninitialised [count, H, K, V].</summary>
+    private Tensor States(long count) => empty(count, _call.Heads, _call.KeySize, _call.ValueSize, dtype: ScalarType.Float32);
+
+    /// <summary>[B, T, H, ...] to [B, T, Hkv, ...], head by head in order, so that the result does not depend on the threads.</summary>
+    private Tensor? SumGroups(Tensor? perHead)
+    {
+        if (perHead is null || _call.Heads == _call.KvHeads)
+            return perHead;
+        var groups = perHead.unflatten(2, _call.KvHeads, -1);
+        var sum = groups.select(3, 0).clone();
+        for (var i = 1; i < groups.size(3); i++)
+            sum.add_(groups.select(3, i));
+        return sum;
+    }
+}
