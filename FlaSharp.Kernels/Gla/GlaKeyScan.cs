@@ -65,20 +65,22 @@ internal readonly unsafe struct GlaKeyScan
         const int Steps = GlaCall.BlockSteps;
         var values = (Call.ValueSize + Lanes - 1) / Lanes * Lanes;
         var widest = (tiles + pieces - 1) / pieces * Lanes;
-        using var scratch = new Scratch(Steps * (6L * widest + 2L * values) + (long)widest * values + (Steps + 1) * TileRows * Lanes);
+        var (keyRows, valueRows) = (Steps * widest, Steps * values);
+        var memory = CpuScratch.Take(checked(6 * keyRows + 2 * valueRows + widest * values + (Steps + 1) * TileRows * Lanes));
+        var valueMemory = memory + 6L * keyRows;
         var block = new Block
         {
             Values = values,
-            Query = scratch.Take(Steps * widest),
-            Key = scratch.Take(Steps * widest),
-            Decay = scratch.Take(Steps * widest),
-            QueryGradient = scratch.Take(Steps * widest),
-            KeyGradient = scratch.Take(Steps * widest),
-            DecayGradient = scratch.Take(Steps * widest),
-            Value = scratch.Take(Steps * values),
-            OutputGradient = scratch.Take(Steps * values),
-            StateGradient = scratch.Take((long)widest * values),
-            History = scratch.Take((Steps + 1) * TileRows * Lanes),
+            Query = memory,
+            Key = memory + keyRows,
+            Decay = memory + 2L * keyRows,
+            QueryGradient = memory + 3L * keyRows,
+            KeyGradient = memory + 4L * keyRows,
+            DecayGradient = memory + 5L * keyRows,
+            Value = valueMemory,
+            OutputGradient = valueMemory + valueRows,
+            StateGradient = valueMemory + 2L * valueRows,
+            History = valueMemory + 2L * valueRows + (long)widest * values,
         };
         for (var item = first; item < end; item++)
         {

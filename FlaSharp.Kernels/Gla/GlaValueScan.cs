@@ -53,16 +53,17 @@ internal readonly unsafe struct GlaValueScan
     {
         var keys = (Call.KeySize + Lanes - 1) / Lanes * Lanes;
         var widest = (tiles + pieces - 1) / pieces * Lanes;
-        using var scratch = new Scratch(GlaCall.BlockSteps * (3L * keys + 2L * widest) + (long)keys * widest);
+        var (keyRows, valueRows) = (GlaCall.BlockSteps * keys, GlaCall.BlockSteps * widest);
+        var memory = CpuScratch.Take(checked(3 * keyRows + 2 * valueRows + keys * widest));
         var block = new Block
         {
             Keys = keys,
-            Decay = scratch.Take(GlaCall.BlockSteps * keys),
-            Write = scratch.Take(GlaCall.BlockSteps * keys),
-            Read = scratch.Take(GlaCall.BlockSteps * keys),
-            Value = scratch.Take(GlaCall.BlockSteps * widest),
-            Output = scratch.Take(GlaCall.BlockSteps * widest),
-            State = scratch.Take((long)keys * widest),
+            Decay = memory,
+            Write = memory + keyRows,
+            Read = memory + 2L * keyRows,
+            Value = memory + 3L * keyRows,
+            Output = memory + 3L * keyRows + valueRows,
+            State = memory + 3L * keyRows + 2L * valueRows,
         };
         for (var item = first; item < end; item++)
         {
