@@ -36,17 +36,25 @@ public static partial class FlaOps
         using var scope = NewDisposeScope();
         var step = StepSizes(dt, dtBias, dtSoftplus, dtLimit);
         var logDecay = step * a.to(ScalarType.Float32);
-        var x32 = x.to(ScalarType.Float32);
+        var (x32, b32, c32) = (x.to(ScalarType.Float32), b.to(ScalarType.Float32), c.to(ScalarType.Float32));
         var direct = d?.to(ScalarType.Float32);
-        if (direct is not null && direct.dim() == 1)
-            direct = direct.unsqueeze(-1);
+        direct = direct?.dim() == 1 ? direct.unsqueeze(-1).expand(-1, x.size(3)) : direct;
 
-        var (output, finalState) = SsdChunk.Run(x32, step, logDecay, b.to(ScalarType.Float32), c.to(ScalarType.Float32), initialState, sequences);
-        if (direct is not null)
-            output += direct * x32;
+        Tensor output;
+        Tensor? finalState;
+        if (x.device_type == DeviceType.CPU)
+        {
+            var outputs = new SsdFunction(sequences, outputFinalState).Run(x32, step, logDecay, b32, c32, direct, initialState);
+            (output, finalState) = (outputs[0]!, outputs[1]);
+        }
+        else
+        {
+            (output, finalState) = SsdChunk.Run(x32, step, logDecay, b32, c32, initialState, sequences);
+            output = direct is null ? output : output + direct * x32;
+        }
         if (z is not null)
             output *= nn.functional.silu(z.to(ScalarType.Float32));
-        return (output.to(x.dtype).MoveToOuterDisposeScope(), outputFinalState ? finalState.MoveToOuterDisposeScope() : null);
+        return (output.to(x.dtype).MoveToOuterDisposeScope(), outputFinalState ? finalState!.MoveToOuterDisposeScope() : null);
     }
 
     private static Tensor StepSizes(Tensor dt, Tensor? bias, bool softplus, (double min, double max)? limit)
