@@ -44,10 +44,10 @@ internal sealed class GlaCall
     /// <summary>The token that a sequence reads at a step.</summary>
     public int Token(int sequence, int step) => Reverse ? _offsets[sequence + 1] - 1 - step : _offsets[sequence] + step;
 
-    /// <summary>Where the state of [checkpoints, H, K, V] at the start of a block (not the first) of a sequence lies, in floats.</summary>
+    /// <summary>Where the state at the start of a block, not the first, lies in [checkpoints, H, K, V], in floats.</summary>
     public long CheckpointAt(int sequence, int block, int head) =>
         ((long)(_checkpoints[sequence] + block - 1) * Heads + head) * KeySize * ValueSize;
 
-    /// <summary>Where the state of [S, H, K, V] of a sequence lies, in floats.</summary>
+    /// <summary>Where the state of a sequence lies in [S, H, K, V], in floats.</summary>
     public long StateAt(int sequence, int head) => ((long)sequence * Heads + head) * KeySize * ValueSize;
 }

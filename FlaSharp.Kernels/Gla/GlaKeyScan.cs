@@ -6,8 +6,9 @@ using FlaSharp.Kernels.Cpu;
 namespace FlaSharp.Kernels.Gla;
 
 /// <summary>
-/// The gradients of q, k, g and the initial state, in vectors along K. Walking back, dS += q do^T, then dk = dS v, dg = sum over V of
-/// exp(g) S' dS with S' the state before the token, and dS decays; dq = S do comes with the states, which are recomputed block by block.
+/// The gradients of q, k, g and the initial state, in vectors along K. Walking back, dS += q do^T, then dk = dS v, dg = sum over
+/// V of exp(g) S' dS with S' the state before the token, and dS decays; dq = S do comes with the states, which are recomputed
+/// block by block.
 /// </summary>
 /// <remarks>
 /// dg is summed as it stands, not as a reverse cumulative sum of q dq - k dk, which cancels and knows no reset by -inf.
@@ -158,7 +159,7 @@ internal readonly unsafe struct GlaKeyScan
         }
     }
 
-    /// <summary>16 channels of K by up to 16 rows of V, through a block of steps: forth for the states and dq, back for the rest.</summary>
+    /// <summary>16 channels of K by up to 16 rows of V through a block: forth for the states and dq, back for the rest.</summary>
     private void Tile(int steps, int tile, int row, in Block block)
     {
         var keys = block.Tiles * Lanes;
@@ -170,7 +171,9 @@ internal readonly unsafe struct GlaKeyScan
             block.Values, block.Value + row, block.OutputGradient + row, block.History, StateGradient(block, tile) + row * Lanes);
     }
 
-    /// <summary>Fills history [steps + 1, 16, 16], the states before each step and after the last, from its first; adds up dq.</summary>
+    /// <summary>
+    /// Adds up dq, and fills history [steps + 1, 16, 16], the states before each step and after the last, from its first.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Forth(int steps, int rows, int keys, float* decay, float* key, float* queryGradient,
         int values, float* value, float* outputGradient, float* history)
@@ -282,7 +285,7 @@ internal readonly unsafe struct GlaKeyScan
         }
     }
 
-    /// <summary>What one worker holds: the rows of a block of steps, padded, and the gradient of the state of its channels.</summary>
+    /// <summary>What one worker holds: rows of a block of steps, padded, and the gradient of the state of its channels.</summary>
     private struct Block
     {
         public int Values; // V in whole vectors

@@ -2,7 +2,7 @@ namespace FlaSharp.Kernels.Gla;
 
 /// <summary>
 /// Gated linear attention as its recurrence, in float32: S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T, o_t = scale S_t^T q_t
-/// (Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2024, equation 3). All arrays are contiguous.
+/// (Yang et al. 2023, arXiv:2312.06635, equation 3). All arrays are contiguous.
 /// </summary>
 internal static unsafe class GlaRecurrenceCpu
 {

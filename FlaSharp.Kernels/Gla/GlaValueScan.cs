@@ -6,10 +6,10 @@ using FlaSharp.Kernels.Cpu;
 namespace FlaSharp.Kernels.Gla;
 
 /// <summary>
-/// S = diag(decay) S + write value^T, output = read S, token by token, in vectors along V. With the roles as named it is the forward
-/// pass; walked back with q and the output's gradient written and k read, it gives the gradient of v.
+/// S = diag(decay) S + write value^T, output = read S, token by token, in vectors along V. With k written, v as value and q read it
+/// is the forward pass; walked back with q written, the output's gradient as value and k read, it gives the gradient of v.
 /// </summary>
-/// <remarks>Columns of V do not touch each other: they are dealt out to idle cores without changing a bit of the result.</remarks>
+/// <remarks>Columns of V do not touch each other: they are dealt out to idle cores without changing the result.</remarks>
 internal readonly unsafe struct GlaValueScan
 {
     private const int Lanes = 16;
@@ -37,7 +37,7 @@ internal readonly unsafe struct GlaValueScan
     /// <summary>[checkpoints, H, K, V], or null if unwanted.</summary>
     public float* Checkpoints { get; init; }
 
-    /// <summary>Whether to walk against the call's direction. The state then decays by a token's gate after it, not before.</summary>
+    /// <summary>Whether to walk against the call's direction. The state then decays after a token, not before it.</summary>
     public bool Backward { get; init; }
 
     public void Run()

@@ -42,5 +42,6 @@ internal readonly unsafe struct HeadRows(float* data, int heads, int queryHeads,
             target[i] = source[i] * scale;
     }
 
-    private float* At(int token, int queryHead, int column) => data + token * _stride + (long)(queryHead / _group) * size + column;
+    private float* At(int token, int queryHead, int column) =>
+        data + token * _stride + (long)(queryHead / _group) * size + column;
 }

@@ -8,30 +8,32 @@ namespace FlaSharp.Ops;
 /// <summary>The operations as functions, without modules.</summary>
 public static partial class FlaOps
 {
-    private const int ShortSequence = 16; // below it the chunked form has nothing to gain over a handful of steps
+    private const string CpuPath = "cpu-simd";
+    private const string TorchPath = "torch";
+    private const int ShortSequence = 16; // up to it the chunked form has nothing to gain over a handful of steps
 
     /// <summary>
-    /// Gated linear attention: S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T and o_t = scale q_t S_t, for each head, with a decay of its own
-    /// for each key channel (Yang et al. 2023, arXiv:2312.06635).
+    /// Gated linear attention: S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T and o_t = scale q_t S_t, for each head, with a decay of
+    /// its own for each key channel (Yang et al. 2023, arXiv:2312.06635).
     /// </summary>
     /// <param name="q">Queries [B, T, H, K], float32, float16 or bfloat16; K and V may be any size. Has a gradient.</param>
-    /// <param name="k">Keys [B, T, Hkv, K] in q's dtype, with H a multiple of Hkv: query head h reads head h / (H / Hkv) of k, v and
-    /// g. Has a gradient.</param>
+    /// <param name="k">Keys [B, T, Hkv, K] in q's dtype, with H a multiple of Hkv: query head h reads head h / (H / Hkv) of k, v
+    /// and g. Has a gradient.</param>
     /// <param name="v">Values [B, T, Hkv, V] in q's dtype. Has a gradient.</param>
-    /// <param name="g">Log-decays [B, T, Hkv, K] in q's dtype or float32, at most 0; -inf is an exact reset of the channel. Has a
-    /// gradient.</param>
+    /// <param name="g">Log-decays [B, T, Hkv, K] in q's dtype or float32, at most 0; -inf is an exact reset of the channel. Has
+    /// a gradient.</param>
     /// <param name="mode">How to compute it. An explicit mode is taken as given; <see cref="PlanGla"/> says what
     /// <see cref="LinearAttentionMode.Auto"/> takes. All modes give the same up to rounding.</param>
     /// <param name="scale">Factor on q; K^-0.5 if absent.</param>
-    /// <param name="initialState">State before the first token, float32 [S, H, K, V] with S = B, or the packed sequences; zero if
+    /// <param name="initialState">State before the first token, float32 [S, H, K, V] with S the packed sequences, or B; zero if
     /// absent. Has a gradient.</param>
     /// <param name="outputFinalState">Whether the state after the last token is wanted.</param>
     /// <param name="cuSeqlens">int32 or int64 [S + 1]: sequence s is the tokens from cuSeqlens[s] up to, not including,
     /// cuSeqlens[s + 1] of the single row (B must be 1). A sequence may be empty. On the CPU, or it is copied there.</param>
     /// <param name="reverse">Whether each sequence runs from its end to its start.</param>
-    /// <returns>The output [B, T, H, V] in v's dtype, and the final state, float32 [S, H, K, V], through which gradients flow too, or
-    /// null.</returns>
-    /// <exception cref="ArgumentException">A shape, dtype, device, the scale or cuSeqlens does not fit.</exception>
+    /// <returns>The output [B, T, H, V] in v's dtype, and the final state, float32 [S, H, K, V], or null. Gradients flow through
+    /// both.</returns>
+    /// <exception cref="ArgumentException">A shape, dtype, device, the mode, the scale or cuSeqlens does not fit.</exception>
     public static (Tensor output, Tensor? finalState) Gla(Tensor q, Tensor k, Tensor v, Tensor g,
         LinearAttentionMode mode = LinearAttentionMode.Auto, double? scale = null, Tensor? initialState = null,
         bool outputFinalState = false, Tensor? cuSeqlens = null, bool reverse = false)
@@ -55,7 +57,7 @@ public static partial class FlaOps
             outputFinalState ? finalState.MoveToOuterDisposeScope() : null);
     }
 
-    /// <summary>What <see cref="Gla"/> does for such queries in a mode: which mode <see cref="LinearAttentionMode.Auto"/> takes, and why.</summary>
+    /// <summary>What <see cref="Gla"/> does for such queries: which mode <see cref="LinearAttentionMode.Auto"/> takes, and why.</summary>
     /// <param name="q">The queries [B, T, H, K]; only the device and the sizes count.</param>
     /// <param name="mode">The mode that <see cref="Gla"/> is called with.</param>
     /// <param name="cuSeqlens">The packed sequences that <see cref="Gla"/> is called with.</param>
@@ -65,9 +67,6 @@ public static partial class FlaOps
         Guard.Shape(q, "[B, T, H, K]", [-1, -1, -1, -1]);
         return ChooseGla(q, mode, Sequences.Of(q.size(0), q.size(1), cuSeqlens));
     }
-
-    private const string CpuPath = "cpu-simd";
-    private const string TorchPath = "torch";
 
     private static ModeChoice ChooseGla(Tensor q, LinearAttentionMode mode, Sequences sequences)
     {
@@ -84,7 +83,7 @@ public static partial class FlaOps
                     "On a CPU the recurrence keeps its state in the caches and needs the fewest operations.");
             case LinearAttentionMode.Auto when sequences.MaxLength <= ShortSequence:
                 return new ModeChoice(LinearAttentionMode.FusedRecurrent, recurrentPath,
-                    $"The longest sequence has {sequences.MaxLength} tokens: a few steps cost less than the matrices of a chunk.");
+                    $"The longest sequence has {sequences.MaxLength} tokens: a few steps cost less than a chunk's matrices.");
             case LinearAttentionMode.Auto:
                 return new ModeChoice(LinearAttentionMode.Chunk, TorchPath,
                     $"The longest sequence has {sequences.MaxLength} tokens: matrix products over chunks keep a GPU busy.");

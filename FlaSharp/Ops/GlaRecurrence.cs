@@ -15,8 +15,8 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
     private GlaRecurrence(GlaCall call, bool outputFinalState) => (_call, _outputFinalState) = (call, outputFinalState);
 
     /// <summary>Shapes as in <see cref="FlaOps.Gla"/>, checked by the caller.</summary>
-    public static (Tensor output, Tensor? finalState) Run(Tensor q, Tensor k, Tensor v, Tensor g, double scale, Tensor? initialState,
-        Sequences sequences, bool reverse, bool outputFinalState)
+    public static (Tensor output, Tensor? finalState) Run(Tensor q, Tensor k, Tensor v, Tensor g, double scale,
+        Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState)
     {
         var call = new GlaCall(sequences.Offsets)
         {
@@ -33,7 +33,8 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
 
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
-        var (q, k, v, g, initialState) = (Rows(inputs[0]!), Rows(inputs[1]!), Rows(inputs[2]!), Rows(inputs[3]!), inputs[4]?.contiguous());
+        var (q, k, v, g) = (Rows(inputs[0]!), Rows(inputs[1]!), Rows(inputs[2]!), Rows(inputs[3]!));
+        var initialState = inputs[4]?.contiguous();
         var output = PerHead(q, _call.ValueSize);
         var finalState = _outputFinalState ? States(_call.SequenceCount) : null;
         var checkpoints = saved is null ? null : States(_call.CheckpointCount);
@@ -47,8 +48,8 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
 
     protected override Tensor?[] Backward(SavedTensors saved, Tensor?[] gradOutputs)
     {
-        var (q, k, v, g, initialState) = (Rows(saved[0]!), Rows(saved[1]!), Rows(saved[2]!), Rows(saved[3]!), saved[4]?.contiguous());
-        var checkpoints = saved[5];
+        var (q, k, v, g) = (Rows(saved[0]!), Rows(saved[1]!), Rows(saved[2]!), Rows(saved[3]!));
+        var (initialState, checkpoints) = (saved[4]?.contiguous(), saved[5]);
         var output = gradOutputs[0] is { } gradient ? Rows(gradient) : PerHead(q, _call.ValueSize).zero_();
         var finalState = gradOutputs[1]?.contiguous();
         var needs = saved.NeedsGrad;
@@ -57,15 +58,17 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
         if (needs[2])
         {
             dv = PerHead(q, _call.ValueSize);
-            GlaRecurrenceCpu.BackwardValue(_call, Pointer(q), Pointer(k), Pointer(g), Pointer(output), Pointer(finalState), Pointer(dv));
+            GlaRecurrenceCpu.BackwardValue(_call, Pointer(q), Pointer(k), Pointer(g),
+                Pointer(output), Pointer(finalState), Pointer(dv));
         }
         Tensor? dq = null, dk = null, dg = null, dInitialState = null;
         if (needs[0] || needs[1] || needs[3] || needs[4])
         {
             (dq, dk, dg) = (PerHead(q, _call.KeySize), PerHead(q, _call.KeySize), PerHead(q, _call.KeySize));
             dInitialState = needs[4] ? States(_call.SequenceCount) : null;
-            GlaRecurrenceCpu.BackwardKey(_call, Pointer(q), Pointer(k), Pointer(v), Pointer(g), Pointer(initialState), Pointer(checkpoints),
-                Pointer(output), Pointer(finalState), Pointer(dq), Pointer(dk), Pointer(dg), Pointer(dInitialState));
+            GlaRecurrenceCpu.BackwardKey(_call, Pointer(q), Pointer(k), Pointer(v), Pointer(g), Pointer(initialState),
+                Pointer(checkpoints), Pointer(output), Pointer(finalState),
+                Pointer(dq), Pointer(dk), Pointer(dg), Pointer(dInitialState));
         }
         GC.KeepAlive((q, k, v, g, initialState, checkpoints, output));
         GC.KeepAlive(finalState);
@@ -86,7 +89,7 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
     /// <summary>Uninitialised [count, H, K, V].</summary>
     private Tensor States(long count) => empty(count, _call.Heads, _call.KeySize, _call.ValueSize, dtype: ScalarType.Float32);
 
-    /// <summary>[B, T, H, ...] to [B, T, Hkv, ...], head by head in order, so that the result does not depend on the threads.</summary>
+    /// <summary>[B, T, H, ...] to [B, T, Hkv, ...], head by head: the order of a sum must not depend on the threads.</summary>
     private Tensor? SumGroups(Tensor? perHead)
     {
         if (perHead is null || _call.Heads == _call.KvHeads)

@@ -5,10 +5,10 @@ using static TorchSharp.torch;
 namespace FlaSharp.Ops.Reference;
 
 /// <summary>
-/// The GLA recurrence in plain TorchSharp operations, for any device: one token of every sequence at a time. Backward keeps a state
-/// per block of about sqrt(T) steps and recomputes the others.
+/// The GLA recurrence in plain TorchSharp operations, for any device: one token of every sequence at a time. Backward keeps a
+/// state per block of about sqrt(T) steps and recomputes the others.
 /// </summary>
-/// <remarks>States and rows carry the heads as [..., Hkv, G, ...] with G = H / Hkv, so that k, v and g serve a group by broadcasting.</remarks>
+/// <remarks>States and rows have the heads as [..., Hkv, G, ...] with G = H / Hkv: k, v and g serve a group by broadcasting.</remarks>
 internal sealed class GlaRecurrent : FlaFunction
 {
     private readonly double _scale;
@@ -23,8 +23,8 @@ internal sealed class GlaRecurrent : FlaFunction
     }
 
     /// <summary>Shapes as in <see cref="FlaOps.Gla"/>, checked by the caller.</summary>
-    public static (Tensor output, Tensor? finalState) Run(Tensor q, Tensor k, Tensor v, Tensor g, double scale, Tensor? initialState,
-        Sequences sequences, bool reverse, bool outputFinalState)
+    public static (Tensor output, Tensor? finalState) Run(Tensor q, Tensor k, Tensor v, Tensor g, double scale,
+        Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState)
     {
         var outputs = new GlaRecurrent(scale, new TimeMajor(sequences, reverse), outputFinalState).Run(q, k, v, g, initialState);
         return (outputs[0]!, outputs[1]);
@@ -134,7 +134,8 @@ internal sealed class GlaRecurrent : FlaFunction
         public Tensor Decay { get; }
 
         /// <summary>[B, T, H, size] to [rows, Hkv, G, 1, size].</summary>
-        public Tensor PerQueryHead(Tensor x) => _layout.FromTokens(x.to(ScalarType.Float32)).unflatten(1, _kvHeads, -1).unsqueeze(-2);
+        public Tensor PerQueryHead(Tensor x) =>
+            _layout.FromTokens(x.to(ScalarType.Float32)).unflatten(1, _kvHeads, -1).unsqueeze(-2);
 
         /// <summary>A fresh copy of a state [S, H, K, V], or zeros, as [S, Hkv, G, K, V] in the layout's order.</summary>
         public Tensor State(Tensor? state) => state is null

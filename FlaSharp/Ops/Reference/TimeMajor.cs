@@ -4,8 +4,8 @@ using static TorchSharp.torch;
 namespace FlaSharp.Ops.Reference;
 
 /// <summary>
-/// The tokens of all sequences ordered by step: first the first tokens of all sequences, then the second ones, and so on. Sequences
-/// are ordered from long to short, so those that have a token at a step are always the first ones.
+/// The tokens of all sequences ordered by step: first the first tokens of all sequences, then the second ones, and so on.
+/// Sequences are ordered from long to short, so those that have a token at a step are always the first ones.
 /// </summary>
 internal sealed class TimeMajor
 {
