@@ -6,8 +6,8 @@ using FlaSharp.Kernels.Cpu;
 namespace FlaSharp.Kernels.Gla;
 
 /// <summary>
-/// S = diag(decay) S + write value^T, output = read S, token by token, in vectors along V. With k written, v as value and q read it
-/// is the forward pass; walked back with q written, the output's gradient as value and k read, it gives the gradient of v.
+/// S = diag(decay) S + write value^T, output = read S, token by token, in vectors along V. With k written, v as value and q
+/// read it is the forward pass; walked back with q written, the output's gradient as value and k read, it gives v's gradient.
 /// </summary>
 /// <remarks>Columns of V do not touch each other: they are dealt out to idle cores without changing the result.</remarks>
 internal readonly unsafe struct GlaValueScan

@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace FlaSharp.Tests.Reference;
 
-/// <summary>Gated linear attention by its definition, token by token, in the inputs' dtype (float64), with torch's autograd.</summary>
+/// <summary>Gated linear attention by its definition, token by token, in the inputs' dtype, with torch's autograd.</summary>
 internal static class NaiveGla
 {
     /// <summary>As FlaOps.Gla; the final state is always given.</summary>

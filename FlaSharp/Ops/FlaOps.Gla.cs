@@ -57,7 +57,7 @@ public static partial class FlaOps
             outputFinalState ? finalState.MoveToOuterDisposeScope() : null);
     }
 
-    /// <summary>What <see cref="Gla"/> does for such queries: which mode <see cref="LinearAttentionMode.Auto"/> takes, and why.</summary>
+    /// <summary>How <see cref="Gla"/> runs for such queries: what <see cref="LinearAttentionMode.Auto"/> takes and why.</summary>
     /// <param name="q">The queries [B, T, H, K]; only the device and the sizes count.</param>
     /// <param name="mode">The mode that <see cref="Gla"/> is called with.</param>
     /// <param name="cuSeqlens">The packed sequences that <see cref="Gla"/> is called with.</param>

@@ -8,7 +8,7 @@ namespace FlaSharp.Ops.Reference;
 /// The GLA recurrence in plain TorchSharp operations, for any device: one token of every sequence at a time. Backward keeps a
 /// state per block of about sqrt(T) steps and recomputes the others.
 /// </summary>
-/// <remarks>States and rows have the heads as [..., Hkv, G, ...] with G = H / Hkv: k, v and g serve a group by broadcasting.</remarks>
+/// <remarks>Heads are [..., Hkv, G, ...] with G = H / Hkv, so that k, v and g serve a group by broadcasting.</remarks>
 internal sealed class GlaRecurrent : FlaFunction
 {
     private readonly double _scale;
