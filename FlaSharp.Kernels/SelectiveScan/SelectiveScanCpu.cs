@@ -18,7 +18,6 @@ namespace FlaSharp.Kernels.SelectiveScan;
 internal sealed unsafe class SelectiveScanCpu
 {
     public const int Lanes = 16;
-    private const int Chunk = 16;
     private const int TileBlocks = 8;
     private const int MaxRanges = 16;
 
@@ -56,6 +55,8 @@ internal sealed unsafe class SelectiveScanCpu
 
     private int Sequences => Offsets.Length - 1;
 
+    private int Chunk => ChunkLength(States);
+
     private int TileCount => Groups * TilesPerGroup(Channels, Groups);
 
     /// <summary>The number of parts of the gradients of b and c.</summary>
@@ -65,11 +66,11 @@ internal sealed unsafe class SelectiveScanCpu
     public static int Ranges(int sequences) => Math.Min(sequences, MaxRanges);
 
     /// <summary>How many states forward keeps.</summary>
-    public static int ChunkCount(ReadOnlySpan<int> offsets)
+    public static int ChunkCount(ReadOnlySpan<int> offsets, int states)
     {
-        var count = 0;
+        int count = 0, chunk = ChunkLength(states);
         for (var s = 0; s + 1 < offsets.Length; s++)
-            count += (offsets[s + 1] - offsets[s] + Chunk - 1) / Chunk;
+            count += (offsets[s + 1] - offsets[s] + chunk - 1) / chunk;
         return count;
     }
 
@@ -114,7 +115,7 @@ internal sealed unsafe class SelectiveScanCpu
         {
             var (range, tileIndex) = (piece / TileCount, piece % TileCount);
             var tile = TileAt(tileIndex);
-            var work = new BackwardScratch(States);
+            var work = new BackwardScratch(States, Chunk);
             for (var block = 0; block < tile.Blocks; block++)
                 LoadDecays(tile.Channel + block * Lanes, work.Decays + block * work.StateSize);
             work.ClearSums();
@@ -150,6 +151,12 @@ internal sealed unsafe class SelectiveScanCpu
         });
     }
 
+    /// <summary>
+    /// Tokens per chunk. With few states a short one keeps all that backward holds of it in the first-level cache; with many that
+    /// is out of reach, and a longer one stores fewer states.
+    /// </summary>
+    private static int ChunkLength(int states) => states <= 32 ? 8 : 16;
+
     /// <summary>Blocks of 16 channels of one group; Index counts the tiles of the group.</summary>
     private readonly record struct Tile(int Group, int Index, int Channel, int Blocks);
 
@@ -168,12 +175,12 @@ internal sealed unsafe class SelectiveScanCpu
     {
         private readonly int _laneSize;
 
-        public BackwardScratch(int states)
+        public BackwardScratch(int states, int chunk)
         {
             StateSize = states * Lanes;
-            _laneSize = Chunk * StateSize;
+            _laneSize = chunk * StateSize;
             var perTile = TileBlocks * StateSize;
-            var next = CpuScratch.Take(3 * perTile + 4 * _laneSize + StateSize + (2 * TileBlocks + 4 * Chunk) * Lanes);
+            var next = CpuScratch.Take(3 * perTile + 4 * _laneSize + StateSize + (2 * TileBlocks + 4 * chunk) * Lanes);
             float* Part(int floats) => (next += floats) - floats;
             Decays = Part(perTile);
             GradState = Part(perTile);
@@ -184,10 +191,10 @@ internal sealed unsafe class SelectiveScanCpu
             LanesC = Part(_laneSize);
             GradD = Part(TileBlocks * Lanes);
             GradDeltaBias = Part(TileBlocks * Lanes);
-            U = Part(Chunk * Lanes);
-            Delta = Part(Chunk * Lanes);
-            DeltaSlope = Part(Chunk * Lanes);
-            GradSum = Part(Chunk * Lanes);
+            U = Part(chunk * Lanes);
+            Delta = Part(chunk * Lanes);
+            DeltaSlope = Part(chunk * Lanes);
+            GradSum = Part(chunk * Lanes);
         }
 
         public int StateSize { get; }
@@ -240,13 +247,14 @@ internal sealed unsafe class SelectiveScanCpu
         y.Store(Y + row);
     }
 
-    /// <summary>Computes a chunk's decays and states again, and what depends on the forward values alone.</summary>
+    /// <summary>Computes a chunk's decays and states again, and the gradients that need no later state's.</summary>
     private void Replay(int from, int count, int e, int group, float* startState, int block, in BackwardScratch work)
     {
         var n = States;
         var decays = work.Decays + block * work.StateSize;
         var state = work.StepStates;
         var stepDecays = work.StepDecays;
+        var lanesC = work.LanesC;
         Copy(startState, state);
         for (var i = 0; i < count; i++)
         {
@@ -259,28 +267,31 @@ internal sealed unsafe class SelectiveScanCpu
             delta.Store(work.Delta + i * Lanes);
             (Softplus ? VectorMath.Sigmoid(raw) : Vector512<float>.One).Store(work.DeltaSlope + i * Lanes);
 
+            var gradSum = Vector512.Load(GradY + row);
+            var gradGated = gradSum;
+            if (Z != null)
+            {
+                var z = Vector512.Load(Z + row);
+                var gate = VectorMath.Sigmoid(z);
+                gradSum *= z * gate;
+                gradGated *= gate * Vector512.FusedMultiplyAdd(z, Vector512<float>.One - gate, Vector512<float>.One);
+            }
+            gradSum.Store(work.GradSum + i * Lanes);
+
             var b = B + ((long)(from + i) * Groups + group) * n;
             var c = C + ((long)(from + i) * Groups + group) * n;
             var y = D != null ? u * Vector512.Load(D + e) : Vector512<float>.Zero;
-            for (var j = 0; j < n; j++, state += Lanes, stepDecays += Lanes)
+            for (var j = 0; j < n; j++, state += Lanes, stepDecays += Lanes, lanesC += Lanes)
             {
                 var decay = VectorMath.Exp2(delta * Vector512.Load(decays + j * Lanes));
                 decay.Store(stepDecays);
                 var h = Vector512.FusedMultiplyAdd(decay, Vector512.Load(state), input * Vector512.Create(b[j]));
                 h.Store(state + n * Lanes);
                 y = Vector512.FusedMultiplyAdd(h, Vector512.Create(c[j]), y);
+                Vector512.FusedMultiplyAdd(gradSum, h, Vector512.Load(lanesC)).Store(lanesC);
             }
-
-            var gradSum = Vector512.Load(GradY + row);
             if (Z != null)
-            {
-                var z = Vector512.Load(Z + row);
-                var gate = VectorMath.Sigmoid(z);
-                var slope = gate * Vector512.FusedMultiplyAdd(z, Vector512<float>.One - gate, Vector512<float>.One);
-                (gradSum * y * slope).Store(GradZ + row);
-                gradSum *= z * gate;
-            }
-            gradSum.Store(work.GradSum + i * Lanes);
+                (gradGated * y).Store(GradZ + row);
         }
     }
 
@@ -299,10 +310,8 @@ internal sealed unsafe class SelectiveScanCpu
             var b = B + ((long)(from + i) * Groups + group) * n;
             var c = C + ((long)(from + i) * Groups + group) * n;
             var before = work.StepStates + i * stateSize;
-            var after = before + stateSize;
             var stepDecays = work.StepDecays + i * stateSize;
             var lanesB = work.LanesB + i * stateSize;
-            var lanesC = work.LanesC + i * stateSize;
             var u = Vector512.Load(work.U + i * Lanes);
             var delta = Vector512.Load(work.Delta + i * Lanes);
             var gradSum = Vector512.Load(work.GradSum + i * Lanes);
@@ -313,7 +322,6 @@ internal sealed unsafe class SelectiveScanCpu
             {
                 var at = j * Lanes;
                 var gradH = Vector512.FusedMultiplyAdd(gradSum, Vector512.Create(c[j]), Vector512.Load(gradState + at));
-                Vector512.FusedMultiplyAdd(gradSum, Vector512.Load(after + at), Vector512.Load(lanesC + at)).Store(lanesC + at);
                 Vector512.FusedMultiplyAdd(input, gradH, Vector512.Load(lanesB + at)).Store(lanesB + at);
                 gradInput = Vector512.FusedMultiplyAdd(gradH, Vector512.Create(b[j]), gradInput);
                 gradH *= Vector512.Load(stepDecays + at);

@@ -21,7 +21,8 @@ internal sealed class SelectiveScanFunction(Sequences sequences, bool deltaSoftp
         var call = new Call(inputs);
         var y = empty_like(call.U);
         var finalState = outputFinalState ? empty(sequences.Count, call.Channels.Padded, call.A.size(1)) : null;
-        var chunkStates = saved is null ? null : empty(SelectiveScanCpu.ChunkCount(_offsets), call.Channels.Padded, call.A.size(1));
+        var chunkStates = saved is null ? null
+            : empty(SelectiveScanCpu.ChunkCount(_offsets, (int)call.A.size(1)), call.Channels.Padded, call.A.size(1));
         saved?.Save([.. inputs, chunkStates]);
         new SelectiveScanCpu
         {
