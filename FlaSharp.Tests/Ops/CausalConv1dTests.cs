@@ -11,7 +11,7 @@ namespace FlaSharp.Tests.Ops;
 
 public sealed class CausalConv1dTests
 {
-    private const double Limit = 2e-6, GradientLimit = 5e-6;
+    private const double Limit = 1e-6, GradientLimit = 2e-6;
 
     [Theory]
     [InlineData(2, 1, 16, 4)]
