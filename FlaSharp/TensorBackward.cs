@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using FlaSharp.Autograd;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -19,11 +20,22 @@ public static class TensorBackward
     {
         ArgumentNullException.ThrowIfNull(loss);
         BackwardFailure.ThrowIfAny();
-        if (gradient is null)
-            loss.backward();
-        else
-            loss.backward([gradient]);
-        ParkedGradients.Release();
+        try
+        {
+            if (gradient is null)
+                loss.backward();
+            else
+                loss.backward([gradient]);
+        }
+        catch (ExternalException)
+        {
+            BackwardFailure.ThrowIfAny(); // the earlier failure is the cause
+            throw;
+        }
+        finally
+        {
+            ParkedGradients.Release();
+        }
         BackwardFailure.ThrowIfAny();
     }
 }

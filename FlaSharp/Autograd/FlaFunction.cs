@@ -18,7 +18,7 @@ namespace FlaSharp.Autograd;
 /// can be walked once: <c>retain_graph</c> is refused with an exception.</item>
 /// <item>Gradients handed to native code stay alive until this thread's next callback: see <see cref="ParkedGradients"/>.</item>
 /// <item>An exception in <see cref="Backward"/> is kept and thrown by <see cref="TensorBackward.Backward"/>, or, after a plain
-/// <c>loss.backward()</c>, by the next FlaSharp operation.</item>
+/// <c>loss.backward()</c>, by the next FlaSharp operation; the failed node's gradients are zero.</item>
 /// </list>
 /// </remarks>
 internal abstract class FlaFunction
@@ -51,14 +51,14 @@ internal abstract class FlaFunction
         {
             using (no_grad())
                 outputs = Forward(inputs, saved);
+            if (record)
+                outputs = Node.Attach(this, saved!, inputs, outputs);
         }
         catch
         {
             saved?.Dispose();
             throw;
         }
-        if (record)
-            outputs = Node.Attach(this, saved!, inputs, outputs);
         foreach (var output in outputs)
             output?.MoveToOuterDisposeScope();
         GC.KeepAlive(inputs);
@@ -75,7 +75,8 @@ internal abstract class FlaFunction
         public static Tensor?[] Attach(FlaFunction function, SavedTensors saved, Tensor?[] inputs, Tensor?[] outputs)
         {
             var present = outputs.OfType<Tensor>().ToList();
-            var call = new Call(function, saved, Array.ConvertAll(outputs, output => output is not null), inputs.Length);
+            var layouts = inputs.Select((input, i) => saved.NeedsGrad[i] ? TensorLayout.Of(input!) : null).ToArray();
+            var call = new Call(function, saved, Array.ConvertAll(outputs, output => output is not null), layouts);
             var wrapped = apply([call, present, .. inputs]);
             GC.KeepAlive(present);
 
@@ -94,7 +95,7 @@ internal abstract class FlaFunction
         {
             ParkedGradients.Release();
             var call = (Call)ctx.get_data(CallKey);
-            var gradients = new Tensor?[call.InputCount];
+            Tensor?[] gradients;
             try
             {
                 gradients = call.Backward(grad_outputs);
@@ -102,11 +103,12 @@ internal abstract class FlaFunction
             catch (Exception exception) // a managed exception must not reach the native frames above
             {
                 BackwardFailure.Set(exception);
+                gradients = call.Zeros();
             }
             finally
             {
                 foreach (var gradient in grad_outputs)
-                    gradient.Dispose();
+                    gradient.DetachFromDisposeScope().Dispose(); // an undefined one stays in its scope otherwise
             }
             ParkedGradients.Park(gradients);
             List<Tensor?> result = [null, null, .. gradients]; // the first two arguments of apply are no tensors
@@ -114,10 +116,8 @@ internal abstract class FlaFunction
         }
 
         /// <summary>One recorded call: the operation, what it saved, and which of its outputs exist.</summary>
-        private sealed class Call(FlaFunction function, SavedTensors saved, bool[] outputExists, int inputCount)
+        private sealed class Call(FlaFunction function, SavedTensors saved, bool[] outputExists, TensorLayout?[] wanted)
         {
-            public int InputCount => inputCount;
-
             public Tensor?[] Backward(List<Tensor> present)
             {
                 using var _ = saved;
@@ -135,10 +135,19 @@ internal abstract class FlaFunction
                 var gradOutputs = Array.ConvertAll(outputExists,
                     exists => exists && present[next++] is { IsInvalid: false } gradient ? gradient : null);
                 var gradients = function.Backward(saved, gradOutputs);
-                if (gradients.Length != inputCount)
+                if (gradients.Length != wanted.Length)
                     throw new InvalidOperationException(
-                        $"{function.GetType().Name} returned {gradients.Length} gradients for {inputCount} inputs.");
-                return gradients.Select((gradient, i) => saved.NeedsGrad[i] ? Released(gradient, present) : null).ToArray();
+                        $"{function.GetType().Name} returned {gradients.Length} gradients for {wanted.Length} inputs.");
+                return gradients.Select((gradient, i) => wanted[i] is null ? null : Released(gradient, present)).ToArray();
+            }
+
+            /// <summary>
+            /// What a failed pass hands to native code: <c>torch.autograd.grad</c> ends the process if a gradient is missing.
+            /// </summary>
+            public Tensor?[] Zeros()
+            {
+                using var noGrad = no_grad();
+                return Array.ConvertAll(wanted, layout => layout?.Zeros().DetachFromDisposeScope());
             }
 
             /// <summary>The gradient outside every scope; an alias if it is an incoming one, which is disposed soon.</summary>
