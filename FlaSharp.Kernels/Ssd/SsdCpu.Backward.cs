@@ -28,13 +28,13 @@ internal sealed unsafe partial class SsdCpu
     /// <param name="gradStates">Working memory, <see cref="StateBufferSize"/>.</param>
     public void Backward(float* gradY, float* gradFinal, SsdGradients gradients, float* states, float* gradStates)
     {
-        CpuParallel.For(SequenceCount * Heads, piece =>
-        {
-            RecomputeStates(piece / Heads, piece % Heads, states);
-            PassGradients(piece / Heads, piece % Heads, gradY, gradFinal, gradients.InitialState, gradStates);
-        });
-        CpuParallel.For(ChunkCount * Groups, piece =>
-            ChunkGradients(piece / Groups, piece % Groups, gradY, gradFinal != null, gradients, states, gradStates));
+        Run(
+            (sequence, head) =>
+            {
+                RecomputeStates(sequence, head, states);
+                PassGradients(sequence, head, gradY, gradFinal, gradients.InitialState, gradStates);
+            },
+            (chunk, group) => ChunkGradients(chunk, group, gradY, gradFinal != null, gradients, states, gradStates));
     }
 
     /// <summary>Writes the state before each chunk as [P, padded N], the transpose of what the forward pass needs.</summary>

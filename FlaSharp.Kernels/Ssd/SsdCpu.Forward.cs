@@ -10,8 +10,27 @@ internal sealed unsafe partial class SsdCpu
     /// <param name="states">Working memory, <see cref="StateBufferSize"/>.</param>
     public void Forward(float* y, float* finalState, float* states)
     {
-        CpuParallel.For(SequenceCount * Heads, piece => PassStates(piece / Heads, piece % Heads, finalState, states));
-        CpuParallel.For(ChunkCount * Groups, piece => Outputs(piece / Groups, piece % Groups, y, states));
+        Run((sequence, head) => PassStates(sequence, head, finalState, states), (chunk, group) => Outputs(chunk, group, y, states));
+    }
+
+    /// <summary>Runs the work per sequence and head, and then, needing its results, the work per chunk and group.</summary>
+    private void Run(Action<int, int> alongSequence, Action<int, int> withinChunk)
+    {
+        if (SequenceCount < 2 * Environment.ProcessorCount)
+        {
+            CpuParallel.For(SequenceCount * Heads, piece => alongSequence(piece / Heads, piece % Heads));
+            CpuParallel.For(ChunkCount * Groups, piece => withinChunk(piece / Groups, piece % Groups));
+            return;
+        }
+        // Sequence by sequence, the states are still in the cache when they are needed.
+        CpuParallel.For(SequenceCount, sequence =>
+        {
+            for (var head = 0; head < Heads; head++)
+                alongSequence(sequence, head);
+            for (var chunk = _firstChunks[sequence]; chunk < _firstChunks[sequence + 1]; chunk++)
+                for (var group = 0; group < Groups; group++)
+                    withinChunk(chunk, group);
+        });
     }
 
     /// <summary>Writes the state before each chunk, as [N, padded P].</summary>
