@@ -10,8 +10,8 @@ using Microsoft.Build.Utilities;
 namespace FlaSharp.Build;
 
 /// <summary>
-/// Writes copies of 64-bit little-endian ELF files in which one needed symbol version is marked weak (VER_FLG_WEAK), so that the
-/// dynamic loader accepts a library that lacks it. Only right for a version from which no symbol is called.
+/// Copies files; in 64-bit little-endian ELF files among them one needed symbol version is marked weak (VER_FLG_WEAK), so
+/// that the dynamic loader accepts a library that lacks it. Only right for a version from which no symbol is called.
 /// </summary>
 public sealed class WeakenSymbolVersion : Task
 {
@@ -26,45 +26,27 @@ public sealed class WeakenSymbolVersion : Task
     /// <summary>The library that should define it, as libstdc++.so.6.</summary>
     [Required] public string Library { get; set; }
 
-    /// <summary>Do nothing where this machine's <see cref="Library"/> defines the version.</summary>
+    /// <summary>Only copy where this machine's <see cref="Library"/> defines the version.</summary>
     public bool OnlyIfMissing { get; set; }
 
+    /// <summary>Where the copies go, under the names of the files.</summary>
     [Required] public string OutputFolder { get; set; }
-
-    [Output] public ITaskItem[] Weakened { get; set; } = Array.Empty<ITaskItem>();
-
-    [Output] public ITaskItem[] Originals { get; set; } = Array.Empty<ITaskItem>();
 
     public override bool Execute()
     {
-        if (OnlyIfMissing && HostDefinesVersion())
-            return true;
-
-        var weakened = new List<ITaskItem>();
-        var originals = new List<ITaskItem>();
+        var weaken = !OnlyIfMissing || !HostDefinesVersion();
+        Directory.CreateDirectory(OutputFolder);
         foreach (var file in Files)
         {
             var image = File.ReadAllBytes(file.ItemSpec);
-            if (!MarkWeak(image))
-                continue; // another TorchSharp, which does not need the version
-
+            var weakened = weaken && MarkWeak(image); // false too for another TorchSharp, which does not need the version
             var path = Path.Combine(OutputFolder, Path.GetFileName(file.ItemSpec));
-            if (!File.Exists(path) || !File.ReadAllBytes(path).SequenceEqual(image))
-            {
-                Directory.CreateDirectory(OutputFolder);
-                var temporary = path + "." + Guid.NewGuid().ToString("N");
-                File.WriteAllBytes(temporary, image);
-                File.Delete(path);
-                File.Move(temporary, path);
-            }
-            var item = new TaskItem(path);
-            file.CopyMetadataTo(item);
-            weakened.Add(item);
-            originals.Add(file);
-            Log.LogMessage(MessageImportance.Low, "FlaSharp: marked {0} weak in {1}", Version, path);
+            var temporary = path + "." + Guid.NewGuid().ToString("N");
+            File.WriteAllBytes(temporary, image);
+            File.Delete(path); // the output folder may hold a hard link to it: replaced, never written to
+            File.Move(temporary, path);
+            Log.LogMessage(MessageImportance.Low, weakened ? "FlaSharp: marked {0} weak in {1}" : "FlaSharp: {0} left as it is in {1}", Version, path);
         }
-        Weakened = weakened.ToArray();
-        Originals = originals.ToArray();
         return !Log.HasLoggedErrors;
     }
 

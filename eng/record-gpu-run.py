@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Runs the tests and the main job of a GPU bundle on this machine and records what came of it.
+
+    eng/record-gpu-run.py BUNDLE OUT --commit COMMIT [--minutes N] [--layers gla,mamba,...] [--skip-tests]
+
+BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs.
+"""
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import time
+import xml.etree.ElementTree as xml
+
+RUNNER = pathlib.Path(__file__).with_name("run-on-python-libtorch.sh")
+FINAL = re.compile(r"^final val_loss=(\S+) tokens_per_second=(\S+) checkpoint=(\S+)$", re.M)
+
+
+def machine() -> dict:
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    name, driver, memory = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")
+    import torch
+    return {"gpu": name, "driver": driver, "memory": memory, "libtorch": torch.__version__}
+
+
+def run(bundle: pathlib.Path, log: pathlib.Path, command: list[str], **environment: str) -> tuple[str, int, float]:
+    """The output, exit code and seconds of a program of the bundle."""
+    import os
+    start = time.monotonic()
+    with log.open("w") as stream:
+        code = subprocess.run(["bash", str(RUNNER), str(bundle), *command], stdout=stream, stderr=subprocess.STDOUT,
+                              stdin=subprocess.DEVNULL, env={**os.environ, **environment}).returncode
+    return log.read_text(), code, round(time.monotonic() - start, 1)
+
+
+def run_tests(bundle: pathlib.Path, out: pathlib.Path) -> dict:
+    results = out / "tests.xml"
+    command = ["FlaSharp.Tests", "-xml", str(results)]
+    _, code, seconds = run(bundle, out / "tests.log", command, FLASHARP_REQUIRE_GPU="1")
+    cases = list(xml.parse(results).getroot().iter("test"))
+    by_result = {result: [case for case in cases if case.get("result") == result] for result in ("Pass", "Fail", "Skip")}
+    return {
+        "command": "FLASHARP_REQUIRE_GPU=1 " + " ".join(command[:1]), "exit_code": code, "seconds": seconds,
+        "passed": len(by_result["Pass"]), "failed": len(by_result["Fail"]), "skipped": len(by_result["Skip"]),
+        "on_gpu": sum(".Gpu." in case.get("type", "") for case in by_result["Pass"]),
+        "failures": [case.get("name") for case in by_result["Fail"]],
+        "skips": {case.get("name"): (case.findtext("reason") or "").strip() for case in by_result["Skip"]},
+    }
+
+
+def run_main_job(bundle: pathlib.Path, out: pathlib.Path, layer: str, arguments: list[str]) -> dict:
+    command = ["LanguageModel", "--layer", layer, "--device", "cuda", *arguments]
+    output, code, seconds = run(bundle, out / f"main-{layer}.log", [*command, "--out", str(out / f"run-{layer}")])
+    final = FINAL.search(output)
+    return {
+        "layer": layer, "command": " ".join(command), "exit_code": code, "seconds": seconds,
+        "val_loss": float(final[1]) if final else None, "tokens_per_second": float(final[2]) if final else None,
+    }
+
+
+def table(record: dict) -> str:
+    lines = [
+        f"# GPU run of {record['date']}", "",
+        f"Commit {record['commit']}; {record['gpu']}, driver {record['driver']}, libtorch {record['libtorch']}.", "",
+    ]
+    if tests := record.get("tests"):
+        lines += [
+            f"Tests: {tests['passed']} passed ({tests['on_gpu']} of them on the GPU), {tests['failed']} failed, "
+            f"{tests['skipped']} skipped, {tests['seconds']} s. Command: `{tests['command']}`.", "",
+            *[f"- failed: {name}" for name in tests["failures"]],
+            *[f"- skipped: {name}: {reason}" for name, reason in tests["skips"].items()], "",
+        ]
+    if record["main_job"]:
+        lines += ["| layer | val_loss, nats per byte | tokens per second | seconds in all | command |", "|---|---|---|---|---|"]
+        lines += [f"| {job['layer']} | {job['val_loss']} | {job['tokens_per_second']} | {job['seconds']} | `{job['command']}` |"
+                  for job in record["main_job"]]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=pathlib.Path)
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--commit", required=True)
+    parser.add_argument("--layers", default="gla,mamba,mamba2,softmax,hybrid")
+    parser.add_argument("--arguments", default="--minutes 1", help="of the main job")
+    parser.add_argument("--skip-tests", action="store_true")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    record = {"date": time.strftime("%Y-%m-%d"), "commit": options.commit, **machine()}
+    if not options.skip_tests:
+        record["tests"] = run_tests(options.bundle, options.out)
+    record["main_job"] = [run_main_job(options.bundle, options.out, layer, options.arguments.split())
+                          for layer in options.layers.split(",") if layer]
+    (options.out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+    (options.out / "record.md").write_text(table(record))
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()
