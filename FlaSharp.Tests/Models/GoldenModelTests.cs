@@ -10,7 +10,7 @@ namespace FlaSharp.Tests.Models;
 /// <summary>The models against what flash-linear-attention and transformers computed with the same weights.</summary>
 public sealed class GoldenModelTests
 {
-    public static TheoryData<string> Folders => ["gla", "mamba", "mamba2"];
+    public static TheoryData<string> Folders => ["gla", "mamba", "mamba2", "llama"];
 
     [Theory, MemberData(nameof(Folders))]
     public void Logits_loss_and_gradients_are_the_peers(string folder)
