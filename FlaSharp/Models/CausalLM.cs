@@ -162,11 +162,11 @@ public sealed partial class CausalLM : nn.Module<Tensor, Tensor>
 
     private void CheckIds(Tensor inputIds, string name = "inputIds")
     {
+        using var scope = NewDisposeScope();
         CheckInt64(inputIds, name);
         Guard.Shape(inputIds, "[B, T]", [-1, -1], name);
         Guard.NotEmpty(inputIds, "[B, T]", name);
         Guard.SameDevice(HeadWeight, "the model", (inputIds, name));
-        using var scope = NewDisposeScope();
         var range = stack([inputIds.min(), inputIds.max()]).cpu().data<long>().ToArray();
         if (range[0] < 0 || range[1] >= Config.VocabSize)
             throw new ArgumentException(

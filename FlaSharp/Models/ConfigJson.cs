@@ -68,15 +68,12 @@ internal static partial class ConfigJson
             var pure = StringOrSpecialNumber().Replace(text, match => match.Value[0] == '"'
                 ? match.Value
                 : SpecialNumber.Format(match.Value));
-            return JsonNode.Parse(pure) as JsonObject ?? throw new InvalidDataException($"{path}: must be a JSON object.");
+            return JsonNode.Parse(pure, documentOptions: new JsonDocumentOptions { AllowDuplicateProperties = false }) as JsonObject
+                ?? throw new InvalidDataException($"{path}: must be a JSON object.");
         }
         catch (JsonException exception)
         {
             throw new InvalidDataException($"{path}: is not valid JSON: {exception.Message}", exception);
-        }
-        catch (ArgumentException exception) // a field that appears twice
-        {
-            throw new InvalidDataException($"{path}: {exception.Message}", exception);
         }
     }
 
