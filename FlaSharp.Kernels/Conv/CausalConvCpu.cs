@@ -8,7 +8,7 @@ namespace FlaSharp.Kernels.Conv;
 /// sequences that lie one after the other. An instance is one call.
 /// </summary>
 /// <remarks>
-/// Vectors run over the channels, so every access is contiguous; E must be a multiple of <see cref="Lanes"/>. Cores share the work
+/// Vectors run over the channels, so accesses are contiguous; E must be a multiple of <see cref="Lanes"/>. Cores share the work
 /// by blocks of tokens whose borders depend on the sizes alone. Backward computes the pre-activation again instead of storing it.
 /// </remarks>
 internal sealed unsafe class CausalConvCpu
@@ -33,13 +33,13 @@ internal sealed unsafe class CausalConvCpu
     public float* GradFinalState { get; init; }   // [S, W - 1, E] or null
     public float* GradX { get; init; }            // [tokens, E]
     public float* GradInitialState { get; init; } // [S, W - 1, E] or null
-    public float* GradWeights { get; init; }      // [blocks, W + 1, E]: per block of tokens, the bias last; the caller adds them up
+    public float* GradWeights { get; init; }      // [blocks, W + 1, E]: per block, the bias last; the caller adds them up
 
     private int Past => Width - 1;
 
     private int Tokens => Offsets[^1];
 
-    /// <summary>Tokens that a core takes at once. At least W, so that the overlap of backward's blocks stays a fraction.</summary>
+    /// <summary>Tokens that a core takes at once. At least W: the overlap of backward's blocks stays a fraction.</summary>
     private int Block => Math.Max(MinBlock, Width);
 
     /// <summary>The number of partial sums that backward leaves in <see cref="GradWeights"/>.</summary>
@@ -99,7 +99,7 @@ internal sealed unsafe class CausalConvCpu
         });
     }
 
-    /// <summary>A part of one sequence that lies in one block: its tokens From to To - 1, counted from the sequence's start.</summary>
+    /// <summary>The part of a sequence that lies in a block: its tokens From to To - 1, counted from its start.</summary>
     private readonly record struct Piece(int Sequence, int Start, int Length, int From, int To);
 
     private List<Piece> Pieces(int block)
@@ -223,7 +223,7 @@ internal sealed unsafe class CausalConvCpu
             }
     }
 
-    /// <summary>A sequence shorter than the state keeps the newer part of it: that part's gradient comes straight through.</summary>
+    /// <summary>A sequence shorter than the state keeps the newer part of it, whose gradient comes straight through.</summary>
     private void PassFinalGradientThrough()
     {
         for (var s = 0; s < Offsets.Length - 1; s++)

@@ -2,7 +2,9 @@ using System.Runtime.CompilerServices;
 
 namespace FlaSharp.Kernels.Cpu;
 
-/// <summary>Working memory of a kernel, one piece per thread and kept for the next call: an allocation costs more than a short kernel.</summary>
+/// <summary>
+/// Working memory of a kernel, one piece per thread and kept for the next call: an allocation costs more than a short kernel.
+/// </summary>
 internal static unsafe class CpuScratch
 {
     private const int AlignmentBytes = 64;

@@ -15,7 +15,7 @@ internal static class VectorMath
 
     private const float RoundingShift = 12582912; // 1.5 * 2^23: adding it rounds to an integer
 
-    /// <summary>e^x to 2e-7; 0 below -86.9 (near the smallest normal number) and for -inf, +inf above 88.7, NaN for NaN.</summary>
+    /// <summary>e^x to 2e-7; 0 below -86.9 (near the least normal number) and for -inf, +inf above 88.7, NaN for NaN.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> Exp(Vector512<float> x)
     {

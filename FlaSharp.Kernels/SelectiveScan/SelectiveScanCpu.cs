@@ -4,8 +4,8 @@ using FlaSharp.Kernels.Cpu;
 namespace FlaSharp.Kernels.SelectiveScan;
 
 /// <summary>
-/// The selective scan of Mamba, h[t] = exp(delta[t] a) h[t-1] + delta[t] u[t] b[t], y[t] = (h[t] . c[t] + d u[t]) silu(z[t]), over
-/// sequences that lie one after the other. An instance is one call.
+/// The selective scan of Mamba, h[t] = exp(delta[t] a) h[t-1] + delta[t] u[t] b[t], y[t] = (h[t] . c[t] + d u[t]) silu(z[t]),
+/// over sequences that lie one after the other. An instance is one call.
 /// </summary>
 /// <remarks>
 /// <para>A vector holds 16 channels, and a block's state is N such vectors: inputs load without shuffles, and y needs no sum over

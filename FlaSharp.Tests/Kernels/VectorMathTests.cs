@@ -28,28 +28,33 @@ public sealed class VectorMathTests
     public void The_ends_of_the_range()
     {
         const float inf = float.PositiveInfinity;
-        Expect(VectorMath.Exp, (0, 1), (-inf, 0), (-1e30f, 0), (-88, 0), (inf, inf), (1e30f, inf), (88.8f, inf), (float.NaN, float.NaN));
-        Expect(VectorMath.Exp2, (0, 1), (1, 2), (-inf, 0), (-1e30f, 0), (-127, 0), (inf, inf), (128, inf), (float.NaN, float.NaN));
+        Expect(VectorMath.Exp, (0, 1), (-inf, 0), (-1e30f, 0), (-88, 0), (inf, inf), (1e30f, inf),
+            (88.8f, inf), (float.NaN, float.NaN));
+        Expect(VectorMath.Exp2, (0, 1), (1, 2), (-inf, 0), (-1e30f, 0), (-127, 0), (inf, inf),
+            (128, inf), (float.NaN, float.NaN));
         Expect(VectorMath.Sigmoid, (0, 0.5f), (-inf, 0), (inf, 1), (float.NaN, float.NaN));
         Expect(VectorMath.Softplus, (-inf, 0), (inf, inf), (200, 200), (float.NaN, float.NaN));
     }
 
     private static double LogOnePlus(double y) => 2 * Math.Atanh(y / (2 + y));
 
-    private static void Expect(Func<Vector512<float>, Vector512<float>> function, params ReadOnlySpan<(float x, float value)> cases)
+    private static void Expect(
+        Func<Vector512<float>, Vector512<float>> function, params ReadOnlySpan<(float x, float value)> cases)
     {
         foreach (var (x, value) in cases)
             for (var lane = 0; lane < Vector512<float>.Count; lane++)
                 Assert.Equal(value, function(Vector512.Create(x))[lane]);
     }
 
-    private static void Check(Func<Vector512<float>, Vector512<float>> function, Func<double, double> reference, float from, float to)
+    private static void Check(
+        Func<Vector512<float>, Vector512<float>> function, Func<double, double> reference, float from, float to)
     {
         const int vectors = 20_000;
         var (worst, at) = (0.0, 0f);
         for (var i = 0; i < vectors; i++)
         {
-            var x = Vector512.Create(from) + (Vector512.CreateSequence(0f, 1f) + Vector512.Create(16f * i)) * ((to - from) / (16f * vectors));
+            var steps = Vector512.CreateSequence(0f, 1f) + Vector512.Create(16f * i);
+            var x = Vector512.Create(from) + steps * ((to - from) / (16f * vectors));
             var y = function(x);
             for (var lane = 0; lane < Vector512<float>.Count; lane++)
             {

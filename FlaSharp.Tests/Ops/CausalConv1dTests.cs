@@ -25,7 +25,8 @@ public sealed class CausalConv1dTests
     [InlineData(2, 2048, 32, 4)]
     public void Agrees_with_float64(int batch, int time, int channels, int width)
     {
-        foreach (var (bias, silu, state) in new[] { (true, true, true), (false, false, false), (true, false, true), (false, true, false) })
+        foreach (var (bias, silu, state) in new[]
+            { (true, true, true), (false, false, false), (true, false, true), (false, true, false) })
             Check(Inputs(batch, time, channels, width, bias, state), silu, null, $"bias {bias}, silu {silu}, state {state}");
     }
 
@@ -97,7 +98,8 @@ public sealed class CausalConv1dTests
             };
             var second = Gradients.Of(run, other);
             foreach (var name in new[] { "output", "dx" })
-                Assert.True(first[name].narrow(1, 70, 5).equal(second[name].narrow(1, 70, 5)).all().ToBoolean(), $"{path}: {name}");
+                Assert.True(
+                    first[name].narrow(1, 70, 5).equal(second[name].narrow(1, 70, 5)).all().ToBoolean(), $"{path}: {name}");
             foreach (var name in new[] { "finalState", "dinitialState" })
                 Assert.True(first[name][2].equal(second[name][2]).all().ToBoolean(), $"{path}: {name}");
         }
@@ -149,7 +151,8 @@ public sealed class CausalConv1dTests
     {
         using var scope = NewDisposeScope();
         var (x, weight) = (randn(2, 5, 8), randn(8, 1, 4));
-        void Fails(string name, Func<(Tensor, Tensor?)> call) => Assert.Equal(name, Assert.ThrowsAny<ArgumentException>(() => call()).ParamName);
+        void Fails(string name, Func<(Tensor, Tensor?)> call) =>
+            Assert.Equal(name, Assert.ThrowsAny<ArgumentException>(() => call()).ParamName);
 
         Fails("x", () => FlaOps.CausalConv1d(null!, weight));
         Fails("x", () => FlaOps.CausalConv1d(randn(5, 8), weight));
@@ -192,12 +195,14 @@ public sealed class CausalConv1dTests
             Gradients.Close(Gradients.Of(run, inputs), expected, Limit, GradientLimit, $"{path}, {what}");
     }
 
-    private static IEnumerable<(string, Func<IReadOnlyDictionary<string, Tensor>, (Tensor, Tensor?)>)> Paths(bool silu, long[]? offsets)
+    private static IEnumerable<(string, Func<IReadOnlyDictionary<string, Tensor>, (Tensor, Tensor?)>)> Paths(
+        bool silu, long[]? offsets)
     {
         var cuSeqlens = offsets is null ? null : tensor(offsets);
         yield return ("kernel", i => FlaOps.CausalConv1d(i["x"], i["weight"], i.GetValueOrDefault("bias"), silu ? "silu" : null,
             i.GetValueOrDefault("initialState"), true, cuSeqlens));
-        yield return ("composed", i => CausalConv.Run(Sequences.Of(i["x"].size(0), i["x"].size(1), cuSeqlens), i["x"], i["weight"],
+        yield return ("composed", i => CausalConv.Run(
+            Sequences.Of(i["x"].size(0), i["x"].size(1), cuSeqlens), i["x"], i["weight"],
             i.GetValueOrDefault("bias"), silu, i.GetValueOrDefault("initialState"), true));
     }
 

@@ -134,7 +134,8 @@ public sealed class SelectiveScanTests
             }
             var second = Gradients.Of(run, other);
             foreach (var name in new[] { "output", "du", "ddelta", "db", "dc", "dz" })
-                Assert.True(first[name].narrow(1, 70, 5).equal(second[name].narrow(1, 70, 5)).all().ToBoolean(), $"{path}: {name}");
+                Assert.True(
+                    first[name].narrow(1, 70, 5).equal(second[name].narrow(1, 70, 5)).all().ToBoolean(), $"{path}: {name}");
             foreach (var name in new[] { "finalState", "dinitialState" })
                 Assert.True(first[name][2].equal(second[name][2]).all().ToBoolean(), $"{path}: {name}");
             Assert.True(first["finalState"][1].equal(inputs["initialState"][1]).all().ToBoolean(), $"{path}: empty sequence");
@@ -153,7 +154,8 @@ public sealed class SelectiveScanTests
             for (int t = 0, next; t < time; t = next)
             {
                 next = Math.Min(time, t + 1 + (seed + t) % 5);
-                var part = i.ToDictionary(p => p.Key, p => p.Value.dim() > 2 && p.Key != "initialState" ? p.Value.narrow(1, t, next - t) : p.Value);
+                var part = i.ToDictionary(p => p.Key, p =>
+                    p.Value.dim() > 2 && p.Key != "initialState" ? p.Value.narrow(1, t, next - t) : p.Value);
                 part["initialState"] = state!;
                 (var y, state) = Kernel(part, true, null);
                 parts.Add(y);
@@ -166,7 +168,8 @@ public sealed class SelectiveScanTests
     {
         using var scope = NewDisposeScope();
         var inputs = Inputs(1, 20, 16, 4, 1);
-        Dictionary<string, Tensor> GradientsOf(Func<IReadOnlyDictionary<string, Tensor>, (Tensor, Tensor? finalState)> run, ScalarType dtype)
+        Dictionary<string, Tensor> GradientsOf(
+            Func<IReadOnlyDictionary<string, Tensor>, (Tensor, Tensor? finalState)> run, ScalarType dtype)
         {
             var leaves = inputs.ToDictionary(i => i.Key, i => i.Value.to(dtype).clone().requires_grad_());
             run(leaves).finalState!.sum().Backward();
@@ -191,7 +194,8 @@ public sealed class SelectiveScanTests
         var golden = SafeTensors.Load(Golden.Folder($"op_selective_scan_{file}.safetensors"));
         // Their layout is [B, E, T] and [B, N, T].
         (string ours, string theirs)[] names =
-            [("u", "u"), ("delta", "delta"), ("a", "A"), ("b", "B"), ("c", "C"), ("d", "D"), ("z", "z"), ("deltaBias", "delta_bias")];
+            [("u", "u"), ("delta", "delta"), ("a", "A"), ("b", "B"), ("c", "C"), ("d", "D"),
+            ("z", "z"), ("deltaBias", "delta_bias")];
         foreach (var (path, run) in Paths(true, null))
         {
             var leaves = new Dictionary<string, Tensor>();
@@ -209,7 +213,8 @@ public sealed class SelectiveScanTests
             {
                 var gradient = leaves[ours].grad!;
                 gradient = ours is "b" or "c" ? gradient.squeeze(2) : gradient;
-                Compare.Close(gradient.dim() == 3 ? gradient.transpose(1, 2) : gradient, golden["d" + theirs], 1e-3, $"{path}: d{theirs}");
+                gradient = gradient.dim() == 3 ? gradient.transpose(1, 2) : gradient;
+                Compare.Close(gradient, golden["d" + theirs], 1e-3, $"{path}: d{theirs}");
             }
         }
     }
@@ -289,22 +294,26 @@ public sealed class SelectiveScanTests
             Gradients.Close(Gradients.Of(run, inputs), expected, Limit, GradientLimit, $"{path}, softplus {softplus}");
     }
 
-    private static IEnumerable<(string, Func<IReadOnlyDictionary<string, Tensor>, (Tensor, Tensor?)>)> Paths(bool softplus, long[]? offsets)
+    private static IEnumerable<(string, Func<IReadOnlyDictionary<string, Tensor>, (Tensor, Tensor?)>)> Paths(
+        bool softplus, long[]? offsets)
     {
         yield return ("kernel", i => Kernel(i, softplus, offsets));
         yield return ("composed", i => Composed(i, softplus, offsets));
     }
 
-    private static (Tensor output, Tensor? finalState) Kernel(IReadOnlyDictionary<string, Tensor> i, bool softplus, long[]? offsets) =>
+    private static (Tensor output, Tensor? finalState) Kernel(
+        IReadOnlyDictionary<string, Tensor> i, bool softplus, long[]? offsets) =>
         FlaOps.SelectiveScan(i["u"], i["delta"], i["a"], i["b"], i["c"], i.GetValueOrDefault("d"), i.GetValueOrDefault("z"),
             i.GetValueOrDefault("deltaBias"), softplus, i.GetValueOrDefault("initialState"), true,
             offsets is null ? null : tensor(offsets));
 
-    private static (Tensor output, Tensor? finalState) Composed(IReadOnlyDictionary<string, Tensor> i, bool softplus, long[]? offsets)
+    private static (Tensor output, Tensor? finalState) Composed(
+        IReadOnlyDictionary<string, Tensor> i, bool softplus, long[]? offsets)
     {
         var sequences = Sequences.Of(i["u"].size(0), i["u"].size(1), offsets is null ? null : tensor(offsets));
-        var outputs = new SelectiveScanComposed(sequences, softplus, outputFinalState: true).Run(i["u"], i["delta"], i["a"], i["b"], i["c"],
-            i.GetValueOrDefault("d"), i.GetValueOrDefault("z"), i.GetValueOrDefault("deltaBias"), i.GetValueOrDefault("initialState"));
+        var outputs = new SelectiveScanComposed(sequences, softplus, outputFinalState: true).Run(
+            i["u"], i["delta"], i["a"], i["b"], i["c"], i.GetValueOrDefault("d"), i.GetValueOrDefault("z"),
+            i.GetValueOrDefault("deltaBias"), i.GetValueOrDefault("initialState"));
         return (outputs[0]!, outputs[1]);
     }
 

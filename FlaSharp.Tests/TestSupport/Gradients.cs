@@ -3,10 +3,10 @@ using static TorchSharp.torch;
 
 namespace FlaSharp.Tests.TestSupport;
 
-/// <summary>Runs an operation with every input as a leaf and compares outputs and all gradients with a float64 reference.</summary>
+/// <summary>Runs an operation with every input as a leaf; compares outputs and all gradients with a float64 reference.</summary>
 internal static class Gradients
 {
-    /// <summary>Outputs and gradients of sum over outputs of output * weight, by name; a missing output or gradient is absent.</summary>
+    /// <summary>Outputs and gradients of a fixed weighted sum of the outputs, by name; what is missing is absent.</summary>
     public static Dictionary<string, Tensor> Of(
         Func<IReadOnlyDictionary<string, Tensor>, (Tensor output, Tensor? finalState)> operation,
         IReadOnlyDictionary<string, Tensor> inputs, ScalarType? dtype = null)

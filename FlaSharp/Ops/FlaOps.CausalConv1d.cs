@@ -17,8 +17,8 @@ public static partial class FlaOps
     /// <param name="bias">[E]; float32 or the dtype of x.</param>
     /// <param name="activation">null, or "silu", also called "swish".</param>
     /// <param name="initialState">
-    /// [S, E, W - 1], the last W - 1 inputs before the first token, oldest first; float32 or the dtype of x. S is B, or the number
-    /// of packed sequences.
+    /// [S, E, W - 1], the last W - 1 inputs before the first token, oldest first; float32 or the dtype of x. S is B, or the
+    /// number of packed sequences.
     /// </param>
     /// <param name="outputFinalState">Whether to return the state after the last token.</param>
     /// <param name="cuSeqlens">
@@ -29,7 +29,9 @@ public static partial class FlaOps
     /// output [B, T, E] in the dtype of x; finalState [S, E, W - 1] in float32, the initial state of whatever continues the
     /// sequences, or null.
     /// </returns>
-    /// <exception cref="ArgumentException">A shape, dtype, device, activation or <paramref name="cuSeqlens"/> does not fit.</exception>
+    /// <exception cref="ArgumentException">
+    /// A shape, dtype, device, activation or <paramref name="cuSeqlens"/> does not fit.
+    /// </exception>
     public static (Tensor output, Tensor? finalState) CausalConv1d(Tensor x, Tensor weight, Tensor? bias = null,
         string? activation = null, Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null)
     {
@@ -49,11 +51,13 @@ public static partial class FlaOps
         {
             null => false,
             "silu" or "swish" => true,
-            _ => throw new ArgumentException($"activation must be null, \"silu\" or \"swish\", but is \"{activation}\".", nameof(activation)),
+            _ => throw new ArgumentException(
+                $"activation must be null, \"silu\" or \"swish\", but is \"{activation}\".", nameof(activation)),
         };
         var sequences = Sequences.Of(x.size(0), x.size(1), cuSeqlens);
         Guard.ShapeIfGiven(initialState, "[S, E, W - 1]", [sequences.Count, channels, width - 1]);
-        Guard.Float32OrDtypeOf(x, nameof(x), (weight, nameof(weight)), (bias, nameof(bias)), (initialState, nameof(initialState)));
+        Guard.Float32OrDtypeOf(
+            x, nameof(x), (weight, nameof(weight)), (bias, nameof(bias)), (initialState, nameof(initialState)));
         Guard.SameDevice(x, nameof(x), (weight, nameof(weight)), (bias, nameof(bias)), (initialState, nameof(initialState)));
 
         using var scope = NewDisposeScope();

@@ -16,13 +16,17 @@ public static partial class FlaOps
     /// <param name="u">[B, T, E], float32, float16 or bfloat16; any strides, as for all inputs.</param>
     /// <param name="delta">[B, T, E], the step sizes, in the dtype of u.</param>
     /// <param name="a">[E, N], float32, the decay rates themselves, negative: <c>-exp(A_log)</c> of a Mamba checkpoint.</param>
-    /// <param name="b">[B, T, N], or [B, T, G, N] where G divides E and channel e uses group e / (E / G); in the dtype of u.</param>
+    /// <param name="b">
+    /// [B, T, N], or [B, T, G, N] where G divides E and channel e uses group e / (E / G); in the dtype of u.
+    /// </param>
     /// <param name="c">Like <paramref name="b"/>.</param>
     /// <param name="d">[E], float32: the skip connection.</param>
     /// <param name="z">[B, T, E], in the dtype of u: the gate.</param>
     /// <param name="deltaBias">[E], float32: added to delta.</param>
     /// <param name="deltaSoftplus">Whether delta, after the bias, goes through softplus.</param>
-    /// <param name="initialState">float32 [S, E, N], the state before the first token; S is B, or the number of packed sequences.</param>
+    /// <param name="initialState">
+    /// float32 [S, E, N], the state before the first token; S is B, or the number of packed sequences.
+    /// </param>
     /// <param name="outputFinalState">Whether to return the state after the last token.</param>
     /// <param name="cuSeqlens">
     /// int32 or int64 [S + 1]: B is 1, and sequence s holds the tokens from cuSeqlens[s] up to cuSeqlens[s + 1]. Sequences do not
@@ -50,7 +54,8 @@ public static partial class FlaOps
         Guard.NotEmpty(b, letters);
         Guard.Shape(c, letters, shape);
         if (grouped && channels % b.size(2) != 0)
-            throw new ArgumentException($"G must divide E, but b has G = {b.size(2)} groups for E = {channels} channels.", nameof(b));
+            throw new ArgumentException(
+                $"G must divide E, but b has G = {b.size(2)} groups for E = {channels} channels.", nameof(b));
         Guard.ShapeIfGiven(d, "[E]", [channels]);
         Guard.ShapeIfGiven(z, "[B, T, E]", [batch, time, channels]);
         Guard.ShapeIfGiven(deltaBias, "[E]", [channels]);
@@ -68,7 +73,8 @@ public static partial class FlaOps
         FlaFunction function = u.device_type == DeviceType.CPU
             ? new SelectiveScanFunction(sequences, deltaSoftplus, outputFinalState)
             : new SelectiveScanComposed(sequences, deltaSoftplus, outputFinalState);
-        var outputs = function.Run(u, delta, a, grouped ? b : b.unsqueeze(2), grouped ? c : c.unsqueeze(2), d, z, deltaBias, initialState);
+        var outputs = function.Run(
+            u, delta, a, grouped ? b : b.unsqueeze(2), grouped ? c : c.unsqueeze(2), d, z, deltaBias, initialState);
         return (outputs[0]!.MoveToOuterDisposeScope(), outputs[1]?.MoveToOuterDisposeScope());
     }
 }

@@ -3,7 +3,9 @@ using static TorchSharp.torch;
 
 namespace FlaSharp.Ops.Reference;
 
-/// <summary>The causal convolution in TorchSharp's operations, for any device: one shifted sum per tap, differentiated by autograd.</summary>
+/// <summary>
+/// The causal convolution in TorchSharp's operations, for any device: one shifted sum per tap, differentiated by autograd.
+/// </summary>
 internal static class CausalConv
 {
     /// <summary>Arguments as those of <see cref="FlaOps.CausalConv1d"/>, checked; weight [E, W].</summary>
@@ -36,7 +38,7 @@ internal static class CausalConv
     private static Rows PackedRows(Sequences sequences, Tensor state, Tensor inputs, long past) =>
         new(sequences, cat([state.reshape(sequences.Count * past, inputs.size(2)), inputs.squeeze(0)], 0), (int)past);
 
-    /// <summary>The states and the packed tokens in one table [S (W - 1) + T, E], and where each sequence's inputs are in it.</summary>
+    /// <summary>The states and the packed tokens in one table [S (W - 1) + T, E]; where each input is in it.</summary>
     private sealed class Rows(Sequences sequences, Tensor table, int past)
     {
         /// <summary>[1, T, E]: for each token the input that tap w sees.</summary>

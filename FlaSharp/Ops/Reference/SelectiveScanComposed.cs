@@ -5,8 +5,8 @@ using static TorchSharp.torch;
 namespace FlaSharp.Ops.Reference;
 
 /// <summary>
-/// The selective scan in TorchSharp's operations, for any device. Over a block of steps all is computed at once but the recurrence
-/// itself, which is one fused operation per step; only the states at the starts of the blocks are kept for backward.
+/// The selective scan in TorchSharp's operations, for any device. Over a block of steps all is computed at once but the
+/// recurrence itself, which is one fused operation per step; only the states at the starts of the blocks are kept for backward.
 /// </summary>
 /// <remarks>
 /// Works on tensors [L, S, ...], time first, L the longest sequence. Shorter ones are filled up with steps of delta = 0, which
