@@ -1,0 +1,3 @@
+using LanguageModel.Commands;
+
+return CommandLine.Run(args);
