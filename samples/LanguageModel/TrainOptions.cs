@@ -1,3 +1,4 @@
+using System.Text.Json.Serialization;
 using FlaSharp;
 
 namespace LanguageModel;
@@ -51,5 +52,6 @@ internal sealed record TrainOptions
     public long Seed { get; init; } = 1;
 
     /// <summary>Tokens that one optimizer step sees.</summary>
+    [JsonIgnore]
     public long TokensPerStep => (long)Batch * Seq * Accumulate;
 }

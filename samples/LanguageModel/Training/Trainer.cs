@@ -16,6 +16,7 @@ internal sealed class Trainer : IDisposable
 {
     private const int ValidationTokens = 32768;
     private const int Validations = 8;
+    private const int LeastStepsBetweenValidations = 25;
 
     private readonly TrainOptions _options;
     private readonly CausalLM _model;
@@ -95,7 +96,7 @@ internal sealed class Trainer : IDisposable
             board.Write(report);
             view.Step(report);
 
-            if (Step % Math.Max(1, (TotalSteps ?? int.MaxValue) / Validations) == 0 && Step != TotalSteps)
+            if (Step % Math.Max(LeastStepsBetweenValidations, (TotalSteps ?? 0) / Validations) == 0 && Step != TotalSteps)
             {
                 double valLoss = Validate();
                 metrics.WriteValidation(Step, valLoss);
