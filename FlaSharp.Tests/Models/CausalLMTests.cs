@@ -36,7 +36,8 @@ public sealed class CausalLMTests
         var ids = TinyModels.Ids(4, 9);
         var mask = tensor(new long[,]
         {
-            { 0, 0, 0, 1, 1, 1, 1, 1, 1 }, { 1, 1, 1, 1, 1, 0, 0, 0, 0 }, { 1, 0, 1, 1, 0, 0, 1, 1, 1 }, { 1, 1, 1, 1, 1, 1, 1, 1, 1 },
+            { 0, 0, 0, 1, 1, 1, 1, 1, 1 }, { 1, 1, 1, 1, 1, 0, 0, 0, 0 },
+            { 1, 0, 1, 1, 0, 0, 1, 1, 1 }, { 1, 1, 1, 1, 1, 1, 1, 1, 1 },
         });
         var logits = model.forward(ids, mask);
         var (losses, count) = (zeros(1), 0L);
@@ -83,7 +84,8 @@ public sealed class CausalLMTests
         }
         var last = model.Loss(ids, ids).item<float>();
         Assert.True(last < 0.3 * first, $"{name}: the loss went from {first} to {last}.");
-        Assert.All(model.named_parameters(), p => Assert.True(p.parameter.grad is { } grad && grad.abs().sum().item<float>() > 0, p.name));
+        foreach (var (parameter, tensor) in model.named_parameters())
+            Assert.True(tensor.grad is { } grad && grad.abs().sum().item<float>() > 0, parameter);
     }
 
     [Theory, MemberData(nameof(Names))]
@@ -97,8 +99,8 @@ public sealed class CausalLMTests
         var ids = TinyModels.Ids(2, 20);
         var logits = half.forward(ids);
         Assert.Equal(ScalarType.BFloat16, logits.dtype);
-        Compare.Close(logits, full.forward(ids), 0.05, name); // several layers of rounding to 8 bits: 0.02 is seen
-        Assert.Equal(full.Loss(ids, ids).item<float>(), half.Loss(ids, ids).item<float>(), 0.05f);
+        Compare.Close(logits, full.forward(ids), 0.04, name); // three blocks that round to 8 bits: from 0.005 to 0.029 is seen
+        Assert.Equal(full.Loss(ids, ids).item<float>(), half.Loss(ids, ids).item<float>(), 0.02f);
 
         full.to(ScalarType.BFloat16);
         Compare.Close(full.forward(ids), logits, 1e-3, $"{name} after .to(bfloat16)");

@@ -32,12 +32,12 @@ public sealed class CheckpointTests
     {
         using var scope = NewDisposeScope();
         AssertKeys("gla hybrid", "lm_head model.embeddings model.norm",
-            "attn_norm attn.q_proj attn.k_proj attn.v_proj attn.g_proj attn.gk_proj.0 attn.gk_proj.1 attn.gk_proj.1.bias attn.o_proj " +
-            "attn.g_norm_swish_gate mlp_norm mlp.gate_proj mlp.up_proj mlp.down_proj",
+            "attn_norm attn.q_proj attn.k_proj attn.v_proj attn.g_proj attn.gk_proj.0 attn.gk_proj.1 attn.gk_proj.1.bias " +
+            "attn.o_proj attn.g_norm_swish_gate mlp_norm mlp.gate_proj mlp.up_proj mlp.down_proj",
             "attn_norm attn.q_proj attn.k_proj attn.v_proj attn.o_proj mlp_norm mlp.gate_proj mlp.up_proj mlp.down_proj");
         AssertKeys("mamba hybrid", "lm_head backbone.embeddings backbone.norm_f",
-            "norm mixer.in_proj mixer.conv1d mixer.conv1d.bias mixer.x_proj mixer.dt_proj mixer.dt_proj.bias mixer.A_log. mixer.D. " +
-            "mixer.out_proj",
+            "norm mixer.in_proj mixer.conv1d mixer.conv1d.bias mixer.x_proj mixer.dt_proj mixer.dt_proj.bias mixer.A_log. " +
+            "mixer.D. mixer.out_proj",
             "norm mixer.q_proj mixer.k_proj mixer.v_proj mixer.o_proj");
         AssertKeys("mamba2 hybrid", "backbone.embeddings backbone.norm_f",
             "norm mixer.in_proj mixer.conv1d mixer.conv1d.bias mixer.dt_bias. mixer.A_log. mixer.D. mixer.norm mixer.out_proj",
@@ -95,7 +95,8 @@ public sealed class CheckpointTests
         AssertSame(mamba.state_dict(), another.state_dict());
 
         old["lm_head.weight"] = embeddings + 1;
-        Assert.Equal(["lm_head.weight"], Assert.Throws<CheckpointMismatchException>(() => another.LoadWeights(old)).UnexpectedKeys);
+        var exception = Assert.Throws<CheckpointMismatchException>(() => another.LoadWeights(old));
+        Assert.Equal(["lm_head.weight"], exception.UnexpectedKeys);
     }
 
     [Fact]
@@ -123,8 +124,10 @@ public sealed class CheckpointTests
     public void Another_architecture_is_called_by_its_name()
     {
         using var scope = NewDisposeScope();
-        foreach (var (of, into) in new[] { ("mamba2", "mamba"), ("mamba", "gla"), ("gla", "llama"), ("llama", "transformer"), ("transformer", "gla") })
+        string[] names = ["mamba2", "mamba", "gla", "llama", "transformer"];
+        for (var i = 0; i < names.Length; i++)
         {
+            var (of, into) = (names[i], names[(i + 1) % names.Length]);
             using var source = TinyModels.Create(of);
             using var target = TinyModels.Create(into);
             var exception = Assert.Throws<CheckpointMismatchException>(() => target.LoadWeights(source.state_dict()));
@@ -159,7 +162,8 @@ public sealed class CheckpointTests
         using var scope = NewDisposeScope();
         using var folder = new TemporaryFolder();
         using var model = TinyModels.Create("gla");
-        SafeTensors.Save(folder.File("model.safetensors"), model.state_dict().ToDictionary(p => p.Key, p => p.Value.to(ScalarType.Float16)));
+        var halves = model.state_dict().ToDictionary(pair => pair.Key, pair => pair.Value.to(ScalarType.Float16));
+        SafeTensors.Save(folder.File("model.safetensors"), halves);
         File.WriteAllText(folder.File("config.json"), model.Config.ToJson());
         using var loaded = CausalLM.FromPretrained(folder.Path, dtype: ScalarType.Float32);
         foreach (var (key, tensor) in loaded.state_dict())
@@ -170,9 +174,11 @@ public sealed class CheckpointTests
     public void What_is_missing_on_disk_is_named()
     {
         using var folder = new TemporaryFolder();
-        Assert.Contains("config.json", Assert.Throws<FileNotFoundException>(() => CausalLM.FromPretrained(folder.Path)).Message);
+        Assert.Contains("config.json", Load().Message);
         File.WriteAllText(folder.File("config.json"), TinyModels.Config("mamba").ToJson());
-        Assert.Contains("model.safetensors", Assert.Throws<FileNotFoundException>(() => CausalLM.FromPretrained(folder.Path)).Message);
+        Assert.Contains("model.safetensors", Load().Message);
+
+        FileNotFoundException Load() => Assert.Throws<FileNotFoundException>(() => CausalLM.FromPretrained(folder.Path));
     }
 
     [Fact]
@@ -181,7 +187,8 @@ public sealed class CheckpointTests
         using var folder = new TemporaryFolder();
         using var first = TinyModels.Create("mamba");
         first.SavePretrained(folder.Path);
-        var (config, weights) = (File.ReadAllText(folder.File("config.json")), File.ReadAllBytes(folder.File("model.safetensors")));
+        var config = File.ReadAllText(folder.File("config.json"));
+        var weights = File.ReadAllBytes(folder.File("model.safetensors"));
 
         using var second = TinyModels.Create("gla");
         Assert.Throws<IOException>(() => second.SavePretrained(folder.File("config.json"))); // a file where a folder should be
@@ -196,13 +203,14 @@ public sealed class CheckpointTests
         Assert.Equal(weights, File.ReadAllBytes(folder.File("model.safetensors")));
     }
 
-    /// <summary>Names without ".weight", of the whole, of blocks 0 and 2, and of block 1; ".bias" stays, and "x." is x itself.</summary>
+    /// <summary>Names of the whole, of blocks 0 and 2, and of block 1, without ".weight"; ".bias" stays, "x." is x.</summary>
     private static void AssertKeys(string name, string outer, string block, string middle)
     {
         using var model = TinyModels.Create(name);
         var root = model.Config.Names.Root;
         var expected = outer.Split(' ')
-            .Concat(Enumerable.Range(0, 3).SelectMany(i => (i == 1 ? middle : block).Split(' ').Select(key => $"{root}.layers.{i}.{key}")))
+            .Concat(Enumerable.Range(0, 3)
+                .SelectMany(i => (i == 1 ? middle : block).Split(' ').Select(key => $"{root}.layers.{i}.{key}")))
             .Select(key => key.EndsWith('.') ? key[..^1] : key.EndsWith(".bias") ? key : $"{key}.weight");
         Assert.Equal(expected.Order(), model.state_dict().Keys.Order());
     }

@@ -118,7 +118,7 @@ public sealed class GenerationTests
             {
                 var share = tokens.Count(drawn => drawn == token) / (double)Rows;
                 var deviation = Math.Sqrt(expected[token] * (1 - expected[token]) / Rows);
-                Assert.True(Math.Abs(share - expected[token]) <= 5 * deviation, $"{options}: token {token} came {share} of the time.");
+                Assert.True(Math.Abs(share - expected[token]) <= 5 * deviation, $"{options}: {share} of the tokens are {token}.");
             }
         }
     }

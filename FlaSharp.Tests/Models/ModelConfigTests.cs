@@ -28,16 +28,20 @@ public sealed class ModelConfigTests
         Assert.Equal((4, 0.5, 1.0, 1e-6, 0.02), (gla.NumHeads, gla.ExpandK, gla.ExpandV, gla.NormEps, gla.InitializerRange));
         Assert.Equal((16, 16.0, false), (gla.GateLowRankDim, gla.GateLogitNormalizer, gla.TieWordEmbeddings));
         var mamba = Assert.IsType<MambaConfig>(Read($"{{ \"model_type\": \"mamba\", {Sizes}, \"time_step_rank\": \"auto\" }}"));
-        Assert.Equal((16, 128, 4, true, 1e-5), (mamba.StateSize, mamba.IntermediateSize, mamba.TimeStepRank, mamba.TieWordEmbeddings, mamba.NormEps));
+        Assert.Equal((16, 128, 4), (mamba.StateSize, mamba.IntermediateSize, mamba.TimeStepRank));
+        Assert.Equal((true, 1e-5), (mamba.TieWordEmbeddings, mamba.NormEps));
         var mamba2 = Assert.IsType<Mamba2Config>(Read($"{{ \"model_type\": \"mamba2\", {Sizes}, \"head_dim\": 8 }}"));
-        Assert.Equal((16, 8, 128, double.PositiveInfinity), (mamba2.NumHeads, mamba2.NGroups, mamba2.StateSize, mamba2.TimeStepLimit!.Value.Max));
+        Assert.Equal((16, 8, 128), (mamba2.NumHeads, mamba2.NGroups, mamba2.StateSize));
+        Assert.Equal((0, double.PositiveInfinity), mamba2.TimeStepLimit);
         var llama = Assert.IsType<TransformerConfig>(Read($"{{ \"model_type\": \"llama\", {Sizes} }}"));
-        Assert.Equal((32, 32, 2, 1e-6, 10000.0), (llama.NumHeads, llama.NumKvHeads, llama.HeadDim, llama.NormEps, llama.RopeTheta));
+        Assert.Equal((32, 32, 2), (llama.NumHeads, llama.NumKvHeads, llama.HeadDim));
+        Assert.Equal((1e-6, 10000.0), (llama.NormEps, llama.RopeTheta));
 
         var json = JsonNode.Parse(new TransformerConfig { HiddenSize = 4096, VocabSize = 50 }.ToJson())!.AsObject();
         Assert.Equal(11008, (int)json["intermediate_size"]!);
         Assert.Equal("LlamaForCausalLM", (string)json["architectures"]![0]!);
-        foreach (var field in new[] { "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "attention_bias", "rope_theta" })
+        string[] fields = ["num_attention_heads", "num_key_value_heads", "rms_norm_eps", "attention_bias", "rope_theta"];
+        foreach (var field in fields)
             Assert.True(json.ContainsKey(field), field);
         Assert.Equal("chunk", (string)JsonNode.Parse(new GlaConfig().ToJson())!["attn_mode"]!);
     }
@@ -50,8 +54,12 @@ public sealed class ModelConfigTests
     {
         foreach (var field in new[] { "time_step_limit", "dt_limit" })
         {
-            var config = (Mamba2Config)Read(
-                $"{{ \"model_type\": \"mamba2\", \"note\": \"to \\\"Infinity\\\" and Infinity\", {Sizes}, \"head_dim\": 8, \"{field}\": {range} }}");
+            var config = (Mamba2Config)Read($$"""
+                {
+                  "model_type": "mamba2", {{Sizes}}, "head_dim": 8,
+                  "note": "to \"Infinity\" and Infinity", "{{field}}": {{range}}
+                }
+                """);
             Assert.Equal((0.5, max), config.TimeStepLimit);
             Assert.Equal("to \"Infinity\" and Infinity", config.OtherFields!["note"].GetString());
         }
@@ -87,7 +95,7 @@ public sealed class ModelConfigTests
     {
         Assert.Equal(5e5, Rope("\"rope_theta\": 500000.0, \"rope_scaling\": null"));
         Assert.Equal(5e5, Rope("\"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"default\"}"));
-        Fails("rope_scaling", $"{{ \"model_type\": \"llama\", {Sizes}, \"rope_scaling\": {{\"rope_type\": \"llama3\", \"factor\": 8}} }}");
+        Fails("rope_scaling", $$"""{ "model_type": "llama", {{Sizes}}, "rope_scaling": {"rope_type": "llama3", "factor": 8} }""");
 
         static double? Rope(string fields) =>
             ((TransformerConfig)Read($"{{ \"model_type\": \"llama\", {Sizes}, {fields} }}")).RopeTheta;

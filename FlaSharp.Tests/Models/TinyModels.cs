@@ -20,7 +20,10 @@ internal static class TinyModels
         ["mamba"] = new MambaConfig { StateSize = 8 },
         ["mamba hybrid"] = new MambaConfig { StateSize = 8, TieWordEmbeddings = false, Attn = s_middle },
         ["mamba2"] = new Mamba2Config { HeadDim = 16, StateSize = 8, NGroups = 2 },
-        ["mamba2 hybrid"] = new Mamba2Config { HeadDim = 16, StateSize = 8, NGroups = 1, TieWordEmbeddings = true, Attn = s_middle },
+        ["mamba2 hybrid"] = new Mamba2Config
+        {
+            HeadDim = 16, StateSize = 8, NGroups = 1, TieWordEmbeddings = true, Attn = s_middle,
+        },
         ["llama"] = new TransformerConfig { NumHeads = 4, NumKvHeads = 2, IntermediateSize = 48, TieWordEmbeddings = true },
         ["transformer"] = new TransformerConfig
         {

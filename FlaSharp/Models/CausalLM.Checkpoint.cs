@@ -11,17 +11,18 @@ public sealed partial class CausalLM
 
     /// <summary>Loads a model as Hugging Face's <c>save_pretrained</c> stores it.</summary>
     /// <param name="directory">
-    /// A folder with <c>config.json</c> (model_type gla, mamba, mamba2, llama or transformer) and <c>model.safetensors</c>, or the files
-    /// that <c>model.safetensors.index.json</c> names.
+    /// A folder with <c>config.json</c> (model_type gla, mamba, mamba2, llama or transformer) and <c>model.safetensors</c>, or
+    /// the files that <c>model.safetensors.index.json</c> names.
     /// </param>
     /// <param name="device">Where to put the model; the CPU if null.</param>
     /// <param name="dtype">
-    /// Of the parameters: float32, float16 or bfloat16; that of the largest stored tensor if null. Decays and step sizes are float32 always.
+    /// Of the parameters: float32, float16 or bfloat16; that of the largest stored tensor if null. Decays and step sizes are
+    /// float32 always.
     /// </param>
     /// <exception cref="FileNotFoundException">A file is missing.</exception>
     /// <exception cref="InvalidDataException">config.json is wrong: the message names the field and its value.</exception>
     /// <exception cref="SafeTensorsException">A file of tensors is broken.</exception>
-    /// <exception cref="CheckpointMismatchException">The tensors are not those of the model that config.json describes.</exception>
+    /// <exception cref="CheckpointMismatchException">The tensors are not those of the model in config.json.</exception>
     public static CausalLM FromPretrained(string directory, Device? device = null, ScalarType? dtype = null)
     {
         ArgumentException.ThrowIfNullOrEmpty(directory);
@@ -84,8 +85,9 @@ public sealed partial class CausalLM
         {
             Directory.CreateDirectory(directory);
             File.WriteAllText(temporary, Config.ToJson());
+            var metadata = new Dictionary<string, string> { ["format"] = "pt" }; // transformers asks for it
             using (NewDisposeScope())
-                SafeTensors.Save(Path.Combine(directory, WeightsFile), state_dict(), new Dictionary<string, string> { ["format"] = "pt" });
+                SafeTensors.Save(Path.Combine(directory, WeightsFile), state_dict(), metadata);
             File.Move(temporary, config, overwrite: true);
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)

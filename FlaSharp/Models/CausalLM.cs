@@ -71,8 +71,8 @@ public sealed partial class CausalLM : nn.Module<Tensor, Tensor>
     /// <summary>The logits of the token after each token, leaving out padding or keeping packed sequences apart.</summary>
     /// <param name="inputIds">Token ids, int64 [B, T].</param>
     /// <param name="attentionMask">
-    /// [B, T], 1 at tokens and 0 at padding, which may lie left, right or in between. Padding costs nothing: it is taken out before
-    /// the first block. The logits there are 0.
+    /// [B, T], 1 at tokens and 0 at padding, which may lie left, right or in between. Padding costs nothing: it is taken out
+    /// before the first block. The logits there are 0.
     /// </param>
     /// <param name="cuSeqlens">
     /// int32 or int64 [S + 1], the bounds of S sequences packed into one row (B = 1). They do not see each other. Not together
@@ -190,8 +190,8 @@ public sealed partial class CausalLM : nn.Module<Tensor, Tensor>
     {
         if (state is not null && state.Layers.Count != Config.NumHiddenLayers)
             throw new ArgumentException(
-                $"state is that of a model with {state.Layers.Count} blocks; this one has {Config.NumHiddenLayers}. Make it with " +
-                "NewState().", nameof(state));
+                $"state is that of a model with {state.Layers.Count} blocks; this one has {Config.NumHiddenLayers}. Make it " +
+                "with NewState().", nameof(state));
     }
 
     private static void CheckInt64(Tensor tensor, string name)

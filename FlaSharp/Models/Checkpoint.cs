@@ -29,12 +29,14 @@ internal static class Checkpoint
 
         string[] missing = [.. parameters.Keys.Where(key => !found.ContainsKey(key)).Order(StringComparer.Ordinal)];
         string[] unexpected = [.. found.Keys.Where(key => !parameters.ContainsKey(key)).Order(StringComparer.Ordinal)];
-        string[] unfit = [.. found.Keys.Where(key => parameters.TryGetValue(key, out var parameter) && !Fits(found[key], parameter))
+        string[] unfit = [.. found.Keys
+            .Where(key => parameters.TryGetValue(key, out var parameter) && !Fits(found[key], parameter))
             .Order(StringComparer.Ordinal)];
         if (missing.Length + unexpected.Length + unfit.Length == 0)
             return found;
 
-        var message = new StringBuilder($"The checkpoint does not fit the model (model_type {config.ModelType}). Nothing was loaded.");
+        var message = new StringBuilder(
+            $"The checkpoint does not fit the model (model_type {config.ModelType}). Nothing was loaded.");
         if (GuessType(found) is { } type && type != config.ModelType)
             message.Append($"\nIts tensors look like those of a {type} model.");
         List(message, "Missing", missing, key => $"{key} {Shape(parameters[key])}");
@@ -47,7 +49,7 @@ internal static class Checkpoint
     /// <summary>state-spaces writes embedding where all others write embeddings.</summary>
     private static string CurrentName(string key) => key == "backbone.embedding.weight" ? "backbone.embeddings.weight" : key;
 
-    /// <summary>Older files of flash-linear-attention have the gate and up projections of an MLP in one matrix [2 I, D].</summary>
+    /// <summary>Older files of flash-linear-attention have an MLP's gate and up projections in one matrix [2 I, D].</summary>
     private static void SplitGates(Dictionary<string, Tensor> found, Dictionary<string, Tensor> parameters)
     {
         foreach (var gate in found.Keys.Where(key => key.EndsWith(GateKey, StringComparison.Ordinal)).ToArray())

@@ -1,11 +1,11 @@
 namespace FlaSharp.Models;
 
-/// <summary>The tensors of a checkpoint are not those of the model. Says everything that does not fit, and nothing was loaded.</summary>
+/// <summary>The tensors of a checkpoint are not those of the model. All that differs is listed; nothing was loaded.</summary>
 public sealed class CheckpointMismatchException : Exception
 {
     internal CheckpointMismatchException(
-        string message, IReadOnlyList<string> missing, IReadOnlyList<string> unexpected, IReadOnlyList<string> unfit) : base(message) =>
-        (MissingKeys, UnexpectedKeys, UnfitKeys) = (missing, unexpected, unfit);
+        string message, IReadOnlyList<string> missing, IReadOnlyList<string> unexpected, IReadOnlyList<string> unfit)
+        : base(message) => (MissingKeys, UnexpectedKeys, UnfitKeys) = (missing, unexpected, unfit);
 
     /// <summary>Parameters of the model that the checkpoint lacks.</summary>
     public IReadOnlyList<string> MissingKeys { get; }

@@ -68,7 +68,8 @@ internal static partial class ConfigJson
             var pure = StringOrSpecialNumber().Replace(text, match => match.Value[0] == '"'
                 ? match.Value
                 : SpecialNumber.Format(match.Value));
-            return JsonNode.Parse(pure, documentOptions: new JsonDocumentOptions { AllowDuplicateProperties = false }) as JsonObject
+            var options = new JsonDocumentOptions { AllowDuplicateProperties = false };
+            return JsonNode.Parse(pure, documentOptions: options) as JsonObject
                 ?? throw new InvalidDataException($"{path}: must be a JSON object.");
         }
         catch (JsonException exception)
