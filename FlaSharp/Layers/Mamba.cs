@@ -101,16 +101,15 @@ public sealed class Mamba : SequenceLayer
 
     private protected override Tensor Mix(Tensor x, Tensor? cuSeqlens, Sequences sequences, LayerState? state)
     {
-        var uz = _inProj.forward(x);
-        var z = uz.narrow(-1, _innerSize, _innerSize);
-        var (u, inputs) = _conv.forward(uz.narrow(-1, 0, _innerSize), state?[Conv], state is not null, cuSeqlens);
+        // split, not narrow: its backward writes the gradient of the whole in one go.
+        var uz = _inProj.forward(x).split([_innerSize, _innerSize], -1);
+        var (u, inputs) = _conv.forward(uz[0], state?[Conv], state is not null, cuSeqlens);
 
-        var selected = _xProj.forward(u);
-        var delta = nn.functional.linear(selected.narrow(-1, 0, _rank), _dtProj.Weight);
+        var selected = _xProj.forward(u).split([_rank, _stateSize, _stateSize], -1);
+        var delta = nn.functional.linear(selected[0], _dtProj.Weight);
         var (y, finalState) = FlaOps.SelectiveScan(
-            u, delta, -_aLog.to(ScalarType.Float32).exp(),
-            selected.narrow(-1, _rank, _stateSize), selected.narrow(-1, _rank + _stateSize, _stateSize),
-            _d.to(ScalarType.Float32), z, _dtProj.Bias.to(ScalarType.Float32), deltaSoftplus: true,
+            u, delta, -_aLog.to(ScalarType.Float32).exp(), selected[1], selected[2],
+            _d.to(ScalarType.Float32), uz[1], _dtProj.Bias.to(ScalarType.Float32), deltaSoftplus: true,
             state?[Recurrent], state is not null, cuSeqlens);
         if (state is not null)
             (state[Recurrent], state[Conv]) = (finalState, inputs);

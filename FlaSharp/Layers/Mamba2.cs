@@ -127,16 +127,17 @@ public sealed class Mamba2 : SequenceLayer
     private protected override Tensor Mix(Tensor x, Tensor? cuSeqlens, Sequences sequences, LayerState? state)
     {
         var (batch, time, groupsSize) = (x.size(0), x.size(1), (long)_nGroups * _stateSize);
-        var projected = _inProj.forward(x);
-        var z = projected.narrow(-1, 0, _innerSize);
-        var dt = projected.narrow(-1, _innerSize + ConvSize, _numHeads);
-        var (xbc, inputs) = _conv.forward(projected.narrow(-1, _innerSize, ConvSize), state?[Conv], state is not null, cuSeqlens);
+        // split, not narrow: its backward writes the gradient of the whole in one go.
+        var projected = _inProj.forward(x).split([_innerSize, ConvSize, _numHeads], -1);
+        var (z, dt) = (projected[0], projected[2]);
+        var (convolved, inputs) = _conv.forward(projected[1], state?[Conv], state is not null, cuSeqlens);
+        var xbc = convolved.split([_innerSize, groupsSize, groupsSize], -1);
 
         var d = _d.to(ScalarType.Float32);
         var (y, finalState) = FlaOps.Ssd(
-            Heads(xbc.narrow(-1, 0, _innerSize)), dt, -_aLog.to(ScalarType.Float32).exp(),
-            xbc.narrow(-1, _innerSize, groupsSize).view(batch, time, _nGroups, _stateSize),
-            xbc.narrow(-1, _innerSize + groupsSize, groupsSize).view(batch, time, _nGroups, _stateSize),
+            Heads(xbc[0]), dt, -_aLog.to(ScalarType.Float32).exp(),
+            xbc[1].view(batch, time, _nGroups, _stateSize),
+            xbc[2].view(batch, time, _nGroups, _stateSize),
             _dHasHeadDim ? d.view(_numHeads, _headDim) : d, _norm is null ? Heads(z) : null,
             _dtBias.to(ScalarType.Float32), dtSoftplus: true, _timeStepLimit, state?[Recurrent], state is not null, cuSeqlens);
         if (state is not null)
