@@ -71,14 +71,40 @@ internal static class Guard
                     $"{name} must be float32 or have the dtype of {firstName}, {first.dtype}, but is {tensor.dtype}. Convert it.", name);
     }
 
-    /// <summary>Checks that the optional tensors are on the device of the first.</summary>
-    public static void SameDevice(Tensor first, string firstName, params ReadOnlySpan<(Tensor? tensor, string name)> others)
+    /// <summary>Checks that all tensors lie on the device of the first, and that none on the CPU holds nothing but NaN.</summary>
+    public static void Operands(Tensor first, string firstName, params ReadOnlySpan<(Tensor? tensor, string name)> others)
     {
         foreach (var (tensor, name) in others)
             if (tensor is not null && (tensor.device_type != first.device_type || tensor.device_index != first.device_index))
                 throw new ArgumentException(
                     $"{name} must be on the device of {firstName}, {first.device}, but is on {tensor.device}. Move it with .to(device).", name);
+        NotAllNaN(first, firstName);
+        foreach (var (tensor, name) in others)
+            NotAllNaN(tensor, name);
     }
+
+    /// <summary>
+    /// Checks that a tensor on the CPU holds a number. Free unless its first element is NaN; on a GPU reading that would wait for
+    /// all work before it, so nothing is checked there.
+    /// </summary>
+    public static void NotAllNaN(Tensor? tensor, string name)
+    {
+        if (tensor is null || tensor.device_type != DeviceType.CPU || !StartsWithNaN(tensor))
+            return;
+        using var scope = NewDisposeScope();
+        if (tensor.isnan().all().ToBoolean())
+            throw new ArgumentException(
+                $"{name} holds nothing but NaN, in [{string.Join(", ", tensor.shape)}]. Look for what made it: diverged weights, 0 / 0, inf - inf.",
+                name);
+    }
+
+    private static unsafe bool StartsWithNaN(Tensor tensor) => tensor.numel() > 0 && tensor.dtype switch
+    {
+        ScalarType.Float32 => float.IsNaN(*(float*)TensorPointer.Of(tensor)),
+        ScalarType.Float16 => Half.IsNaN(*(Half*)TensorPointer.Of(tensor)),
+        ScalarType.BFloat16 => (*(ushort*)TensorPointer.Of(tensor) & 0x7fff) > 0x7f80,
+        _ => false,
+    };
 
     /// <summary>Checks that <paramref name="total"/> is a multiple of <paramref name="part"/>, as query heads are of key heads.</summary>
     public static void Divides(long total, long part, string totalName, string partName)

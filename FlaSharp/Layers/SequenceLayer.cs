@@ -51,7 +51,7 @@ public abstract class SequenceLayer : MixedPrecisionModule
         Guard.Shape(x, "[B, T, D]", [-1, -1, HiddenSize]);
         Guard.NotEmpty(x, "[B, T, D]");
         Guard.SameDtype(InputWeight, "the weights", (x, nameof(x)));
-        Guard.SameDevice(InputWeight, "the weights", (x, nameof(x)));
+        Guard.Operands(InputWeight, "the weights", (x, nameof(x)));
         if (attentionMask is not null && cuSeqlens is not null)
             throw new ArgumentException("Give attentionMask or cuSeqlens, not both: packed sequences have no padding.", nameof(cuSeqlens));
 

@@ -1,3 +1,4 @@
+using FlaSharp.Interop;
 using FlaSharp.IO;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -60,13 +61,17 @@ public sealed partial class CausalLM
     /// <exception cref="CheckpointMismatchException">
     /// Tensors are missing, unexpected or of another shape. All are listed, and no parameter has changed.
     /// </exception>
+    /// <exception cref="ArgumentException">A tensor holds nothing but NaN. No parameter has changed.</exception>
     public void LoadWeights(IReadOnlyDictionary<string, Tensor> tensors)
     {
         ArgumentNullException.ThrowIfNull(tensors);
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
         var parameters = state_dict();
-        foreach (var (key, tensor) in Checkpoint.Match(tensors, parameters, Config))
+        var matched = Checkpoint.Match(tensors, parameters, Config);
+        foreach (var (key, tensor) in matched)
+            Guard.NotAllNaN(tensor, key);
+        foreach (var (key, tensor) in matched)
             parameters[key].copy_(tensor);
     }
 

@@ -166,7 +166,7 @@ public sealed partial class CausalLM : nn.Module<Tensor, Tensor>
         CheckInt64(inputIds, name);
         Guard.Shape(inputIds, "[B, T]", [-1, -1], name);
         Guard.NotEmpty(inputIds, "[B, T]", name);
-        Guard.SameDevice(HeadWeight, "the model", (inputIds, name));
+        Guard.Operands(HeadWeight, "the model", (inputIds, name));
         var range = stack([inputIds.min(), inputIds.max()]).cpu().data<long>().ToArray();
         if (range[0] < 0 || range[1] >= Config.VocabSize)
             throw new ArgumentException(
@@ -178,7 +178,7 @@ public sealed partial class CausalLM : nn.Module<Tensor, Tensor>
     {
         CheckInt64(labels, nameof(labels));
         Guard.Shape(labels, "[B, T]", [inputIds.size(0), inputIds.size(1)]);
-        Guard.SameDevice(inputIds, nameof(inputIds), (labels, nameof(labels)));
+        Guard.Operands(inputIds, nameof(inputIds), (labels, nameof(labels)));
         using var scope = NewDisposeScope();
         if ((labels.ne(IgnoredLabel) & (labels.lt(0) | labels.ge(Config.VocabSize))).any().item<bool>())
             throw new ArgumentException(

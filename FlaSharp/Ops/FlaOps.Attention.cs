@@ -74,7 +74,7 @@ public static partial class FlaOps
             Guard.Floating(sinks);
         Guard.ShapeIfGiven(alibiSlopes, "[H]", [q.size(2)]);
         Guard.Float32IfGiven(alibiSlopes);
-        Guard.SameDevice(
+        Guard.Operands(
             q, nameof(q), (k, nameof(k)), (v, nameof(v)), (sinks, nameof(sinks)), (alibiSlopes, nameof(alibiSlopes)));
     }
 

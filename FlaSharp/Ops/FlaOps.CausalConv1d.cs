@@ -58,7 +58,7 @@ public static partial class FlaOps
         Guard.ShapeIfGiven(initialState, "[S, E, W - 1]", [sequences.Count, channels, width - 1]);
         Guard.Float32OrDtypeOf(
             x, nameof(x), (weight, nameof(weight)), (bias, nameof(bias)), (initialState, nameof(initialState)));
-        Guard.SameDevice(x, nameof(x), (weight, nameof(weight)), (bias, nameof(bias)), (initialState, nameof(initialState)));
+        Guard.Operands(x, nameof(x), (weight, nameof(weight)), (bias, nameof(bias)), (initialState, nameof(initialState)));
 
         using var scope = NewDisposeScope();
         var taps = weight.dim() == 3 ? weight.squeeze(1) : weight;

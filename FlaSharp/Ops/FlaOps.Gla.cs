@@ -109,7 +109,7 @@ public static partial class FlaOps
         if (g.dtype != ScalarType.Float32)
             Guard.SameDtype(q, nameof(q), (g, nameof(g)));
         Guard.Float32IfGiven(initialState);
-        Guard.SameDevice(q, nameof(q), (k, nameof(k)), (v, nameof(v)), (g, nameof(g)), (initialState, nameof(initialState)));
+        Guard.Operands(q, nameof(q), (k, nameof(k)), (v, nameof(v)), (g, nameof(g)), (initialState, nameof(initialState)));
         var sequences = Sequences.Of(batch, time, cuSeqlens);
         Guard.ShapeIfGiven(initialState, "[S, H, K, V]", [sequences.Count, heads, keySize, v.size(3)]);
         return sequences;

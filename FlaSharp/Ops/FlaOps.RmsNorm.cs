@@ -44,7 +44,7 @@ public static partial class FlaOps
         ArgumentNullException.ThrowIfNull(gate);
         Guard.Shape(gate, "of x", x.shape);
         Guard.SameDtype(x, nameof(x), (gate, nameof(gate)));
-        Guard.SameDevice(x, nameof(x), (gate, nameof(gate)));
+        Guard.Operands(x, nameof(x), (gate, nameof(gate)));
         var isSwish = IsSwish(activation);
         var group = groupSize ?? x.size(-1);
         CheckGroupSize(x.size(-1), group);
@@ -74,11 +74,8 @@ public static partial class FlaOps
         if (x.dim() == 0 || x.size(-1) == 0)
             throw new ArgumentException($"x must have shape [..., D] with D >= 1, but has [{string.Join(", ", x.shape)}].", nameof(x));
         ArgumentOutOfRangeException.ThrowIfNegative(eps);
-        if (weight is null)
-            return;
-        Guard.Shape(weight, "[D]", [x.size(-1)]);
-        if (weight.dtype != ScalarType.Float32)
-            Guard.SameDtype(x, nameof(x), (weight, nameof(weight)));
-        Guard.SameDevice(x, nameof(x), (weight, nameof(weight)));
+        Guard.ShapeIfGiven(weight, "[D]", [x.size(-1)]);
+        Guard.Float32OrDtypeOf(x, nameof(x), (weight, nameof(weight)));
+        Guard.Operands(x, nameof(x), (weight, nameof(weight)));
     }
 }

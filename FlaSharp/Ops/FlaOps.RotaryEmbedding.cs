@@ -60,7 +60,7 @@ public static partial class FlaOps
             Guard.Shape(positions, "[B, T]", [x.size(0), x.size(1)]);
         else
             Guard.Shape(positions, "[T] or [B, T]", [x.size(1)]);
-        Guard.SameDevice(x, nameof(x), (positions, nameof(positions)));
+        Guard.Operands(x, nameof(x), (positions, nameof(positions)));
     }
 
     internal static void CheckRotaryInput(Tensor x)

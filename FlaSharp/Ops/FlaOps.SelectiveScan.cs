@@ -66,7 +66,7 @@ public static partial class FlaOps
         Guard.Float32IfGiven(d);
         Guard.Float32IfGiven(deltaBias);
         Guard.Float32IfGiven(initialState);
-        Guard.SameDevice(u, nameof(u), (delta, nameof(delta)), (a, nameof(a)), (b, nameof(b)), (c, nameof(c)), (d, nameof(d)),
+        Guard.Operands(u, nameof(u), (delta, nameof(delta)), (a, nameof(a)), (b, nameof(b)), (c, nameof(c)), (d, nameof(d)),
             (z, nameof(z)), (deltaBias, nameof(deltaBias)), (initialState, nameof(initialState)));
 
         using var scope = NewDisposeScope();

@@ -96,7 +96,7 @@ public static partial class FlaOps
         foreach (var (tensor, name) in (ReadOnlySpan<(Tensor?, string)>)[(dt, nameof(dt)), (a, nameof(a)), (d, nameof(d)), (dtBias, nameof(dtBias))])
             if (tensor is not null && tensor.dtype != ScalarType.Float32)
                 Guard.SameDtype(x, nameof(x), (tensor, name));
-        Guard.SameDevice(x, nameof(x), (dt, nameof(dt)), (a, nameof(a)), (b, nameof(b)), (c, nameof(c)), (d, nameof(d)), (z, nameof(z)),
+        Guard.Operands(x, nameof(x), (dt, nameof(dt)), (a, nameof(a)), (b, nameof(b)), (c, nameof(c)), (d, nameof(d)), (z, nameof(z)),
             (dtBias, nameof(dtBias)), (initialState, nameof(initialState)));
         return sequences;
     }

@@ -18,7 +18,7 @@ public static partial class FlaOps
         Guard.Floating(gate);
         Guard.Shape(up, "of gate", gate.shape);
         Guard.SameDtype(gate, nameof(gate), (up, nameof(up)));
-        Guard.SameDevice(gate, nameof(gate), (up, nameof(up)));
+        Guard.Operands(gate, nameof(gate), (up, nameof(up)));
         return gate.device_type == DeviceType.CPU
             ? new SwiGluFunction().Run(gate, up)[0]!
             : SwiGluReference(gate, up);
