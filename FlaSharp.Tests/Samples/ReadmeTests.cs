@@ -1,0 +1,44 @@
+using System.Text.RegularExpressions;
+using FlaSharp.Tests.TestSupport;
+using Microsoft.CodeAnalysis.CSharp.Scripting;
+using Xunit;
+
+namespace FlaSharp.Tests.Samples;
+
+public sealed partial class ReadmeTests
+{
+    [Fact]
+    public async Task The_training_example_runs()
+    {
+        string readme = await File.ReadAllTextAsync(
+            Path.Combine(AppContext.BaseDirectory, "README.md"), TestContext.Current.CancellationToken);
+        string example = CodeBlock().Match(readme).Groups[1].Value;
+        Assert.Contains("step < 500", example, StringComparison.Ordinal);
+        Assert.InRange(example.Split('\n').Length, 10, 25);
+
+        using var folder = new TemporaryFolder();
+        string current = Directory.GetCurrentDirectory();
+        TextWriter standardOut = Console.Out;
+        using var output = new StringWriter();
+        try
+        {
+            Directory.SetCurrentDirectory(folder.Path);
+            Console.SetOut(output);
+            await File.WriteAllTextAsync(
+                "book.txt", string.Concat(Enumerable.Repeat("It was a dark and stormy night. ", 20)), TestContext.Current.CancellationToken);
+            await CSharpScript.RunAsync(example.Replace("step < 500", "step < 2", StringComparison.Ordinal), Scripting.Options,
+                cancellationToken: TestContext.Current.CancellationToken);
+        }
+        finally
+        {
+            Directory.SetCurrentDirectory(current);
+            Console.SetOut(standardOut);
+        }
+
+        Assert.Matches(@"^0 5\.\d{3}\s*$", output.ToString());
+        Assert.True(File.Exists(Path.Combine(folder.Path, "my-model", "model.safetensors")));
+    }
+
+    [GeneratedRegex("```csharp\n(.*?)```", RegexOptions.Singleline)]
+    private static partial Regex CodeBlock();
+}
