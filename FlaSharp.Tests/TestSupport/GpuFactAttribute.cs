@@ -11,9 +11,11 @@ public sealed class GpuFactAttribute : FactAttribute
 {
     private static readonly Lazy<bool> s_available = new(torch.cuda.is_available);
 
-    public GpuFactAttribute([CallerFilePath] string? file = null, [CallerLineNumber] int line = -1) : base(file, line)
-    {
-        if (Environment.GetEnvironmentVariable("FLASHARP_REQUIRE_GPU") != "1" && !s_available.Value)
-            Skip = "No CUDA GPU that TorchSharp can use.";
-    }
+    public GpuFactAttribute([CallerFilePath] string? file = null, [CallerLineNumber] int line = -1) : base(file, line) =>
+        Skip = SkipReason;
+
+    internal static string? SkipReason =>
+        Environment.GetEnvironmentVariable("FLASHARP_REQUIRE_GPU") == "1" || s_available.Value
+            ? null
+            : "No CUDA GPU that TorchSharp can use.";
 }
