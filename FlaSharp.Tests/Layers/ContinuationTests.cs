@@ -26,7 +26,8 @@ public class ContinuationTests
         using var fullState = new LayerState();
         Compare.Close(layer.forward(x, null, null, fullState), full, 0, "one pass with a state");
 
-        int[][] segmentations = [[20, .. Enumerable.Repeat(1, 20)], [.. Enumerable.Repeat(1, 40)], [3, 1, 9, 2, 1, 1, 16, 7], [39, 1], [1, 39]];
+        int[][] segmentations = [[20, .. Enumerable.Repeat(1, 20)], [.. Enumerable.Repeat(1, 40)], [3, 1, 9, 2, 1, 1, 16, 7],
+            [39, 1], [1, 39]];
         foreach (var segments in segmentations)
         {
             using var state = new LayerState();
@@ -42,7 +43,8 @@ public class ContinuationTests
             Compare.Close(cat(outputs, 1), full, OutputLimit, what);
             for (var row = 0; row < 2; row++)
                 foreach (var (tensorName, tensor) in LayerCases.Row(state, row))
-                    Compare.Close(tensor, LayerCases.Row(fullState, row)[tensorName], OutputLimit, $"{what}: {tensorName} of row {row}");
+                    Compare.Close(tensor, LayerCases.Row(fullState, row)[tensorName], OutputLimit,
+                        $"{what}: {tensorName} of row {row}");
         }
     }
 
@@ -106,7 +108,8 @@ public class ContinuationTests
         using var layer = LayerCases.Make(name);
         var rows = new[] { LayerCases.Input(1, 16, 5), LayerCases.Input(1, 19, 6), LayerCases.Input(1, 12, 7) };
 
-        // A left-padded prompt, two single steps, a right-padded chunk in which the second row has nothing, a step, a packed chunk.
+        // A left-padded prompt, two single steps, a right-padded chunk in which the second row has nothing, a step, then a
+        // packed chunk and a step.
         using var state = new LayerState();
         var outputs = new List<Tensor>[] { [], [], [] };
         var seen = new long[3];

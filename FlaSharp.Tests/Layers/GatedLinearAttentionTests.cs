@@ -51,7 +51,8 @@ public class GatedLinearAttentionTests
             using var state = new LayerState();
             var y = layer.forward(leaf, null, null, state);
             y.square().sum().Backward();
-            Tensor[] results = [y, state["recurrent"]!.detach().clone(), leaf.grad!, .. layer.parameters().Select(p => p.grad!.clone())];
+            Tensor[] results = [y, state["recurrent"]!.detach().clone(), leaf.grad!,
+                .. layer.parameters().Select(p => p.grad!.clone())];
             first ??= results;
             for (var i = 0; i < results.Length; i++)
                 Compare.Close(results[i], first[i], 2e-5, $"{mode}: result {i}");
@@ -64,7 +65,8 @@ public class GatedLinearAttentionTests
         using var scope = NewDisposeScope();
         using var fused = new GatedLinearAttention(24, numHeads: 2);
         using var apart = new GatedLinearAttention(24, numHeads: 2, fuseNorm: false);
-        apart.load_state_dict(fused.state_dict().ToDictionary(entry => entry.Key.Replace("_swish_gate", ""), entry => entry.Value));
+        apart.load_state_dict(fused.state_dict().ToDictionary(
+            entry => entry.Key.Replace("_swish_gate", ""), entry => entry.Value));
         var x = randn(2, 9, 24);
         Compare.Close(apart.forward(x), fused.forward(x), 1e-6, "output");
     }
@@ -77,22 +79,28 @@ public class GatedLinearAttentionTests
     public void Gates_and_feature_maps_of_every_name_train(string name)
     {
         using var scope = NewDisposeScope();
-        using var layer = new GatedLinearAttention(8, numHeads: 8, expandK: 1, featureMap: name, gateFn: name); // heads of one channel
+        // Heads of one channel.
+        using var layer = new GatedLinearAttention(8, numHeads: 8, expandK: 1, featureMap: name, gateFn: name);
         layer.forward(randn(1, 20, 8)).sum().Backward();
         Assert.All(layer.parameters(), p => Assert.True(p.grad!.isfinite().all().ToBoolean()));
     }
 
     private static GatedLinearAttention Make(JsonElement config, LinearAttentionMode mode)
     {
-        return new GatedLinearAttention((long)Number("hidden_size", 0), (int)Number("num_heads", 4), Number("expand_k", 0.5), Number("expand_v", 1),
+        return new GatedLinearAttention((long)Number("hidden_size", 0), (int)Number("num_heads", 4), Number("expand_k", 0.5),
+            Number("expand_v", 1),
             mode, config.TryGetProperty("num_kv_heads", out var heads) ? heads.GetInt32() : null,
-            config.TryGetProperty("feature_map", out var map) ? map.GetString() : null, Flag("use_short_conv", false), (int)Number("conv_size", 4),
-            useOutputGate: Flag("use_output_gate", true), clampMin: config.TryGetProperty("clamp_min", out var clamp) ? clamp.GetDouble() : null);
+            config.TryGetProperty("feature_map", out var map) ? map.GetString() : null, Flag("use_short_conv", false),
+            (int)Number("conv_size", 4),
+            useOutputGate: Flag("use_output_gate", true),
+            clampMin: config.TryGetProperty("clamp_min", out var clamp) ? clamp.GetDouble() : null);
 
-        double Number(string name, double otherwise) => config.TryGetProperty(name, out var value) ? value.GetDouble() : otherwise;
+        double Number(string name, double otherwise) =>
+            config.TryGetProperty(name, out var value) ? value.GetDouble() : otherwise;
         bool Flag(string name, bool otherwise) => config.TryGetProperty(name, out var value) ? value.GetBoolean() : otherwise;
     }
 
     private static Dictionary<string, Tensor> Prefixed(Dictionary<string, Tensor> tensors, string prefix) =>
-        tensors.Where(entry => entry.Key.StartsWith(prefix, StringComparison.Ordinal)).ToDictionary(entry => entry.Key[prefix.Length..], entry => entry.Value);
+        tensors.Where(entry => entry.Key.StartsWith(prefix, StringComparison.Ordinal))
+            .ToDictionary(entry => entry.Key[prefix.Length..], entry => entry.Value);
 }

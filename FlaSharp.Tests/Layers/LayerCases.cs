@@ -22,7 +22,8 @@ internal static class LayerCases
         ["mamba2 plain"] = () => new Mamba2(HiddenSize, headDim: 8, stateSize: 4, rmsNorm: false, dHasHeadDim: true,
             timeStepLimit: (0.002, 0.05)),
         ["attention"] = () => new SoftmaxAttention(HiddenSize, 3),
-        ["attention window"] = () => new SoftmaxAttention(HiddenSize, 4, numKvHeads: 2, headDim: 10, window: 5, qkvBias: true, qkNorm: true),
+        ["attention window"] = () => new SoftmaxAttention(HiddenSize, 4, numKvHeads: 2, headDim: 10, window: 5, qkvBias: true,
+            qkNorm: true),
         ["attention plain"] = () => new SoftmaxAttention(HiddenSize, 2, window: 2, ropeTheta: null),
     };
 

@@ -21,7 +21,8 @@ internal static class LayerCheck
         y.Backward(weighting);
 
         var wide = x.detach().to(float64).requires_grad_();
-        var weights = layer.state_dict().ToDictionary(entry => entry.Key, entry => entry.Value.detach().to(float64).requires_grad_());
+        var weights = layer.state_dict().ToDictionary(
+            entry => entry.Key, entry => entry.Value.detach().to(float64).requires_grad_());
         var expected = reference(wide, weights);
         expected.Backward(weighting.to(float64));
         Compare.Close(y, expected, 1e-5, "output");

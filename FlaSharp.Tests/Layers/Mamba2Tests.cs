@@ -13,8 +13,8 @@ public class Mamba2Tests
     [InlineData(4, false, false, true)]
     public void Equals_its_formulas(int groups, bool rmsNorm, bool normBeforeGate, bool dHasHeadDim)
     {
-        using var layer = new Mamba2(20, headDim: 10, stateSize: 6, nGroups: groups, rmsNorm: rmsNorm, normBeforeGate: normBeforeGate,
-            dHasHeadDim: dHasHeadDim);
+        using var layer = new Mamba2(20, headDim: 10, stateSize: 6, nGroups: groups, rmsNorm: rmsNorm,
+            normBeforeGate: normBeforeGate, dHasHeadDim: dHasHeadDim);
         LayerCheck.Agrees(layer, (x, w) => NaiveLayers.Mamba2(x, w, 10, groups, 6, null, normBeforeGate));
     }
 

@@ -16,8 +16,8 @@ public class MambaTests
     [Fact]
     public void Equals_its_formulas_with_other_options()
     {
-        using var layer = new Mamba(20, stateSize: 3, convKernel: 2, intermediateSize: 28, timeStepRank: 4, timeStepInit: "constant",
-            useConvBias: false, useBias: true);
+        using var layer = new Mamba(20, stateSize: 3, convKernel: 2, intermediateSize: 28, timeStepRank: 4,
+            timeStepInit: "constant", useConvBias: false, useBias: true);
         LayerCheck.Agrees(layer, NaiveLayers.Mamba);
     }
 }

@@ -23,7 +23,8 @@ public class PaddingTests
     public void Padded_rows_equal_the_rows_without_padding(string name)
     {
         foreach (var training in new[] { true, false })
-            foreach (var masks in new[] { s_masks, [s_masks[0]], [s_masks[1]], [s_masks[2]], [s_masks[3]], ["000000000000", s_masks[2]] })
+            foreach (var masks in new[] { s_masks, [s_masks[0]], [s_masks[1]], [s_masks[2]], [s_masks[3]],
+                ["000000000000", s_masks[2]] })
             {
                 using var scope = NewDisposeScope();
                 using var layer = LayerCases.Make(name);
@@ -58,7 +59,8 @@ public class PaddingTests
             var expected = layer.forward(row);
             (expected * weighting[b].index_select(0, tokens)).sum().Backward();
             Compare.Close(y[b].index_select(0, tokens).unsqueeze(0), expected, OutputLimit, $"{name}: row {b}");
-            Compare.Close(x.grad![b].index_select(0, tokens).unsqueeze(0), row.grad!, GradientLimit, $"{name}: gradient of row {b}");
+            Compare.Close(x.grad![b].index_select(0, tokens).unsqueeze(0), row.grad!, GradientLimit,
+                $"{name}: gradient of row {b}");
         }
         foreach (var (parameterName, parameter) in layer.named_parameters())
             Compare.Close(weights[parameterName], parameter.grad!, GradientLimit, $"{name}: gradient of {parameterName}");
@@ -82,7 +84,8 @@ public class PaddingTests
             if (length == 0)
                 continue;
             using var alone = new LayerState();
-            Compare.Close(y.narrow(1, start, length), layer.forward(x.narrow(1, start, length), null, null, alone), OutputLimit, $"{name}: sequence {s}");
+            Compare.Close(y.narrow(1, start, length), layer.forward(x.narrow(1, start, length), null, null, alone), OutputLimit,
+                $"{name}: sequence {s}");
             foreach (var (tensorName, tensor) in LayerCases.Row(alone, 0))
                 Compare.Close(LayerCases.Row(state, s)[tensorName], tensor, OutputLimit, $"{name}: {tensorName} of sequence {s}");
 

@@ -65,7 +65,8 @@ public class SequenceLayerTests
             y.to(float32).square().sum().Backward(); // the mean's gradients would be below the range of float16
             expected.square().sum().Backward();
             Compare.Close(x.grad!, wide.grad!, 2 * limit, $"{name} in {dtype}: gradient of x");
-            foreach (var ((parameterName, parameter), (_, wideParameter)) in layer.named_parameters().Zip(reference.named_parameters()))
+            foreach (var ((parameterName, parameter), (_, wideParameter)) 
+                in layer.named_parameters().Zip(reference.named_parameters()))
             {
                 Assert.Equal(parameter.dtype, parameter.grad!.dtype);
                 Compare.Close(parameter.grad!, wideParameter.grad!, 3 * limit, $"{name} in {dtype}: gradient of {parameterName}");
@@ -161,7 +162,8 @@ public class SequenceLayerTests
     {
         using var scope = NewDisposeScope();
         using var model = nn.Sequential(
-            ("first", LayerCases.Make("mamba")), ("second", LayerCases.Make("mamba2")), ("head", nn.Linear(LayerCases.HiddenSize, 3)));
+            ("first", LayerCases.Make("mamba")), ("second", LayerCases.Make("mamba2")),
+            ("head", nn.Linear(LayerCases.HiddenSize, 3)));
         Assert.Equal([2, 5, 3], model.forward(LayerCases.Input(2, 5)).shape);
         Assert.Contains("first.A_log", model.state_dict().Keys);
     }

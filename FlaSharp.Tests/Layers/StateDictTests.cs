@@ -26,8 +26,8 @@ public class StateDictTests
             """
         },
         {
-            "gla, all options", () => new GatedLinearAttention(48, numHeads: 4, expandK: 1, expandV: 2, numKvHeads: 2, featureMap: "relu",
-                useShortConv: true, convSize: 3, convBias: true, gateLowRankDim: 5, fuseNorm: false),
+            "gla, all options", () => new GatedLinearAttention(48, numHeads: 4, expandK: 1, expandV: 2, numKvHeads: 2,
+                featureMap: "relu", useShortConv: true, convSize: 3, convBias: true, gateLowRankDim: 5, fuseNorm: false),
             """
             g_norm.weight [24]
             g_proj.weight [96, 48]
@@ -47,7 +47,8 @@ public class StateDictTests
             """
         },
         {
-            "gla, no gate, no weights in the norm", () => new GatedLinearAttention(8, numHeads: 8, expandK: 1, useOutputGate: false, elementwiseAffine: false),
+            "gla, no gate, no weights in the norm", () => new GatedLinearAttention(8, numHeads: 8, expandK: 1,
+                useOutputGate: false, elementwiseAffine: false),
             """
             gk_proj.0.weight [16, 8]
             gk_proj.1.bias [8]
@@ -73,7 +74,8 @@ public class StateDictTests
             """
         },
         {
-            "mamba, all options", () => new Mamba(32, stateSize: 8, convKernel: 2, intermediateSize: 48, timeStepRank: 5, useConvBias: false, useBias: true),
+            "mamba, all options", () => new Mamba(32, stateSize: 8, convKernel: 2, intermediateSize: 48, timeStepRank: 5,
+                useConvBias: false, useBias: true),
             """
             A_log [48, 8]
             D [48]
@@ -101,7 +103,8 @@ public class StateDictTests
             """
         },
         {
-            "mamba2, all options", () => new Mamba2(32, headDim: 16, stateSize: 8, numHeads: 4, nGroups: 2, dHasHeadDim: true, rmsNorm: false, useConvBias: false, useBias: true),
+            "mamba2, all options", () => new Mamba2(32, headDim: 16, stateSize: 8, numHeads: 4, nGroups: 2, dHasHeadDim: true,
+                rmsNorm: false, useConvBias: false, useBias: true),
             """
             A_log [4]
             D [64]
@@ -123,7 +126,8 @@ public class StateDictTests
             """
         },
         {
-            "attention, all options", () => new SoftmaxAttention(64, 4, numKvHeads: 2, headDim: 8, qkvBias: true, outputBias: true, qkNorm: true),
+            "attention, all options", () => new SoftmaxAttention(64, 4, numKvHeads: 2, headDim: 8, qkvBias: true,
+                outputBias: true, qkNorm: true),
             """
             k_norm.weight [8]
             k_proj.bias [16]
@@ -153,7 +157,8 @@ public class StateDictTests
     public void Names_and_shapes_are_those_of_the_peers(string what, Func<nn.Module> make, string approved)
     {
         using var module = make();
-        var lines = module.state_dict().Select(entry => $"{entry.Key} [{string.Join(", ", entry.Value.shape)}]").Order(StringComparer.Ordinal);
+        var lines = module.state_dict()
+            .Select(entry => $"{entry.Key} [{string.Join(", ", entry.Value.shape)}]").Order(StringComparer.Ordinal);
         Assert.True(approved.ReplaceLineEndings("\n").Split('\n').SequenceEqual(lines), $"{what}:\n{string.Join("\n", lines)}");
         Assert.Equal(module.state_dict().Count, module.parameters().Count());
     }
@@ -180,22 +185,26 @@ public class StateDictTests
     {
         string[] kept = ["A_log", "D", "dt_bias", "dt_proj.bias", "gk_proj.1.weight", "gk_proj.1.bias"];
         foreach (var (what, make) in Layers)
-            foreach (var convert in new Action<SequenceLayer>[] { l => l.to(bfloat16), l => l.half(), l => l.to(CPU, bfloat16), l => nn.Sequential(l).to(bfloat16) })
+            foreach (var convert in new Action<SequenceLayer>[]
+                { l => l.to(bfloat16), l => l.half(), l => l.to(CPU, bfloat16), l => nn.Sequential(l).to(bfloat16) })
             {
                 using var scope = NewDisposeScope();
                 using var layer = make(null);
                 var before = layer.state_dict().ToDictionary(entry => entry.Key, entry => entry.Value.detach().clone());
                 convert(layer);
-                var keptNames = layer.named_parameters().Where(p => p.parameter.dtype == float32).Select(p => p.name).Order().ToArray();
+                var keptNames = layer.named_parameters().Where(p => p.parameter.dtype == float32)
+                    .Select(p => p.name).Order().ToArray();
                 Assert.Equal(before.Keys.Where(kept.Contains).Order(), keptNames);
                 Assert.All(layer.parameters(), parameter => Assert.True(parameter.requires_grad));
-                Assert.All(keptNames, name => Assert.True(layer.state_dict()[name].equal(before[name]).all().ToBoolean(), $"{what}: {name}"));
+                Assert.All(keptNames, name => Assert.True(layer.state_dict()[name].equal(before[name]).all().ToBoolean(),
+                    $"{what}: {name}"));
 
                 layer.to(float32);
                 Assert.All(layer.parameters(), parameter => Assert.Equal(float32, parameter.dtype));
                 Assert.Equal(before.Keys.Order(), layer.state_dict().Keys.Order());
                 foreach (var (name, value) in before)
-                    Assert.True(layer.state_dict()[name].sub(value).abs().max().ToDouble() <= (kept.Contains(name) ? 0 : 0.01), $"{what}: {name}");
+                    Assert.True(layer.state_dict()[name].sub(value).abs().max().ToDouble() <= (kept.Contains(name) ? 0 : 0.01),
+                        $"{what}: {name}");
             }
     }
 

@@ -19,7 +19,8 @@ public class ShortConvolutionTests
         var parameters = convolution.state_dict();
         var x = randn(2, 11, 6);
         var padded = nn.functional.pad(x.transpose(1, 2), [width - 1, 0]);
-        var expected = nn.functional.conv1d(padded, parameters["weight"], parameters.GetValueOrDefault("bias"), groups: 6).transpose(1, 2);
+        var expected = nn.functional.conv1d(padded, parameters["weight"], parameters.GetValueOrDefault("bias"),
+            groups: 6).transpose(1, 2);
         if (activation is not null)
             expected = nn.functional.silu(expected);
         Compare.Close(convolution.forward(x), expected, 1e-6, "output");

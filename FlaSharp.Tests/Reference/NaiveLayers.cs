@@ -19,7 +19,8 @@ public static class NaiveLayers
         for (var t = 0; t < input.size(1); t++)
         {
             var (step, token) = (dt.select(1, t).unsqueeze(-1), x.select(1, t));
-            var (b, c) = (selected.select(1, t).narrow(-1, rank, stateSize), selected.select(1, t).narrow(-1, rank + stateSize, stateSize));
+            var (b, c) = (selected.select(1, t).narrow(-1, rank, stateSize),
+                selected.select(1, t).narrow(-1, rank + stateSize, stateSize));
             h = (step * -w["A_log"].exp()).exp() * h + step * b.unsqueeze(1) * token.unsqueeze(-1);
             outputs.Add((h * c.unsqueeze(1)).sum(-1) + w["D"] * token);
         }
@@ -67,7 +68,8 @@ public static class NaiveLayers
     }
 
     /// <summary>Attention by its matrix of scores, with grouped heads and rotary positions of halves.</summary>
-    public static Tensor SoftmaxAttention(Tensor input, Dictionary<string, Tensor> w, int heads, int kvHeads, int? window, double? theta)
+    public static Tensor SoftmaxAttention(Tensor input, Dictionary<string, Tensor> w, int heads, int kvHeads, int? window,
+        double? theta)
     {
         var time = input.size(1);
         var (q, k, v) = (Heads("q_proj", heads), Heads("k_proj", kvHeads), Heads("v_proj", kvHeads));
@@ -102,6 +104,7 @@ public static class NaiveLayers
     {
         var weight = w["conv1d.weight"];
         var padded = nn.functional.pad(x.transpose(1, 2), [weight.size(2) - 1, 0]);
-        return nn.functional.silu(nn.functional.conv1d(padded, weight, w.GetValueOrDefault("conv1d.bias"), groups: weight.size(0)).transpose(1, 2));
+        return nn.functional.silu(nn.functional.conv1d(padded, weight, w.GetValueOrDefault("conv1d.bias"),
+            groups: weight.size(0)).transpose(1, 2));
     }
 }

@@ -56,7 +56,8 @@ public sealed class GatedLinearAttention : SequenceLayer
     /// <param name="mode">Which algorithm computes it; all give the same result.</param>
     /// <param name="numKvHeads">Hkv, heads of keys, values and decays, each serving H / Hkv query heads; null for H.</param>
     /// <param name="featureMap">
-    /// Applied to queries and keys: relu, sigmoid, logsigmoid, silu, swish, sqrelu, gelu or elu (which is elu + 1); null for none.
+    /// Applied to queries and keys: relu, sigmoid, logsigmoid, silu, swish, sqrelu, gelu or elu (which is elu + 1); null
+    /// for none.
     /// </param>
     /// <param name="useShortConv">Whether queries, keys and values pass a short causal convolution with SiLU.</param>
     /// <param name="convSize">W of that convolution.</param>
@@ -69,7 +70,8 @@ public sealed class GatedLinearAttention : SequenceLayer
     /// <param name="normEps">Of the norm of each output head.</param>
     /// <param name="elementwiseAffine">Whether that norm has weights.</param>
     /// <param name="fuseNorm">
-    /// Whether norm and swish gate are one module, named g_norm_swish_gate in the state dict, and not g_norm. The result is the same.
+    /// Whether norm and swish gate are one module, named g_norm_swish_gate in the state dict, and not g_norm. The
+    /// result is the same.
     /// </param>
     /// <param name="keepFp32Parameters">Whether the projection to the decays stays float32 in a half-precision layer.</param>
     /// <param name="device">Where to make the parameters.</param>
@@ -79,7 +81,8 @@ public sealed class GatedLinearAttention : SequenceLayer
         LinearAttentionMode mode = LinearAttentionMode.Auto, int? numKvHeads = null, string? featureMap = null,
         bool useShortConv = false, int convSize = 4, bool convBias = false, bool useOutputGate = true, string gateFn = "swish",
         double gateLogitNormalizer = 16, int gateLowRankDim = 16, double? clampMin = null, double normEps = 1e-5,
-        bool elementwiseAffine = true, bool fuseNorm = true, bool keepFp32Parameters = true, Device? device = null, ScalarType? dtype = null)
+        bool elementwiseAffine = true, bool fuseNorm = true, bool keepFp32Parameters = true, Device? device = null,
+        ScalarType? dtype = null)
         : base(nameof(GatedLinearAttention), hiddenSize)
     {
         Guard.AtLeast(numHeads, 1);

@@ -5,8 +5,8 @@ using static TorchSharp.torch;
 namespace FlaSharp.Layers;
 
 /// <summary>
-/// Keys and values of the tokens seen, [B, capacity, Hkv, K]: row b holds its own in the first places, so rows may differ in length.
-/// Appending writes into free places, and the capacity grows by a factor, so a token costs no copy of the others.
+/// Keys and values of the tokens seen, [B, capacity, Hkv, K]: row b holds its own in the first places, so rows may differ in
+/// length. Appending writes into free places, and the capacity grows by a factor, so a token costs no copy of the others.
 /// </summary>
 internal sealed class KeyValueCache(long rows, int? window) : IDisposable
 {
@@ -23,7 +23,7 @@ internal sealed class KeyValueCache(long rows, int? window) : IDisposable
     /// <param name="keys">[B, T, Hkv, K], or [1, N, Hkv, K] if <paramref name="sequences"/> are packed.</param>
     /// <param name="values">Likewise.</param>
     /// <param name="sequences">Which tokens belong to which row.</param>
-    /// <param name="areRead">Whether the queries of the same tokens read them here; otherwise only those that later ones need are kept.</param>
+    /// <param name="areRead">Whether queries of the same tokens read them; otherwise only what later ones need is kept.</param>
     public void Append(Tensor keys, Tensor values, Sequences sequences, bool areRead)
     {
         var reach = window is null ? long.MaxValue : window.Value - 1; // keys before a token that it sees
@@ -80,7 +80,8 @@ internal sealed class KeyValueCache(long rows, int? window) : IDisposable
             if (kept[b] == 0)
                 continue;
             newKeys.narrow(0, b, 1).narrow(1, 0, kept[b]).copy_(_keys!.narrow(0, b, 1).narrow(1, _stored[b] - kept[b], kept[b]));
-            newValues.narrow(0, b, 1).narrow(1, 0, kept[b]).copy_(_values!.narrow(0, b, 1).narrow(1, _stored[b] - kept[b], kept[b]));
+            newValues.narrow(0, b, 1).narrow(1, 0, kept[b]).copy_(
+                _values!.narrow(0, b, 1).narrow(1, _stored[b] - kept[b], kept[b]));
         }
         Replace(newKeys, newValues);
         kept.CopyTo(_stored, 0);

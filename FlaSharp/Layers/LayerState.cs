@@ -83,7 +83,8 @@ public sealed class LayerState : IDisposable
         if (IsEmpty)
             return;
         if (_layer != layer)
-            throw new ArgumentException($"The state is that of a {_layer} layer, not of {layer}. Give each layer a state of its own.", name);
+            throw new ArgumentException(
+                $"The state is that of a {_layer} layer, not of {layer}. Give each layer a state of its own.", name);
         if (_lengths.Length != rows)
             throw new ArgumentException(
                 $"The state holds {_lengths.Length} rows, but the input has {rows} (rows of the batch, or packed sequences). " +

@@ -9,8 +9,8 @@ using static TorchSharp.torch;
 namespace FlaSharp.Layers;
 
 /// <summary>
-/// Mamba-2 (Dao and Gu, "Transformers are SSMs", 2024): one projection, one short convolution, a state space with a scalar decay per
-/// head, a gated norm. Parameter names and defaults are those of state-spaces/mamba and Hugging Face.
+/// Mamba-2 (Dao and Gu, "Transformers are SSMs", 2024): one projection, one short convolution, a state space with a scalar decay
+/// per head, a gated norm. Parameter names and defaults are those of state-spaces/mamba and Hugging Face.
 /// </summary>
 public sealed class Mamba2 : SequenceLayer
 {
@@ -60,7 +60,7 @@ public sealed class Mamba2 : SequenceLayer
     /// <param name="timeStepLimit">Bounds of the step sizes in every pass; null for none.</param>
     /// <param name="dHasHeadDim">Whether the skip weight D is [E], one per channel, and not [H].</param>
     /// <param name="rmsNorm">Whether the gated output is normed; otherwise it is gated only.</param>
-    /// <param name="normBeforeGate">Whether the norm comes before the gate, norm(y) * silu(z), and not after it, norm(y * silu(z)).</param>
+    /// <param name="normBeforeGate">Whether the norm precedes the gate, norm(y) * silu(z), and not norm(y * silu(z)).</param>
     /// <param name="normEps">Of that norm, which is taken over each of the G groups.</param>
     /// <param name="useConvBias">Whether the convolution has a bias.</param>
     /// <param name="useBias">Whether in_proj and out_proj have a bias.</param>
@@ -69,11 +69,11 @@ public sealed class Mamba2 : SequenceLayer
     /// <param name="device">Where to make the parameters.</param>
     /// <param name="dtype">Of the parameters.</param>
     /// <exception cref="ArgumentException">Sizes that do not divide, or an unknown option.</exception>
-    public Mamba2(long hiddenSize, int headDim = 64, int stateSize = 128, int expand = 2, int? numHeads = null, int nGroups = 1, int convKernel = 4,
-        (double min, double max)? aInitRange = null, double timeStepMin = 0.001, double timeStepMax = 0.1, double timeStepFloor = 1e-4,
-        (double min, double max)? timeStepLimit = null, bool dHasHeadDim = false, bool rmsNorm = true, bool normBeforeGate = false,
-        double normEps = 1e-5, bool useConvBias = true, bool useBias = false, string activation = "silu",
-        bool keepFp32Parameters = true, Device? device = null, ScalarType? dtype = null)
+    public Mamba2(long hiddenSize, int headDim = 64, int stateSize = 128, int expand = 2, int? numHeads = null, int nGroups = 1,
+        int convKernel = 4, (double min, double max)? aInitRange = null, double timeStepMin = 0.001, double timeStepMax = 0.1,
+        double timeStepFloor = 1e-4, (double min, double max)? timeStepLimit = null, bool dHasHeadDim = false,
+        bool rmsNorm = true, bool normBeforeGate = false, double normEps = 1e-5, bool useConvBias = true, bool useBias = false,
+        string activation = "silu", bool keepFp32Parameters = true, Device? device = null, ScalarType? dtype = null)
         : base(nameof(Mamba2), hiddenSize, keepFp32Parameters ? [DecayName, SkipName, StepBiasName] : [])
     {
         Guard.AtLeast(headDim, 1);
@@ -84,14 +84,16 @@ public sealed class Mamba2 : SequenceLayer
         _numHeads = numHeads ?? (int)(_innerSize / headDim);
         if (_numHeads * headDim != _innerSize)
             throw new ArgumentException(
-                $"numHeads * headDim must be expand * hiddenSize, but {numHeads} * {headDim} is not {expand} * {hiddenSize} = {_innerSize}.",
+                $"numHeads * headDim must be expand * hiddenSize, but {numHeads} * {headDim} " +
+                $"is not {expand} * {hiddenSize} = {_innerSize}.",
                 nameof(numHeads));
         Guard.Divides(_numHeads, nGroups, nameof(numHeads), nameof(nGroups));
         StepSizeInit.Check(timeStepMin, timeStepMax, timeStepFloor);
         Guard.OneOf(activation, ["silu", "swish"]);
         _aInitRange = aInitRange ?? (1, 16);
         if (!(_aInitRange.min > 0 && _aInitRange.max >= _aInitRange.min))
-            throw new ArgumentException($"aInitRange must be two rates above 0 in ascending order, but is {_aInitRange}.", nameof(aInitRange));
+            throw new ArgumentException($"aInitRange must be two rates above 0 in ascending order, but is {_aInitRange}.",
+                nameof(aInitRange));
         (_headDim, _nGroups, _stateSize, _dHasHeadDim) = (headDim, nGroups, stateSize, dHasHeadDim);
         (_timeStep, _timeStepLimit) = ((timeStepMin, timeStepMax, timeStepFloor), timeStepLimit);
 

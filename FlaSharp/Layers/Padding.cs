@@ -46,8 +46,8 @@ internal sealed class Padding
                 indices.Add(i);
             else if (values[i] != 0)
                 throw new ArgumentException(
-                    $"attentionMask must hold 1 at tokens and 0 at padding, but holds {values[i]}. Masks of pairs or added scores " +
-                    "are not supported.", nameof(attentionMask));
+                    $"attentionMask must hold 1 at tokens and 0 at padding, but holds {values[i]}. Masks of pairs or " +
+                    "added scores are not supported.", nameof(attentionMask));
             bounds[(i / time) + 1] = indices.Count;
         }
         return indices.Count == values.Length

@@ -30,21 +30,21 @@ public abstract class SequenceLayer : MixedPrecisionModule
     /// <summary>Mixes tokens, leaving out padding or keeping packed sequences apart, and going on from a state.</summary>
     /// <param name="x">[B, T, D] in the dtype of the weights. Differentiable.</param>
     /// <param name="attentionMask">
-    /// [B, T], 1 at tokens and 0 at padding, which may lie left, right or in between. The result is that of the rows without their
-    /// padding; at padding the output and the gradient of x are 0. Any dtype that holds 0 and 1.
+    /// [B, T], 1 at tokens and 0 at padding, which may lie left, right or in between. The result is that of the rows without
+    /// their padding; at padding the output and the gradient of x are 0. Any dtype that holds 0 and 1.
     /// </param>
     /// <param name="cuSeqlens">
     /// int32 or int64 [S + 1], from 0 to T, not decreasing: B is 1 and sequence s holds the tokens from cuSeqlens[s] up to
     /// cuSeqlens[s + 1]. Sequences do not see each other. Not together with a mask.
     /// </param>
     /// <param name="state">
-    /// What the rows (or packed sequences) held before x; empty at their beginning. It is moved on to the end of x, so that the next
-    /// call may bring any number of further tokens. A row without any token leaves its state as it was.
+    /// What the rows (or packed sequences) held before x; empty at their beginning. It is moved on to the end of x, so that the
+    /// next call may bring any number of further tokens. A row without any token leaves its state as it was.
     /// </param>
     /// <returns>[B, T, D] in the dtype of x.</returns>
     /// <exception cref="ArgumentException">
-    /// A shape, dtype or device does not fit, mask and cuSeqlens are both given, or the state is that of another batch size or kind
-    /// of layer.
+    /// A shape, dtype or device does not fit, mask and cuSeqlens are both given, or the state is that of another batch size or
+    /// kind of layer.
     /// </exception>
     public Tensor forward(Tensor x, Tensor? attentionMask, Tensor? cuSeqlens = null, LayerState? state = null)
     {
@@ -53,7 +53,8 @@ public abstract class SequenceLayer : MixedPrecisionModule
         Guard.SameDtype(InputWeight, "the weights", (x, nameof(x)));
         Guard.Operands(InputWeight, "the weights", (x, nameof(x)));
         if (attentionMask is not null && cuSeqlens is not null)
-            throw new ArgumentException("Give attentionMask or cuSeqlens, not both: packed sequences have no padding.", nameof(cuSeqlens));
+            throw new ArgumentException("Give attentionMask or cuSeqlens, not both: packed sequences have no padding.",
+                nameof(cuSeqlens));
 
         using var scope = NewDisposeScope();
         var padding = attentionMask is null ? null : Padding.From(attentionMask, x);

@@ -48,9 +48,9 @@ public sealed class SoftmaxAttention : SequenceLayer
     /// <param name="device">Where to make the parameters.</param>
     /// <param name="dtype">Of the parameters.</param>
     /// <exception cref="ArgumentException">Sizes that do not divide, or an option out of its range.</exception>
-    public SoftmaxAttention(long hiddenSize, int numHeads, int? numKvHeads = null, int? headDim = null, int? window = null, double? ropeTheta = 10000.0,
-        bool qkvBias = false, bool outputBias = false, bool qkNorm = false, double normEps = 1e-5, double dropout = 0.0,
-        Device? device = null, ScalarType? dtype = null)
+    public SoftmaxAttention(long hiddenSize, int numHeads, int? numKvHeads = null, int? headDim = null, int? window = null,
+        double? ropeTheta = 10000.0, bool qkvBias = false, bool outputBias = false, bool qkNorm = false,
+        double normEps = 1e-5, double dropout = 0.0, Device? device = null, ScalarType? dtype = null)
         : base(nameof(SoftmaxAttention), hiddenSize)
     {
         Guard.AtLeast(numHeads, 1);
@@ -64,10 +64,12 @@ public sealed class SoftmaxAttention : SequenceLayer
             Guard.AtLeast(window.Value, 1, nameof(window));
         if (ropeTheta is not null && headSize % 2 != 0)
             throw new ArgumentException(
-                $"Rotary positions turn pairs of channels, so the head size must be even, but is {headSize}. Use ropeTheta: null to go without.",
+                $"Rotary positions turn pairs of channels, so the head size must be even, but is {headSize}. " +
+                "Use ropeTheta: null to go without.",
                 nameof(headDim));
         if (ropeTheta <= 0)
-            throw new ArgumentOutOfRangeException(nameof(ropeTheta), ropeTheta, $"ropeTheta must be above 0 or null, but is {ropeTheta}.");
+            throw new ArgumentOutOfRangeException(nameof(ropeTheta), ropeTheta,
+                $"ropeTheta must be above 0 or null, but is {ropeTheta}.");
         if (dropout is not (>= 0 and < 1))
             throw new ArgumentOutOfRangeException(nameof(dropout), dropout, $"dropout must be in [0, 1), but is {dropout}.");
         (_window, _ropeTheta, _dropout) = (window, ropeTheta, dropout);
@@ -140,7 +142,8 @@ public sealed class SoftmaxAttention : SequenceLayer
     }
 
     private Tensor Softmax(Tensor q, Tensor k, Tensor v, Tensor? cuSeqlens = null) =>
-        FlaOps.Attention(q, k, v, window: _window, cuSeqlensQ: cuSeqlens, cuSeqlensK: cuSeqlens, dropout: training ? _dropout : 0);
+        FlaOps.Attention(q, k, v, window: _window, cuSeqlensQ: cuSeqlens, cuSeqlensK: cuSeqlens,
+            dropout: training ? _dropout : 0);
 
     /// <summary>int64 [T] or [B, T]: how many tokens of its row come before each token.</summary>
     private static Tensor Positions(Sequences sequences, LayerState? state, Device device)

@@ -16,8 +16,10 @@ internal sealed class MixedPrecisionLinear : MixedPrecisionModule
     [ComponentName(Name = BiasName)]
     private readonly Parameter _bias;
 
-    public MixedPrecisionLinear(long inFeatures, long outFeatures, bool fp32Weight, bool fp32Bias, Device? device, ScalarType? dtype)
-        : base(nameof(MixedPrecisionLinear), [.. fp32Weight ? [WeightName] : Array.Empty<string>(), .. fp32Bias ? [BiasName] : Array.Empty<string>()])
+    public MixedPrecisionLinear(long inFeatures, long outFeatures, bool fp32Weight, bool fp32Bias, Device? device,
+        ScalarType? dtype)
+        : base(nameof(MixedPrecisionLinear), [.. fp32Weight ? [WeightName] : Array.Empty<string>(),
+            .. fp32Bias ? [BiasName] : Array.Empty<string>()])
     {
         _weight = MakeParameter([outFeatures, inFeatures], device, DtypeOf(WeightName, dtype));
         _bias = MakeParameter([outFeatures], device, DtypeOf(BiasName, dtype));

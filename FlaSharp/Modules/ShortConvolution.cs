@@ -8,8 +8,8 @@ using static TorchSharp.torch;
 namespace FlaSharp.Modules;
 
 /// <summary>
-/// A causal convolution over the last W tokens of each channel, optionally followed by SiLU: what gated linear attention and Mamba
-/// put before their recurrence. Parameters: <c>weight</c> [E, 1, W] and, on request, <c>bias</c> [E].
+/// A causal convolution over the last W tokens of each channel, optionally followed by SiLU: what gated linear attention and
+/// Mamba put before their recurrence. Parameters: <c>weight</c> [E, 1, W] and, on request, <c>bias</c> [E].
 /// </summary>
 public sealed class ShortConvolution : nn.Module<Tensor, Tensor>
 {
@@ -58,6 +58,7 @@ public sealed class ShortConvolution : nn.Module<Tensor, Tensor>
     /// <param name="initialState">float32 [S, E, W - 1], the inputs before x, oldest first; null for zeros.</param>
     /// <param name="outputFinalState">Whether to return the last W - 1 inputs.</param>
     /// <param name="cuSeqlens">Bounds of packed sequences, int [S + 1]; B must be 1 then.</param>
-    public (Tensor output, Tensor? finalState) forward(Tensor x, Tensor? initialState, bool outputFinalState, Tensor? cuSeqlens = null) =>
+    public (Tensor output, Tensor? finalState) forward(Tensor x, Tensor? initialState, bool outputFinalState,
+        Tensor? cuSeqlens = null) =>
         FlaOps.CausalConv1d(x, _weight, _bias, _activation, initialState, outputFinalState, cuSeqlens);
 }

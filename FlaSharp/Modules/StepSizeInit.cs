@@ -7,8 +7,8 @@ namespace FlaSharp.Modules;
 internal static class StepSizeInit
 {
     /// <summary>
-    /// Fills with values whose softplus is log-uniform in [minimum, maximum], but at least floor: so the layer begins with memories
-    /// of many lengths.
+    /// Fills with values whose softplus is log-uniform in [minimum, maximum], but at least floor: so the layer begins with
+    /// memories of many lengths.
     /// </summary>
     public static void Fill(Tensor bias, double minimum, double maximum, double floor)
     {
@@ -23,7 +23,7 @@ internal static class StepSizeInit
     {
         if (!(timeStepMin > 0 && timeStepMax >= timeStepMin && timeStepFloor >= 0))
             throw new ArgumentException(
-                $"The initial step sizes need 0 < timeStepMin <= timeStepMax and timeStepFloor >= 0, but timeStepMin = {timeStepMin}, " +
-                $"timeStepMax = {timeStepMax} and timeStepFloor = {timeStepFloor}.", nameof(timeStepMin));
+                $"The initial step sizes need 0 < timeStepMin <= timeStepMax and timeStepFloor >= 0, " +
+                $"but timeStepMin = {timeStepMin}, timeStepMax = {timeStepMax} and timeStepFloor = {timeStepFloor}.", nameof(timeStepMin));
     }
 }
