@@ -167,7 +167,11 @@ public sealed class CausalLMTests
         manual_seed(1);
         using var model = new CausalLM(new GlaConfig
         {
-            VocabSize = 500, HiddenSize = 128, NumHiddenLayers = 4, InitializerRange = 0.03, RescalePrenormResidual = true,
+            VocabSize = 500,
+            HiddenSize = 128,
+            NumHiddenLayers = 4,
+            InitializerRange = 0.03,
+            RescalePrenormResidual = true,
         });
         foreach (var (name, tensor) in model.state_dict())
         {

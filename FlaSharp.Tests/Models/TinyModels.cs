@@ -22,12 +22,21 @@ internal static class TinyModels
         ["mamba2"] = new Mamba2Config { HeadDim = 16, StateSize = 8, NGroups = 2 },
         ["mamba2 hybrid"] = new Mamba2Config
         {
-            HeadDim = 16, StateSize = 8, NGroups = 1, TieWordEmbeddings = true, Attn = s_middle,
+            HeadDim = 16,
+            StateSize = 8,
+            NGroups = 1,
+            TieWordEmbeddings = true,
+            Attn = s_middle,
         },
         ["llama"] = new TransformerConfig { NumHeads = 4, NumKvHeads = 2, IntermediateSize = 48, TieWordEmbeddings = true },
         ["transformer"] = new TransformerConfig
         {
-            Naming = TransformerNaming.Fla, NumHeads = 4, IntermediateSize = 48, QkvBias = true, QkNorm = true, WindowSize = 6,
+            Naming = TransformerNaming.Fla,
+            NumHeads = 4,
+            IntermediateSize = 48,
+            QkvBias = true,
+            QkNorm = true,
+            WindowSize = 6,
         },
     };
 
@@ -35,7 +44,12 @@ internal static class TinyModels
 
     public static ModelConfig Config(string name) => s_configs[name] with
     {
-        VocabSize = Vocabulary, HiddenSize = 32, NumHiddenLayers = 3, InitializerRange = 0.2, BosTokenId = 1, EosTokenIds = [],
+        VocabSize = Vocabulary,
+        HiddenSize = 32,
+        NumHiddenLayers = 3,
+        InitializerRange = 0.2,
+        BosTokenId = 1,
+        EosTokenIds = [],
         PadTokenId = 0,
     };
 

@@ -1,6 +1,6 @@
 using CsCheck;
-using FlaSharp.IO;
 using FlaSharp.Interop;
+using FlaSharp.IO;
 using FlaSharp.Kernels.Gla;
 using FlaSharp.Ops;
 using FlaSharp.Ops.Reference;
@@ -56,7 +56,13 @@ public sealed class GlaTests : IDisposable
             foreach (var withState in (bool[])[false, true])
                 Check(path, new Case
                 {
-                    Batch = 2, Time = 67, Heads = heads, KvHeads = kvHeads, KeySize = 8, ValueSize = 12, WithState = withState,
+                    Batch = 2,
+                    Time = 67,
+                    Heads = heads,
+                    KvHeads = kvHeads,
+                    KeySize = 8,
+                    ValueSize = 12,
+                    WithState = withState,
                 });
     }
 
@@ -73,7 +79,13 @@ public sealed class GlaTests : IDisposable
             foreach (var reverse in (bool[])[false, true])
                 Check(path, new Case
                 {
-                    Batch = 2, Time = 100, Heads = 2, KeySize = 9, ValueSize = 5, Gates = gates, Reverse = reverse,
+                    Batch = 2,
+                    Time = 100,
+                    Heads = 2,
+                    KeySize = 9,
+                    ValueSize = 5,
+                    Gates = gates,
+                    Reverse = reverse,
                 });
     }
 
@@ -85,8 +97,14 @@ public sealed class GlaTests : IDisposable
             foreach (var reverse in (bool[])[false, true])
                 Check(path, new Case
                 {
-                    Offsets = [0, 0, 17, 17, 18, 147, 211, 211], Time = 211, Heads = 4, KvHeads = 2, KeySize = 8, ValueSize = 6,
-                    WithState = withState, Reverse = reverse,
+                    Offsets = [0, 0, 17, 17, 18, 147, 211, 211],
+                    Time = 211,
+                    Heads = 4,
+                    KvHeads = 2,
+                    KeySize = 8,
+                    ValueSize = 6,
+                    WithState = withState,
+                    Reverse = reverse,
                 });
         Check(path, new Case { Offsets = [0, 130], Time = 130, Heads = 1, KeySize = 8, ValueSize = 6 });
     }
@@ -99,7 +117,13 @@ public sealed class GlaTests : IDisposable
             foreach (var gateDtype in new[] { dtype, ScalarType.Float32 })
                 Check(path, new Case
                 {
-                    Batch = 2, Time = 130, Heads = 2, KeySize = 16, ValueSize = 24, Dtype = dtype, GateDtype = gateDtype,
+                    Batch = 2,
+                    Time = 130,
+                    Heads = 2,
+                    KeySize = 16,
+                    ValueSize = 24,
+                    Dtype = dtype,
+                    GateDtype = gateDtype,
                 }, 0.004, 0.005);
     }
 
@@ -157,8 +181,15 @@ public sealed class GlaTests : IDisposable
                 using var scope = NewDisposeScope();
                 Check(path, new Case
                 {
-                    Batch = batch, Time = time, Heads = kvHeads * group, KvHeads = kvHeads, KeySize = keySize,
-                    ValueSize = valueSize, WithState = options.Item1, Reverse = options.Item2, Gates = "mixed",
+                    Batch = batch,
+                    Time = time,
+                    Heads = kvHeads * group,
+                    KvHeads = kvHeads,
+                    KeySize = keySize,
+                    ValueSize = valueSize,
+                    WithState = options.Item1,
+                    Reverse = options.Item2,
+                    Gates = "mixed",
                 });
             }, iter: 12, threads: 1);
 
@@ -227,7 +258,13 @@ public sealed class GlaTests : IDisposable
     {
         Case layout = new()
         {
-            Offsets = [0, 40, 40, 105, 150], Time = 150, Heads = 4, KvHeads = 2, KeySize = 8, ValueSize = 6, Gates = "mixed",
+            Offsets = [0, 40, 40, 105, 150],
+            Time = 150,
+            Heads = 4,
+            KvHeads = 2,
+            KeySize = 8,
+            ValueSize = 6,
+            Gates = "mixed",
         };
         var inputs = layout.Inputs();
         var before = Run(path, layout, inputs);
@@ -273,7 +310,12 @@ public sealed class GlaTests : IDisposable
     {
         var call = new GlaCall([0, 0, 70, 200])
         {
-            Heads = 4, KvHeads = 2, KeySize = 20, ValueSize = 18, Scale = 0.5f, Reverse = false,
+            Heads = 4,
+            KvHeads = 2,
+            KeySize = 20,
+            ValueSize = 18,
+            Scale = 0.5f,
+            Reverse = false,
         };
         Tensor Poisoned(params long[] sizes) => full(sizes, float.NaN);
         var (q, k, v, g) = (randn(200, 4, 20), randn(200, 2, 20), randn(200, 2, 18), -rand(200, 2, 20));
