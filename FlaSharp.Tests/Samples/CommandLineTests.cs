@@ -83,6 +83,18 @@ public sealed class CommandLineTests
         Assert.Matches(@"^loss=(\d+\.\d{4}) nats_per_byte=\1 perplexity=\d+\.\d{3} tokens=\d+\n$", output);
     }
 
+    [Fact]
+    public void A_damaged_checkpoint_gives_one_line()
+    {
+        using var folder = new TemporaryFolder();
+        Write(folder);
+        Assert.Equal(0, Run(folder, "--data text.txt --out run --steps 2 --width 16 --layers 1 --heads 2 --seq 16 --batch 2").code);
+        File.WriteAllText(Path.Combine(folder.Path, "run", "checkpoint-000002", "model.safetensors"), "damaged");
+        (int code, _, string error) = Run(folder, "generate --checkpoint run --prompt abc");
+        Assert.Equal(1, code);
+        Assert.Contains("model.safetensors", error, StringComparison.Ordinal);
+    }
+
     private static void Write(TemporaryFolder folder)
     {
         File.WriteAllText(Path.Combine(folder.Path, "empty.txt"), "");

@@ -36,7 +36,7 @@ internal sealed record TrainOptions
     public int Heads { get; init; } = 4;
 
     /// <summary>Highest learning rate.</summary>
-    public double Lr { get; init; } = 4e-3;
+    public double Lr { get; init; } = 2e-3;
 
     /// <summary>Steps until <see cref="Lr"/> is reached.</summary>
     public int Warmup { get; init; } = 50;

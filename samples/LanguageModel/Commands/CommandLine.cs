@@ -1,5 +1,7 @@
 using System.CommandLine;
 using System.Runtime.InteropServices;
+using FlaSharp.IO;
+using FlaSharp.Models;
 
 namespace LanguageModel.Commands;
 
@@ -38,8 +40,10 @@ internal static class CommandLine
                 throw new UserError(parsed.Errors[0].Message);
             return parsed.Invoke(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
         }
-        catch (UserError e)
+        catch (Exception e) when (e is UserError or IOException or UnauthorizedAccessException or InvalidDataException
+            or SafeTensorsException or CheckpointMismatchException)
         {
+            // A damaged checkpoint or a full disk is no defect of the program either.
             Console.Error.WriteLine(e.Message);
             return 1;
         }

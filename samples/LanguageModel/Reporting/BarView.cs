@@ -17,7 +17,7 @@ internal sealed class BarView(ProgressContext context) : IProgressView
         }
 
         _task.Description = string.Create(CultureInfo.InvariantCulture,
-            $"step {report.Step} loss {report.Loss:F3} {report.TokensPerSecond:N0} tokens/s {report.Left:m\\:ss}");
+            $"step {report.Step} loss {report.Loss:F3} {report.TokensPerSecond:N0} tokens/s, {report.LeftText} left");
     }
 
     public void Note(string line) => AnsiConsole.WriteLine(line);

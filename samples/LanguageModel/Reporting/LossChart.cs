@@ -16,7 +16,7 @@ internal static class LossChart
         plot.YLabel("nats per byte");
         Add(plot, training, 1 / bytesPerToken, "training", width: 1, marker: 0);
         Add(plot, validation, 1, "validation", width: 2, marker: 7);
-        plot.ShowLegend();
+        plot.ShowLegend(Alignment.UpperRight);
         plot.SavePng(Path.Combine(run, FileName), 900, 540);
     }
 

@@ -19,7 +19,7 @@ internal sealed class PlainView(TextWriter output) : IProgressView
         _last = Stopwatch.GetTimestamp();
         output.WriteLine(string.Create(CultureInfo.InvariantCulture,
             $"step {report.Step}/{report.Total?.ToString(CultureInfo.InvariantCulture) ?? "?"} loss {report.Loss:F4} "
-            + $"lr {report.LearningRate:G3} {report.TokensPerSecond:N0} tokens/s, {report.Left?.ToString("m\\:ss") ?? "?"} left"));
+            + $"lr {report.LearningRate:G3} {report.TokensPerSecond:N0} tokens/s, {report.LeftText} left"));
     }
 
     public void Note(string line) => output.WriteLine(line);

@@ -9,4 +9,8 @@ namespace LanguageModel.Reporting;
 /// <param name="TokensPerSecond">Averaged over the last steps.</param>
 /// <param name="Left">Time left; null while the speed is being measured.</param>
 internal readonly record struct StepReport(
-    int Step, int? Total, double Loss, double LearningRate, double GradientNorm, double TokensPerSecond, TimeSpan? Left);
+    int Step, int? Total, double Loss, double LearningRate, double GradientNorm, double TokensPerSecond, TimeSpan? Left)
+{
+    /// <summary>Minutes and seconds left, or a question mark.</summary>
+    public string LeftText => Left is TimeSpan left ? $"{(int)left.TotalMinutes}:{left.Seconds:00}" : "?";
+}

@@ -16,6 +16,10 @@ internal sealed class Trainer : IDisposable
 {
     private const int ValidationTokens = 32768;
     private const int Validations = 8;
+
+    /// <summary>A run that has become slower than measured ends at this multiple of its time.</summary>
+    private const double Patience = 1.15;
+
     private const int LeastStepsBetweenValidations = 25;
 
     private readonly TrainOptions _options;
@@ -87,6 +91,8 @@ internal sealed class Trainer : IDisposable
             StepReport report = TrainStep();
             if (TotalSteps is null)
                 FixTotalSteps(Elapsed(), view);
+            else if (Step < TotalSteps && Elapsed() > _options.Minutes * 60 * Patience)
+                EndNow(view);
             report = report with
             {
                 Total = TotalSteps,
@@ -163,6 +169,12 @@ internal sealed class Trainer : IDisposable
             return;
         TotalSteps = Math.Min(steps, _options.Steps ?? int.MaxValue);
         view.Note(FormattableString.Invariant($"{TotalSteps} steps fit into {_options.Minutes} minutes"));
+    }
+
+    private void EndNow(IProgressView view)
+    {
+        view.Note(FormattableString.Invariant($"the time is up after step {Step} of {TotalSteps}: steps have become slower than at first"));
+        TotalSteps = Step;
     }
 
     private string Save(string run, MetricsLog metrics, double elapsed) => Checkpoint.Save(run, _model, _optimizer, new TrainingState
