@@ -67,7 +67,8 @@ public sealed class AdamWTests
             mean[i] = 0.9 * mean[i] + 0.1 * g;
             square[i] = 0.95 * square[i] + 0.05 * g * g;
             values[i] *= 1 - 0.01 * decay;
-            values[i] -= 0.01 * (mean[i] / (1 - Math.Pow(0.9, step))) / (Math.Sqrt(square[i] / (1 - Math.Pow(0.95, step))) + 1e-8);
+            double deviation = Math.Sqrt(square[i] / (1 - Math.Pow(0.95, step)));
+            values[i] -= 0.01 * (mean[i] / (1 - Math.Pow(0.9, step))) / (deviation + 1e-8);
         }
     }
 

@@ -7,6 +7,8 @@ namespace FlaSharp.Tests.Samples;
 
 public sealed class CommandLineTests
 {
+    private const string Small = "--width 16 --layers 1 --heads 2 --seq 16 --batch 2";
+
     [Theory]
     [InlineData("--layer rnn", "--layer rnn: choose gla, mamba, mamba2, softmax, hybrid.")]
     [InlineData("--steps -3", "--steps -3: use a whole number of at least 1.")]
@@ -36,7 +38,7 @@ public sealed class CommandLineTests
         Assert.Equal(1, code);
         Assert.Contains(expected, error, StringComparison.Ordinal);
         Assert.DoesNotContain('\n', error.TrimEnd());
-        Assert.Equal(["empty.txt", "text.txt"], Directory.EnumerateFileSystemEntries(folder.Path).Select(Path.GetFileName).Order());
+        Assert.Equal(["empty.txt", "text.txt"], Names(folder.Path));
     }
 
     [Fact]
@@ -54,13 +56,11 @@ public sealed class CommandLineTests
     {
         using var folder = new TemporaryFolder();
         Write(folder);
-        const string Small = "--width 16 --layers 1 --heads 2 --seq 16 --batch 2";
 
         (int code, string output, string error) = Run(folder, $"--data text.txt --out run --steps 4 {Small}");
         Assert.Equal((0, ""), (code, error));
         Assert.Matches(@"\nfinal val_loss=\d+\.\d{4} tokens_per_second=\d+ checkpoint=.*checkpoint-000004\n$", output);
-        string[] expected = ["checkpoint-000004", "loss.png", "metrics.jsonl"];
-        Assert.Equal(expected, Directory.EnumerateFileSystemEntries(Path.Combine(folder.Path, "run")).Select(Path.GetFileName).Order());
+        Assert.Equal(["checkpoint-000004", "loss.png", "metrics.jsonl"], Names(Path.Combine(folder.Path, "run")));
 
         (code, _, error) = Run(folder, $"--data text.txt --out run --steps 4 {Small}");
         Assert.Equal(1, code);
@@ -88,7 +88,7 @@ public sealed class CommandLineTests
     {
         using var folder = new TemporaryFolder();
         Write(folder);
-        Assert.Equal(0, Run(folder, "--data text.txt --out run --steps 2 --width 16 --layers 1 --heads 2 --seq 16 --batch 2").code);
+        Assert.Equal(0, Run(folder, $"--data text.txt --out run --steps 2 {Small}").code);
         File.WriteAllText(Path.Combine(folder.Path, "run", "checkpoint-000002", "model.safetensors"), "damaged");
         (int code, _, string error) = Run(folder, "generate --checkpoint run --prompt abc");
         Assert.Equal(1, code);
@@ -100,6 +100,9 @@ public sealed class CommandLineTests
         File.WriteAllText(Path.Combine(folder.Path, "empty.txt"), "");
         File.WriteAllText(Path.Combine(folder.Path, "text.txt"), string.Concat(Enumerable.Repeat("All work and no play. ", 500)));
     }
+
+    private static IEnumerable<string?> Names(string folder) =>
+        Directory.EnumerateFileSystemEntries(folder).Select(Path.GetFileName).Order();
 
     private static (int code, string output, string error) Run(TemporaryFolder folder, string arguments)
     {

@@ -11,8 +11,8 @@ internal sealed record NotebookCell(bool IsCode, string Source);
 internal sealed record CellOutput(string Text, IReadOnlyList<byte[]> Pictures);
 
 /// <summary>
-/// A notebook made from a file-based program, so that the two cannot come to differ: a block of comments that begins with a heading
-/// is a cell of text, and what follows it is a cell of code.
+/// A notebook made from a file-based program, so that the two cannot come to differ: a block of comments that begins with a
+/// heading is a cell of text, and what follows it is a cell of code.
 /// </summary>
 internal static class Notebook
 {
@@ -136,6 +136,6 @@ internal static class Notebook
     private static JsonArray Lines(string text)
     {
         string[] lines = text.Split('\n');
-        return [.. lines.Select((line, i) => (JsonNode)(i < lines.Length - 1 ? line + "\n" : line)).Where(line => (string?)line != "")];
+        return [.. lines.Select((line, i) => i < lines.Length - 1 ? line + "\n" : line).Where(line => line != "")];
     }
 }

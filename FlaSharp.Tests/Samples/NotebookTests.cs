@@ -6,8 +6,8 @@ using Xunit;
 namespace FlaSharp.Tests.Samples;
 
 /// <summary>
-/// The notebook sample. After a change to language-model.cs, write the notebook anew with its outputs, from the repository's root:
-/// <c>FLASHARP_WRITE_NOTEBOOK=$PWD/samples/Notebook dotnet FlaSharp.Tests/bin/Release/net10.0/FlaSharp.Tests.dll -class "*NotebookTests"</c>
+/// The notebook sample. After a change to language-model.cs, write the notebook anew with its outputs: set
+/// <c>FLASHARP_WRITE_NOTEBOOK</c> to the full path of samples/Notebook and run this test.
 /// </summary>
 public sealed class NotebookTests
 {
@@ -30,7 +30,8 @@ public sealed class NotebookTests
 
         string committed = await ReadAsync(NotebookFile);
         Assert.Equal(cells, Notebook.Parse(committed));
-        Assert.Equal(Notebook.ShownOutputs(committed), outputs.Select(output => (output.Text.Length > 0, output.Pictures.Count > 0)));
+        Assert.Equal(
+            Notebook.ShownOutputs(committed), outputs.Select(output => (output.Text.Length > 0, output.Pictures.Count > 0)));
         Assert.Contains(outputs, output => output.Pictures.Count > 0);
     }
 
@@ -39,6 +40,7 @@ public sealed class NotebookTests
 
     private static async Task<List<CellOutput>> RunAsync(IEnumerable<NotebookCell> cells)
     {
+        CancellationToken cancellation = TestContext.Current.CancellationToken;
         using var folder = new TemporaryFolder();
         string current = Directory.GetCurrentDirectory();
         TextWriter standardOut = Console.Out;
@@ -53,10 +55,11 @@ public sealed class NotebookTests
                 using var output = new StringWriter { NewLine = "\n" };
                 Console.SetOut(output);
                 // The assemblies are loaded: no packages to fetch.
-                string code = string.Join('\n', cell.Source.Split('\n').Where(line => !line.StartsWith("#r", StringComparison.Ordinal)));
+                var lines = cell.Source.Split('\n').Where(line => !line.StartsWith("#r", StringComparison.Ordinal));
+                string code = string.Join('\n', lines);
                 state = state is null
-                    ? await CSharpScript.RunAsync(code, Scripting.Options, cancellationToken: TestContext.Current.CancellationToken)
-                    : await state.ContinueWithAsync(code, Scripting.Options, TestContext.Current.CancellationToken);
+                    ? await CSharpScript.RunAsync(code, Scripting.Options, cancellationToken: cancellation)
+                    : await state.ContinueWithAsync(code, Scripting.Options, cancellation);
 
                 var pictures = Directory.EnumerateFiles(folder.Path, "*.png", SearchOption.AllDirectories).Where(seen.Add);
                 outputs.Add(new CellOutput(output.ToString(), [.. pictures.Select(File.ReadAllBytes)]));

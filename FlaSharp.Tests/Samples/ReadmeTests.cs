@@ -10,8 +10,8 @@ public sealed partial class ReadmeTests
     [Fact]
     public async Task The_training_example_runs()
     {
-        string readme = await File.ReadAllTextAsync(
-            Path.Combine(AppContext.BaseDirectory, "README.md"), TestContext.Current.CancellationToken);
+        CancellationToken cancellation = TestContext.Current.CancellationToken;
+        string readme = await File.ReadAllTextAsync(Path.Combine(AppContext.BaseDirectory, "README.md"), cancellation);
         string example = CodeBlock().Match(readme).Groups[1].Value;
         Assert.Contains("step < 500", example, StringComparison.Ordinal);
         Assert.InRange(example.Split('\n').Length, 10, 25);
@@ -24,10 +24,10 @@ public sealed partial class ReadmeTests
         {
             Directory.SetCurrentDirectory(folder.Path);
             Console.SetOut(output);
-            await File.WriteAllTextAsync(
-                "book.txt", string.Concat(Enumerable.Repeat("It was a dark and stormy night. ", 20)), TestContext.Current.CancellationToken);
+            string book = string.Concat(Enumerable.Repeat("It was a dark and stormy night. ", 20));
+            await File.WriteAllTextAsync("book.txt", book, cancellation);
             await CSharpScript.RunAsync(example.Replace("step < 500", "step < 2", StringComparison.Ordinal), Scripting.Options,
-                cancellationToken: TestContext.Current.CancellationToken);
+                cancellationToken: cancellation);
         }
         finally
         {

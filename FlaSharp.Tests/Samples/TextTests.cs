@@ -39,8 +39,8 @@ public sealed class TextTests
         string file = files.Single(path => Path.GetFileName(path) == "System.Collections.xml");
         string text = string.Concat(DotNetDocumentation.Read([file]));
 
-        Assert.Contains("System.Collections.BitArray\nManages a compact array of bit values, which are represented as Booleans, where true "
-            + "indicates that the bit is on (1)", text, StringComparison.Ordinal);
+        Assert.Contains("System.Collections.BitArray\nManages a compact array of bit values, which are represented as Booleans, "
+            + "where true indicates that the bit is on (1)", text, StringComparison.Ordinal);
         Assert.DoesNotContain("<see", text, StringComparison.Ordinal);
         Assert.DoesNotContain('`', text);
         string[] sentences = [.. text.Split('\n').Where(line => line.StartsWith("Returns: ", StringComparison.Ordinal))];

@@ -66,7 +66,8 @@ public sealed class TrainerTests
         Directory.CreateDirectory(Path.Combine(run.Path, ".unfinished-4"));
         Assert.Null(Checkpoint.Latest(run.Path));
         Train(s_options, run.Path, new View());
-        Assert.Equal(["checkpoint-000020", "checkpoint-000030"], Directory.GetDirectories(run.Path).Select(Path.GetFileName).Order());
+        var kept = Directory.GetDirectories(run.Path).Select(Path.GetFileName).Order();
+        Assert.Equal(["checkpoint-000020", "checkpoint-000030"], kept);
         using var model = CausalLM.FromPretrained(Checkpoint.Latest(run.Path)!);
         Assert.Equal(16, model.Config.HiddenSize);
     }

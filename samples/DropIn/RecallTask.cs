@@ -4,8 +4,8 @@ using static TorchSharp.torch;
 namespace DropIn;
 
 /// <summary>
-/// Associative recall: a sequence shows pairs of key and value, then asks for each value by its key in another order. A model that
-/// cannot look back gets no further than guessing.
+/// Associative recall: a sequence shows pairs of key and value, then asks for each value by its key in another order. A model
+/// that cannot look back gets no further than guessing.
 /// </summary>
 internal static class RecallTask
 {

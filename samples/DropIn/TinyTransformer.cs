@@ -5,7 +5,7 @@ using static TorchSharp.torch.nn;
 
 namespace DropIn;
 
-/// <summary>An ordinary TorchSharp transformer that knows nothing of FlaSharp: [B, T] tokens to [B, T, vocabulary] logits.</summary>
+/// <summary>An ordinary TorchSharp transformer, without a word of FlaSharp: [B, T] tokens to [B, T, vocabulary] logits.</summary>
 internal sealed class TinyTransformer : Module<Tensor, Tensor>
 {
     private readonly Embedding _tokens;

@@ -40,7 +40,12 @@ internal static class ModelFactory
         {
             LayerKind.Softmax => new TransformerConfig { NumHeads = options.Heads, IntermediateSize = mlp },
             LayerKind.Mamba => new MambaConfig(),
-            LayerKind.Mamba2 => new Mamba2Config { NGroups = 1, HeadDim = HeadDim(2 * width), StateSize = width < 512 ? 64 : 128 },
+            LayerKind.Mamba2 => new Mamba2Config
+            {
+                NGroups = 1,
+                HeadDim = HeadDim(2 * width),
+                StateSize = width < 512 ? 64 : 128,
+            },
             _ => new GlaConfig
             {
                 NumHeads = options.Heads,

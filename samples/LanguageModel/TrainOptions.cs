@@ -3,7 +3,7 @@ using FlaSharp;
 
 namespace LanguageModel;
 
-/// <summary>Everything that decides the losses of a run. Stored with each checkpoint: a run continues with what it began with.</summary>
+/// <summary>All that decides the losses of a run. Stored with each checkpoint: a run goes on with what it began with.</summary>
 internal sealed record TrainOptions
 {
     public LayerKind Layer { get; init; } = LayerKind.Gla;

@@ -39,7 +39,8 @@ Console.WriteLine(Encoding.UTF8.GetString(text, 0, 64));
 
 // ## The model
 //
-// Two blocks of gated linear attention and a gated MLP. `MambaConfig`, `Mamba2Config` and `TransformerConfig` make the other models.
+// Two blocks of gated linear attention and a gated MLP. `MambaConfig`, `Mamba2Config` and `TransformerConfig` make the other
+// models.
 
 torch.manual_seed(1);
 var model = new CausalLM(new GlaConfig { VocabSize = 256, HiddenSize = 64, NumHiddenLayers = 2, NumHeads = 4 });
@@ -92,4 +93,5 @@ Console.WriteLine();
 
 model.SavePretrained("runs/squares/model");
 var copy = CausalLM.FromPretrained("runs/squares/model");
-Console.WriteLine($"{copy.Config.ModelType}: {string.Join(", ", Directory.GetFiles("runs/squares/model").Select(Path.GetFileName).Order())}");
+var files = Directory.GetFiles("runs/squares/model").Select(Path.GetFileName).Order();
+Console.WriteLine($"{copy.Config.ModelType}: {string.Join(", ", files)}");

@@ -57,7 +57,8 @@ internal static class BenchCommand
         }
 
         double[] baseline = subjects.Single(subject => subject.Layer == LayerKind.Softmax).Milliseconds();
-        Console.WriteLine(FormattableString.Invariant($"{device}, {options.Dtype}, width {options.Width}, {options.Layers} layers, ")
+        Console.WriteLine(
+            FormattableString.Invariant($"{device}, {options.Dtype}, width {options.Width}, {options.Layers} layers, ")
             + FormattableString.Invariant($"batch {options.Batch} x {options.Seq} tokens; ms per training step"));
         Console.WriteLine($"{"layer",-10}{"parameters",12}{"min",10}{"median",10}{"tokens/s",12}{"of softmax",12}");
         foreach (Subject subject in subjects)

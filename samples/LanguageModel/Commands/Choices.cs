@@ -40,7 +40,8 @@ internal static class Choices
     };
 
     /// <summary>An option that takes a number of at least <paramref name="least"/>.</summary>
-    public static Option<T> AtLeast<T>(string name, string description, T least, T standard) where T : struct, INumber<T> => new(name)
+    public static Option<T> AtLeast<T>(string name, string description, T least, T standard)
+        where T : struct, INumber<T> => new(name)
     {
         Description = description,
         DefaultValueFactory = _ => standard,

@@ -25,7 +25,7 @@ internal static class CommandLine
 
     public static int Run(string[] args, CancellationToken stop)
     {
-        var root = new RootCommand("Trains a language model on FlaSharp's layers, on text that every .NET SDK brings along or on yours.");
+        var root = new RootCommand("Trains a language model of FlaSharp's layers, on the .NET documentation or on your text.");
         var training = new TrainCommandLine();
         training.AddTo(root);
         root.SetAction(parsed => TrainCommand.Run(training.Read(parsed), stop));

@@ -6,7 +6,8 @@ namespace LanguageModel.Commands;
 
 internal static class Devices
 {
-    public static Option<string?> Option() => new("--device") { Description = "cpu, cuda or cuda:N; without it cuda if there is one." };
+    public static Option<string?> Option() =>
+        new("--device") { Description = "cpu, cuda or cuda:N; without it cuda if there is one." };
 
     /// <exception cref="UserError">There is no such device here.</exception>
     public static Device Choose(string? name)

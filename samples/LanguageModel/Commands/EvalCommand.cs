@@ -28,8 +28,8 @@ internal static class EvalCommand
 
             var result = Evaluation.Of(
                 loaded.Model, loaded.Tokenizer, tokens, length, loaded.Options.Batch, count: int.MaxValue, where);
-            Console.WriteLine(FormattableString.Invariant(
-                $"loss={result.Loss:F4} nats_per_byte={result.NatsPerByte:F4} perplexity={result.Perplexity:F3} tokens={result.Tokens}"));
+            Console.WriteLine(FormattableString.Invariant($"loss={result.Loss:F4} nats_per_byte={result.NatsPerByte:F4} ")
+                + FormattableString.Invariant($"perplexity={result.Perplexity:F3} tokens={result.Tokens}"));
             return 0;
         });
         return command;

@@ -25,7 +25,8 @@ internal static class Runs
     /// <exception cref="UserError">It holds a run already, or cannot be written to.</exception>
     public static string Create(TrainRequest request, LayerKind layer)
     {
-        string name = $"{layer.ToString().ToLowerInvariant()}-{DateTime.Now.ToString("yyyyMMdd-HHmmss", CultureInfo.InvariantCulture)}";
+        string time = DateTime.Now.ToString("yyyyMMdd-HHmmss", CultureInfo.InvariantCulture);
+        string name = $"{layer.ToString().ToLowerInvariant()}-{time}";
         string folder = Path.GetFullPath(request.Out ?? Path.Combine(Parent, name));
         if (Checkpoint.Latest(folder) is not null)
             throw new UserError($"{folder} holds a run already: continue it with --resume, or choose another --out.");

@@ -66,7 +66,7 @@ internal static class TrainCommand
             {
                 string option = property.Name.ToLowerInvariant();
                 throw new UserError(FormattableString.Invariant(
-                    $"--resume: the run has --{option} {then ?? "(none)"}, not {now}. Leave --{option} out, or start a new run."));
+                    $"--resume: the run has --{option} {then ?? "(none)"}, not {now}. Leave it out, or start a new run."));
             }
         }
     }
@@ -76,13 +76,14 @@ internal static class TrainCommand
     {
         Console.WriteLine($"model: {options.Layer.ToString().ToLowerInvariant()}, {model.ParameterCount:N0} parameters, "
             + $"width {options.Width}, {options.Dtype.ToString().ToLowerInvariant()} on {device}");
-        Console.WriteLine(FormattableString.Invariant($"text: {corpus.Source}, {corpus.Bytes:N0} bytes, {corpus.Training.Length:N0} tokens ")
-            + FormattableString.Invariant($"to train on, order-0 entropy {corpus.Entropy:F3} nats per byte"));
+        Console.WriteLine(FormattableString.Invariant($"text: {corpus.Source}, {corpus.Bytes:N0} bytes, ")
+            + FormattableString.Invariant($"{corpus.Training.Length:N0} tokens to train on, ")
+            + FormattableString.Invariant($"order-0 entropy {corpus.Entropy:F3} nats per byte"));
         Console.WriteLine($"run: {run}" + (trainer.Step > 0 ? $", continued after step {trainer.Step}" : ""));
     }
 
-    private static void Conclude(TrainOptions options, CausalLM model, Corpus corpus, Trainer trainer, string run, string checkpoint,
-        Device device)
+    private static void Conclude(
+        TrainOptions options, CausalLM model, Corpus corpus, Trainer trainer, string run, string checkpoint, Device device)
     {
         double valLoss = trainer.Validate();
         using (var metrics = new MetricsLog(run, long.MaxValue))
@@ -99,8 +100,8 @@ internal static class TrainCommand
             Seed = options.Seed,
         }, device, Console.Out, CancellationToken.None);
         Console.WriteLine();
-        Console.WriteLine(FormattableString.Invariant(
-            $"{trainer.Step} steps; loss curve in {Path.Combine(run, LossChart.FileName)}; order-0 entropy {corpus.Entropy:F3} nats per byte"));
+        Console.WriteLine($"{trainer.Step} steps; loss curve in {Path.Combine(run, LossChart.FileName)}; "
+            + FormattableString.Invariant($"order-0 entropy {corpus.Entropy:F3} nats per byte"));
         Console.WriteLine(FormattableString.Invariant(
             $"final val_loss={valLoss:F4} tokens_per_second={trainer.TokensPerSecond:F0} checkpoint={checkpoint}"));
     }

@@ -19,7 +19,7 @@ internal sealed class TrainCommandLine
     };
     private readonly Option<int?> _steps = Choices.AtLeastIfGiven("--steps", "Optimizer steps.", 1);
     private readonly Option<double?> _minutes = Choices.AtLeastIfGiven("--minutes",
-        $"Time for training; the number of steps follows from the speed of the first ones ({DefaultMinutes} without --steps).", 0.01);
+        $"Time for training; the number of steps follows from the first ones' speed ({DefaultMinutes} without --steps).", 0.01);
     private readonly Option<int> _batch = Choices.AtLeast("--batch", "Sequences per micro-batch.", 1, s_standard.Batch);
     private readonly Option<int> _seq = Choices.AtLeast("--seq", "Tokens per sequence.", 2, s_standard.Seq);
     private readonly Option<int> _width = Choices.AtLeast("--width", "Model width.", 1, s_standard.Width);
@@ -30,7 +30,8 @@ internal sealed class TrainCommandLine
         1e-9, s_standard.Lr);
     private readonly Option<int> _warmup = Choices.AtLeast("--warmup", "Steps of warm-up.", 0, s_standard.Warmup);
     private readonly Option<double> _clip = Choices.AtLeast("--clip", "Largest norm of the gradient.", 1e-9, s_standard.Clip);
-    private readonly Option<int> _accumulate = Choices.AtLeast("--accumulate", "Micro-batches per step.", 1, s_standard.Accumulate);
+    private readonly Option<int> _accumulate =
+        Choices.AtLeast("--accumulate", "Micro-batches per step.", 1, s_standard.Accumulate);
     private readonly Option<Precision> _dtype = Choices.OneOf("--dtype",
         "Weights and activations; the optimizer keeps fp32 weights, and fp16 scales the loss.", s_standard.Dtype);
     private readonly Option<long> _seed = Choices.AtLeast("--seed", "Of weights and data order.", 0L, s_standard.Seed);
@@ -50,11 +51,10 @@ internal sealed class TrainCommandLine
 
     public void AddTo(Command command)
     {
-        foreach (Option option in (Option[])[_layer, _mode, _data, _tokenizer, _steps, _minutes, _batch, _seq, _width, _layers, _heads,
-            _lr, _warmup, _clip, _accumulate, _device, _dtype, _saveEvery, _resume, _out, _seed, _tensorBoard])
-        {
+        Option[] all = [_layer, _mode, _data, _tokenizer, _steps, _minutes, _batch, _seq, _width, _layers, _heads, _lr, _warmup,
+            _clip, _accumulate, _device, _dtype, _saveEvery, _resume, _out, _seed, _tensorBoard];
+        foreach (Option option in all)
             command.Options.Add(option);
-        }
     }
 
     public TrainRequest Read(ParseResult parsed)

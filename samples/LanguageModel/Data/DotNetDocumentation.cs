@@ -87,10 +87,13 @@ internal static partial class DotNetDocumentation
             return [];
         return Directory.EnumerateDirectories(pack)
             .Where(folder => Directory.Exists(Path.Combine(folder, "ref")))
-            .OrderByDescending(folder => Version.TryParse(Path.GetFileName(folder).Split('-')[0], out Version? v) ? v : new Version())
+            .OrderByDescending(PackVersion)
             .Take(1)
             .SelectMany(folder => Directory.EnumerateDirectories(Path.Combine(folder, "ref")));
     }
+
+    private static Version PackVersion(string folder) =>
+        Version.TryParse(Path.GetFileName(folder).Split('-')[0], out Version? version) ? version : new Version();
 
     private static IEnumerable<XElement> Members(string file)
     {
@@ -139,7 +142,7 @@ internal static partial class DotNetDocumentation
         _ => " ",
     }));
 
-    /// <summary>"M:System.String.Join(System.String)" is of the type "System.String" and is shown as "System.String.Join".</summary>
+    /// <summary>"M:System.String.Join(System.String)" is of the type "System.String", its title "System.String.Join".</summary>
     private static (string type, string title) Split(string name)
     {
         string title = Arity().Replace(name[2..].Split('(')[0], "").Replace("#", "", StringComparison.Ordinal);

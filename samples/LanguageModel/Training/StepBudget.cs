@@ -3,8 +3,8 @@ using System.Diagnostics;
 namespace LanguageModel.Training;
 
 /// <summary>
-/// Turns minutes into a number of steps. The first steps are measured, then the number is fixed: the learning rate follows it, and
-/// a resumed run must not choose another.
+/// Turns minutes into a number of steps. The first steps are measured, then the number is fixed: the learning rate follows it,
+/// and a resumed run must not choose another.
 /// </summary>
 internal sealed class StepBudget(double minutes)
 {

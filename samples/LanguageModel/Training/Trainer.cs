@@ -9,8 +9,8 @@ using static TorchSharp.torch;
 namespace LanguageModel.Training;
 
 /// <summary>
-/// One training run. Its losses depend on the options and the text alone, so a run that is stopped anywhere and continued from its
-/// last checkpoint repeats them bit for bit on the CPU.
+/// One training run. Its losses depend on the options and the text alone, so a run that is stopped anywhere and continued from
+/// its last checkpoint repeats them bit for bit on the CPU.
 /// </summary>
 internal sealed class Trainer : IDisposable
 {
@@ -150,7 +150,8 @@ internal sealed class Trainer : IDisposable
         _lastSeconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
         StepSeconds += _lastSeconds;
         _secondsPerStep = _secondsPerStep == 0 ? _lastSeconds : 0.9 * _secondsPerStep + 0.1 * _lastSeconds;
-        return new StepReport(Step, TotalSteps, numbers[0], learningRate, numbers[1], _options.TokensPerStep / _secondsPerStep, null);
+        double speed = _options.TokensPerStep / _secondsPerStep;
+        return new StepReport(Step, TotalSteps, numbers[0], learningRate, numbers[1], speed, Left: null);
     }
 
     /// <summary>Adds the gradient of a micro-batch. Returns its share of the loss, on the device.</summary>
@@ -173,11 +174,14 @@ internal sealed class Trainer : IDisposable
 
     private void EndNow(IProgressView view)
     {
-        view.Note(FormattableString.Invariant($"the time is up after step {Step} of {TotalSteps}: steps have become slower than at first"));
+        view.Note(FormattableString.Invariant($"the time is up after step {Step} of {TotalSteps}: steps became slower"));
         TotalSteps = Step;
     }
 
-    private string Save(string run, MetricsLog metrics, double elapsed) => Checkpoint.Save(run, _model, _optimizer, new TrainingState
+    private string Save(string run, MetricsLog metrics, double elapsed) =>
+        Checkpoint.Save(run, _model, _optimizer, State(metrics.Length, elapsed));
+
+    private TrainingState State(long metricsLength, double elapsed) => new()
     {
         Options = _options,
         Step = Step,
@@ -187,7 +191,7 @@ internal sealed class Trainer : IDisposable
         Updates = _optimizer.Count,
         LossScale = _lossScale.Value,
         GoodSteps = _lossScale.GoodSteps,
-        MetricsLength = metrics.Length,
+        MetricsLength = metricsLength,
         Fingerprint = _corpus.Fingerprint,
-    });
+    };
 }
