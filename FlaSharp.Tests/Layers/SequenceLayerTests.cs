@@ -65,7 +65,7 @@ public class SequenceLayerTests
             y.to(float32).square().sum().Backward(); // the mean's gradients would be below the range of float16
             expected.square().sum().Backward();
             Compare.Close(x.grad!, wide.grad!, 2 * limit, $"{name} in {dtype}: gradient of x");
-            foreach (var ((parameterName, parameter), (_, wideParameter)) 
+            foreach (var ((parameterName, parameter), (_, wideParameter))
                 in layer.named_parameters().Zip(reference.named_parameters()))
             {
                 Assert.Equal(parameter.dtype, parameter.grad!.dtype);

@@ -42,11 +42,11 @@ internal static class Choices
     /// <summary>An option that takes a number of at least <paramref name="least"/>.</summary>
     public static Option<T> AtLeast<T>(string name, string description, T least, T standard)
         where T : struct, INumber<T> => new(name)
-    {
-        Description = description,
-        DefaultValueFactory = _ => standard,
-        CustomParser = result => Number(result, name, least) ?? default,
-    };
+        {
+            Description = description,
+            DefaultValueFactory = _ => standard,
+            CustomParser = result => Number(result, name, least) ?? default,
+        };
 
     /// <summary>The same, without a value unless given.</summary>
     public static Option<T?> AtLeastIfGiven<T>(string name, string description, T least) where T : struct, INumber<T> => new(name)
