@@ -19,7 +19,7 @@ internal sealed class TrainCommandLine
     };
     private readonly Option<int?> _steps = Choices.AtLeastIfGiven("--steps", "Optimizer steps.", 1);
     private readonly Option<double?> _minutes = Choices.AtLeastIfGiven("--minutes",
-        $"Time for training; the number of steps follows from the first ones' speed ({DefaultMinutes} without --steps).", 0.01);
+        $"Time for training; the number of steps follows from the first ones' speed ({DefaultMinutes:F1} without --steps).", 0.01);
     private readonly Option<int> _batch = Choices.AtLeast("--batch", "Sequences per micro-batch.", 1, s_standard.Batch);
     private readonly Option<int> _seq = Choices.AtLeast("--seq", "Tokens per sequence.", 2, s_standard.Seq);
     private readonly Option<int> _width = Choices.AtLeast("--width", "Model width.", 1, s_standard.Width);
@@ -47,7 +47,7 @@ internal sealed class TrainCommandLine
     };
 
     /// <summary>Of a run with neither --minutes nor --steps.</summary>
-    private const double DefaultMinutes = 4;
+    private const double DefaultMinutes = 3.5;
 
     public void AddTo(Command command)
     {
