@@ -1,10 +1,13 @@
 namespace FlaSharp.Tests.TestSupport;
 
-/// <summary>Collects garbage without pause, so that a tensor which only native code still uses is lost at once.</summary>
+/// <summary>Collects garbage all the time, so that a tensor which only native code still uses is lost at once.</summary>
 internal sealed class CollectingThread : IDisposable
 {
+    private const int CollectionsPerStep = 3; // without a limit they can take nearly all time on a machine with few cores
+
     private readonly Thread _thread;
     private volatile bool _stopped;
+    private volatile int _steps;
 
     public CollectingThread()
     {
@@ -13,6 +16,9 @@ internal sealed class CollectingThread : IDisposable
     }
 
     public int Collections { get; private set; }
+
+    /// <summary>Tells that the code under test has made another step.</summary>
+    public void NextStep() => _steps++;
 
     public void Dispose()
     {
@@ -24,8 +30,9 @@ internal sealed class CollectingThread : IDisposable
     {
         for (; !_stopped; Collections++)
         {
-            GC.Collect(Collections % 500 == 0 ? GC.MaxGeneration : 0);
-            Thread.Yield(); // with few cores the other threads would starve
+            while (Collections > (_steps + 1) * CollectionsPerStep && !_stopped)
+                Thread.Yield();
+            GC.Collect(Collections % 500 == 499 ? GC.MaxGeneration : 0);
         }
     }
 }

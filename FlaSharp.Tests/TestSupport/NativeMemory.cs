@@ -1,4 +1,4 @@
-using System.Globalization;
+using System.Runtime.InteropServices;
 using TorchSharp;
 
 namespace FlaSharp.Tests.TestSupport;
@@ -6,14 +6,20 @@ namespace FlaSharp.Tests.TestSupport;
 /// <summary>Memory that the garbage collector does not see.</summary>
 internal static class NativeMemory
 {
-    /// <summary>Whether <see cref="Mapped"/> can be asked: on Linux.</summary>
-    public static bool CanMeasure => File.Exists("/proc/self/statm");
+    private static readonly unsafe delegate* unmanaged<MallocInfo> s_mallocInfo =
+        NativeLibrary.TryLoad("libc.so.6", out var libc) && NativeLibrary.TryGetExport(libc, "mallinfo2", out var function)
+            ? (delegate* unmanaged<MallocInfo>)function
+            : null;
 
-    /// <summary>
-    /// Megabytes of address space. Touched or not, each block above 32 MB is mapped when a tensor is made and gone when it is freed.
-    /// </summary>
-    public static long Mapped() =>
-        long.Parse(File.ReadAllText("/proc/self/statm").Split(' ')[0], CultureInfo.InvariantCulture) * Environment.SystemPageSize >> 20;
+    /// <summary>Whether <see cref="Megabytes"/> can be asked: where the C library is glibc 2.33 or later.</summary>
+    public static unsafe bool CanMeasure => s_mallocInfo is not null;
+
+    /// <summary>Megabytes that native code holds, tensors on the CPU among them.</summary>
+    public static unsafe long Megabytes()
+    {
+        var info = s_mallocInfo();
+        return (long)(info.BytesInMaps + info.BytesInUse) >> 20;
+    }
 
     /// <summary>Tensors alive after a full collection with all finalizers.</summary>
     public static long LiveTensors()
@@ -24,5 +30,12 @@ internal static class NativeMemory
             GC.WaitForPendingFinalizers();
         }
         return torch.Tensor.TotalCount;
+    }
+
+    /// <summary>The C library's struct mallinfo2.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct MallocInfo
+    {
+        public nuint Arena, FreeChunks, FastChunks, Maps, BytesInMaps, Unused, BytesInFastChunks, BytesInUse, BytesFree, BytesAtTop;
     }
 }
