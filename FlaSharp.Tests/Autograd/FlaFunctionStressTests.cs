@@ -51,6 +51,23 @@ public sealed class FlaFunctionStressTests
         Assert.Equal(before, NativeMemory.LiveTensors() - UndefinedGradients.Taken());
     }
 
+    /// <summary>
+    /// Native code copies a returned gradient only after the callback. The moment is too short for the collector to hit often, so
+    /// this asks directly: nothing but the parking place holds the gradient after backward, until the thread's next operation.
+    /// </summary>
+    [Fact]
+    public void Returned_gradients_outlive_the_callback()
+    {
+        using var scope = NewDisposeScope();
+        var a = ones(3, requires_grad: true);
+        var function = new Arithmetic();
+        Arithmetic.Apply(a, a, function).product.sum().backward(); // TorchSharp's own, which returns straight from native code
+        NativeMemory.LiveTensors();
+        Assert.True(function.Returned!.TryGetTarget(out var gradient) && !gradient.IsInvalid);
+        Arithmetic.Apply(a, a);
+        Assert.True(gradient.IsInvalid);
+    }
+
     [Fact]
     public void Graphs_that_die_without_backward_leave_nothing()
     {
@@ -236,6 +253,7 @@ public sealed class FlaFunctionStressTests
         public bool FailBackward { get; init; }
         public bool OmitProduct { get; init; }
         public bool Saved { get; private set; }
+        public WeakReference<Tensor>? Returned { get; private set; }
 
         public static (Tensor product, Tensor? sum) Apply(Tensor a, Tensor b, Arithmetic? function = null)
         {
@@ -262,7 +280,9 @@ public sealed class FlaFunctionStressTests
             var (product, sum) = (gradOutputs[0], gradOutputs[1]);
             if (!OmitProduct)
                 UndefinedGradients.Add(gradOutputs);
-            return [Gradient(saved[1]!), Gradient(saved[0])];
+            var gradient = Gradient(saved[1]!);
+            Returned = new WeakReference<Tensor>(gradient!);
+            return [gradient, Gradient(saved[0])];
 
             // d(a b) = b da, d(a + b) = da; the incoming gradient itself may be handed on
             Tensor? Gradient(Tensor? other) =>
