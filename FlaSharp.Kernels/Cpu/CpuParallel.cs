@@ -12,7 +12,10 @@ internal static class CpuParallel
                 body(i);
             return;
         }
-        Parallel.For(0, count, body);
+        if (OpenMpThreads.AreKnown)
+            OpenMpThreads.For(count, body);
+        else
+            Parallel.For(0, count, body);
     }
 
     /// <summary>

@@ -219,7 +219,8 @@ public sealed class GenerationTests
         using var model = TinyModels.Create("mamba");
         using (no_grad())
             model.parameters().First()[1..].fill_(float.NaN);
-        Assert.Contains("NaN", Assert.Throws<InvalidOperationException>(() => model.Generate(TinyModels.Ids(1, 3))).Message);
+        // An operation's guard is the first to see it on the CPU, the sampler on a GPU.
+        Assert.Contains("NaN", Assert.ThrowsAny<Exception>(() => model.Generate(TinyModels.Ids(1, 3))).Message);
     }
 
     private static long[] Values(Tensor tokens) => tokens.contiguous().data<long>().ToArray();
