@@ -22,6 +22,7 @@ internal sealed unsafe class CausalConvCpu
     public required bool Silu { get; init; }
 
     public required float* X { get; init; }      // [tokens, E]
+    public required int RowX { get; init; }      // floats from a token of x to the next
     public required float* Weight { get; init; } // [W, E]
     public required float* Bias { get; init; }   // [E] or null
     public required float* InitialState { get; init; } // [S, W - 1, E], oldest first, or null
@@ -128,7 +129,7 @@ internal sealed unsafe class CausalConvCpu
         for (var w = 0; w < Width; w++)
         {
             var input = t - Past + w;
-            rows[w] = input >= 0 ? X + (long)(piece.Start + input) * Channels
+            rows[w] = input >= 0 ? X + (long)(piece.Start + input) * RowX
                 : InitialState != null ? InitialState + ((long)piece.Sequence * Past + input + Past) * Channels
                 : zeros;
         }
@@ -215,7 +216,7 @@ internal sealed unsafe class CausalConvCpu
                 int length = Offsets[s + 1] - Offsets[s], input = length - Past + j;
                 var row = new Span<float>(FinalState + ((long)s * Past + j) * Channels, Channels);
                 if (input >= 0)
-                    new Span<float>(X + (long)(Offsets[s] + input) * Channels, Channels).CopyTo(row);
+                    new Span<float>(X + (long)(Offsets[s] + input) * RowX, Channels).CopyTo(row);
                 else if (InitialState != null)
                     new Span<float>(InitialState + ((long)s * Past + input + Past) * Channels, Channels).CopyTo(row);
                 else

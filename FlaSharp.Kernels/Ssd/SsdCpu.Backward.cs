@@ -60,8 +60,8 @@ internal sealed unsafe partial class SsdCpu
             Load(ref decays, _chunks[chunk], head);
             for (var i = 0; i < ChunkSize; i++)
                 weights[i] = decays.Dt[i] * decays.ToEnd[i];
-            Pack(X + ((long)start * Heads + head) * HeadSize, Heads * HeadSize, stop - start, HeadSize, weighted, weights);
-            Pack(B + ((long)start * Groups + head / HeadsPerGroup) * StateSize, Groups * StateSize, stop - start, StateSize, b);
+            Pack(X + (long)start * RowX + head * HeadSize, RowX, stop - start, HeadSize, weighted, weights);
+            Pack(B + (long)start * RowB + head / HeadsPerGroup * StateSize, RowB, stop - start, StateSize, b);
 
             var next = StateOf(states, chunk + 1, head);
             if (!isZero)
@@ -100,8 +100,8 @@ internal sealed unsafe partial class SsdCpu
             var before = chunk > first ? StateOf(gradStates, chunk - 1, head) : initial;
             if (!isZero)
                 Scale(gradient, decays.Whole, stateFloats, before);
-            var c = C + ((long)start * Groups + head / HeadsPerGroup) * StateSize;
-            TileProduct.Run(StateSize, PaddedHead, stop - start, c, 1, Groups * StateSize, weighted, PaddedHead, before, PaddedHead, !isZero);
+            var c = C + (long)start * RowC + head / HeadsPerGroup * StateSize;
+            TileProduct.Run(StateSize, PaddedHead, stop - start, c, 1, RowC, weighted, PaddedHead, before, PaddedHead, !isZero);
             gradient = before;
             isZero = false;
         }
@@ -140,14 +140,12 @@ internal sealed unsafe partial class SsdCpu
 
         var (start, end) = _chunks[chunk];
         var length = end - start;
-        var (rowX, rowB) = (Heads * HeadSize, Groups * StateSize);
-        var atB = ((long)start * Groups + group) * StateSize;
         var hasStart = InitialState != null || !IsFirst(chunk);
         var hasEnd = hasGradFinal || !IsFirst(chunk + 1);
 
         Products(chunk, group, transposedB, products);
-        Pack(B + atB, rowB, length, StateSize, b);
-        Pack(C + atB, rowB, length, StateSize, c);
+        Pack(B + (long)start * RowB + group * StateSize, RowB, length, StateSize, b);
+        Pack(C + (long)start * RowC + group * StateSize, RowC, length, StateSize, c);
         new Span<float>(gradProducts, square).Clear();
         new Span<float>(gradB, stateTile).Clear();
         new Span<float>(gradC, stateTile).Clear();
@@ -155,10 +153,10 @@ internal sealed unsafe partial class SsdCpu
         for (var head = group * HeadsPerGroup; head < (group + 1) * HeadsPerGroup; head++)
         {
             Load(ref decays, _chunks[chunk], head);
-            var at = ((long)start * Heads + head) * HeadSize;
-            Pack(X + at, rowX, length, HeadSize, x);
-            PackTransposed(X + at, rowX, length, HeadSize, transposedX, ChunkSize);
-            Pack(gradY + at, rowX, length, HeadSize, dy);
+            var xHead = X + (long)start * RowX + head * HeadSize;
+            Pack(xHead, RowX, length, HeadSize, x);
+            PackTransposed(xHead, RowX, length, HeadSize, transposedX, ChunkSize);
+            Pack(gradY + ((long)start * Heads + head) * HeadSize, Heads * HeadSize, length, HeadSize, dy);
 
             // Within the chunk: the output of token i holds scores_ij x_j.
             for (var i = 0; i < length; i += RowBlock)
@@ -228,8 +226,9 @@ internal sealed unsafe partial class SsdCpu
             TileProduct.Run(rows, PaddedState, length - i, gradProducts + i * ChunkSize + i, 1, ChunkSize, c + i * PaddedState, PaddedState,
                 gradB + i * PaddedState, PaddedState, accumulate: true);
         }
-        Unpack(gradB, length, StateSize, gradients.B + atB, rowB);
-        Unpack(gradC, length, StateSize, gradients.C + atB, rowB);
+        var at = ((long)start * Groups + group) * StateSize;
+        Unpack(gradB, length, StateSize, gradients.B + at, Groups * StateSize);
+        Unpack(gradC, length, StateSize, gradients.C + at, Groups * StateSize);
     }
 
     /// <summary>Of scores_ij = products_ij exp(G_i - G_j) dt_j, which are written as well.</summary>

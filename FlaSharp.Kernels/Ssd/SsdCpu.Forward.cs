@@ -60,13 +60,13 @@ internal sealed unsafe partial class SsdCpu
             Load(ref decays, _chunks[chunk], head);
             for (var i = 0; i < ChunkSize; i++)
                 weights[i] = decays.Dt[i] * decays.ToEnd[i];
-            Pack(X + ((long)start * Heads + head) * HeadSize, Heads * HeadSize, stop - start, HeadSize, weighted, weights);
+            Pack(X + (long)start * RowX + head * HeadSize, RowX, stop - start, HeadSize, weighted, weights);
 
             var next = chunk + 1 < end ? StateOf(states, chunk + 1, head) : last;
             if (!isZero)
                 Scale(state, decays.Whole, stateFloats, next);
-            var b = B + ((long)start * Groups + head / HeadsPerGroup) * StateSize;
-            TileProduct.Run(StateSize, PaddedHead, stop - start, b, 1, Groups * StateSize, weighted, PaddedHead, next, PaddedHead, !isZero);
+            var b = B + (long)start * RowB + head / HeadsPerGroup * StateSize;
+            TileProduct.Run(StateSize, PaddedHead, stop - start, b, 1, RowB, weighted, PaddedHead, next, PaddedHead, !isZero);
             state = next;
             isZero = false;
         }
@@ -86,15 +86,14 @@ internal sealed unsafe partial class SsdCpu
 
         var (start, end) = _chunks[chunk];
         var length = end - start;
-        var rowBC = Groups * StateSize;
-        var c = C + ((long)start * Groups + group) * StateSize;
+        var c = C + (long)start * RowC + group * StateSize;
         Products(chunk, group, transposedB, products);
 
         for (var head = group * HeadsPerGroup; head < (group + 1) * HeadsPerGroup; head++)
         {
             Load(ref decays, _chunks[chunk], head);
             var at = ((long)start * Heads + head) * HeadSize;
-            Pack(X + at, Heads * HeadSize, length, HeadSize, x);
+            Pack(X + (long)start * RowX + head * HeadSize, RowX, length, HeadSize, x);
             for (var i = 0; i < length; i++)
                 for (var j = 0; j < GatedColumns(i); j += 16)
                     (Gate(decays, i, j) * Vector512.Load(decays.Dt + j) * Vector512.Load(products + i * ChunkSize + j))
@@ -104,7 +103,7 @@ internal sealed unsafe partial class SsdCpu
             if (inherits)
             {
                 var state = StateOf(states, chunk, head);
-                TileProduct.Run(length, PaddedHead, StateSize, c, rowBC, 1, state, PaddedHead, output, PaddedHead, accumulate: false);
+                TileProduct.Run(length, PaddedHead, StateSize, c, RowC, 1, state, PaddedHead, output, PaddedHead, accumulate: false);
                 for (var i = 0; i < length; i++)
                     Scale(output + i * PaddedHead, decays.FromStart[i], PaddedHead, output + i * PaddedHead);
             }
@@ -131,12 +130,12 @@ internal sealed unsafe partial class SsdCpu
     private void Products(int chunk, int group, float* transposedB, float* products)
     {
         var (start, end) = _chunks[chunk];
-        var (length, row) = (end - start, Groups * StateSize);
-        var at = ((long)start * Groups + group) * StateSize;
-        PackTransposed(B + at, row, length, StateSize, transposedB, ChunkSize);
+        var length = end - start;
+        PackTransposed(B + (long)start * RowB + group * StateSize, RowB, length, StateSize, transposedB, ChunkSize);
         for (var i = 0; i < length; i += RowBlock)
-            TileProduct.Run(Math.Min(RowBlock, length - i), GatedColumns(i), StateSize, C + at + (long)i * row, row, 1,
-                transposedB, ChunkSize, products + i * ChunkSize, ChunkSize, accumulate: false);
+            TileProduct.Run(Math.Min(RowBlock, length - i), GatedColumns(i), StateSize,
+                C + (long)(start + i) * RowC + group * StateSize, RowC, 1, transposedB, ChunkSize, products + i * ChunkSize, ChunkSize,
+                accumulate: false);
     }
 
     private const int RowBlock = 8; // rows of a triangle that are multiplied together: at most 16, or gated columns would be missed

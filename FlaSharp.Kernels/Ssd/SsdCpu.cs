@@ -43,8 +43,11 @@ internal sealed unsafe partial class SsdCpu
     public required int Groups { get; init; }
     public required int StateSize { get; init; }
 
-    /// <summary>[tokens, H, P].</summary>
+    /// <summary>[tokens, H, P], tokens <see cref="RowX"/> apart.</summary>
     public required float* X { get; init; }
+
+    /// <summary>Floats from a token of x to the next: more than H P in a part of a wider tensor.</summary>
+    public required int RowX { get; init; }
 
     /// <summary>[tokens, H].</summary>
     public required float* Dt { get; init; }
@@ -52,11 +55,17 @@ internal sealed unsafe partial class SsdCpu
     /// <summary>[tokens, H].</summary>
     public required float* LogDecay { get; init; }
 
-    /// <summary>[tokens, G, N].</summary>
+    /// <summary>[tokens, G, N], tokens <see cref="RowB"/> apart.</summary>
     public required float* B { get; init; }
 
-    /// <summary>[tokens, G, N].</summary>
+    /// <summary>Floats from a token of b to the next.</summary>
+    public required int RowB { get; init; }
+
+    /// <summary>[tokens, G, N], tokens <see cref="RowC"/> apart.</summary>
     public required float* C { get; init; }
+
+    /// <summary>Floats from a token of c to the next.</summary>
+    public required int RowC { get; init; }
 
     /// <summary>[H, P], or null.</summary>
     public float* D { get; init; }

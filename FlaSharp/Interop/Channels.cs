@@ -30,6 +30,17 @@ internal readonly struct Channels(long count, long groups, int lanes)
         return padded.flatten(dim, dim + 1);
     }
 
+    /// <summary>Like <see cref="Pad"/> for [B, T, E], and leaves a part of a wider tensor where it is.</summary>
+    /// <param name="tensor">[B, T, E].</param>
+    /// <param name="row">Elements from a token to the next.</param>
+    public Tensor PadTokens(Tensor tensor, out int row)
+    {
+        if (IsWhole)
+            return tensor.InDtype(ScalarType.Float32).DenseTokens(out row);
+        row = (int)Padded;
+        return Pad(tensor, 2)!;
+    }
+
     /// <summary>A result of the kernel without the filling; null for null.</summary>
     public Tensor? Unpad(Tensor? tensor, int dim) => tensor is null || IsWhole
         ? tensor

@@ -27,7 +27,7 @@ internal sealed class CausalConvFunction : FlaFunction
     {
         saved?.Save(inputs);
         var call = new Call(inputs);
-        var y = empty_like(call.X);
+        var y = empty(call.X.shape);
         var finalState = _outputFinalState ? empty(_sequences.Count, call.Width - 1, call.X.size(2)) : null;
         new CausalConvCpu
         {
@@ -36,6 +36,7 @@ internal sealed class CausalConvFunction : FlaFunction
             Width = call.Width,
             Silu = _silu,
             X = TensorPointer.Float32(call.X),
+            RowX = call.RowX,
             Weight = TensorPointer.Float32(call.Weight),
             Bias = TensorPointer.Float32(call.Bias),
             InitialState = TensorPointer.Float32(call.InitialState),
@@ -52,7 +53,7 @@ internal sealed class CausalConvFunction : FlaFunction
         var call = new Call(inputs);
         var gradY = call.Channels.Pad(gradOutputs[0], 2);
         var gradFinal = call.StateIn(gradOutputs[1]);
-        var gradX = empty_like(call.X);
+        var gradX = empty(call.X.shape);
         var gradInitial = saved.NeedsGrad[3] ? empty_like(call.InitialState!) : null;
         var gradWeights = empty(CausalConvCpu.Blocks(_sequences.Tokens, call.Width), call.Width + 1, call.X.size(2));
         new CausalConvCpu
@@ -62,6 +63,7 @@ internal sealed class CausalConvFunction : FlaFunction
             Width = call.Width,
             Silu = _silu,
             X = TensorPointer.Float32(call.X),
+            RowX = call.RowX,
             Weight = TensorPointer.Float32(call.Weight),
             Bias = TensorPointer.Float32(call.Bias),
             InitialState = TensorPointer.Float32(call.InitialState),
@@ -91,7 +93,8 @@ internal sealed class CausalConvFunction : FlaFunction
         public Call(Tensor?[] inputs)
         {
             Channels = new Channels(inputs[0]!.size(2), 1, CausalConvCpu.Lanes);
-            X = Channels.Pad(inputs[0], 2)!;
+            X = Channels.PadTokens(inputs[0]!, out var row);
+            RowX = row;
             Weight = Channels.Pad(inputs[1]!.t(), 1)!;
             Bias = Channels.Pad(inputs[2], 0);
             InitialState = StateIn(inputs[3]);
@@ -100,6 +103,8 @@ internal sealed class CausalConvFunction : FlaFunction
         public Channels Channels { get; }
 
         public Tensor X { get; }
+
+        public int RowX { get; }
 
         public Tensor Weight { get; } // [W, E]
 

@@ -16,14 +16,14 @@ internal sealed class SsdFunction(Sequences sequences, bool outputFinalState) : 
     /// <param name="saved">The inputs.</param>
     protected override unsafe Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
-        var contiguous = Array.ConvertAll(inputs, input => input?.contiguous());
-        saved?.Save(contiguous);
-        var kernel = Kernel(contiguous);
-        var y = empty_like(contiguous[0]!);
-        var finalState = outputFinalState ? empty(StateSizes(contiguous)) : null;
+        var dense = inputs.Select((input, i) => i is 0 or 3 or 4 ? input!.DenseTokens(out _) : input?.contiguous()).ToArray();
+        saved?.Save(dense);
+        var kernel = Kernel(dense);
+        var y = empty(dense[0]!.shape);
+        var finalState = outputFinalState ? empty(StateSizes(dense)) : null;
         using var states = empty(kernel.StateBufferSize);
         kernel.Forward(TensorPointer.Float32(y), TensorPointer.Float32(finalState), TensorPointer.Float32(states));
-        GC.KeepAlive(contiguous);
+        GC.KeepAlive(dense);
         return [y, finalState];
     }
 
@@ -35,7 +35,7 @@ internal sealed class SsdFunction(Sequences sequences, bool outputFinalState) : 
         var kernel = Kernel(inputs);
         var gradY = gradOutputs[0]?.contiguous() ?? zeros_like(inputs[0]!);
         var gradFinal = gradOutputs[1]?.contiguous();
-        var gradients = Array.ConvertAll(inputs, input => input is null ? null : empty_like(input));
+        var gradients = Array.ConvertAll(inputs, input => input is null ? null : empty(input.shape));
         using var gradDirect = inputs[5] is { } d ? empty(kernel.ChunkCount, d.size(0), d.size(1)) : null;
         using var states = empty(kernel.StateBufferSize);
         using var gradStates = empty(kernel.StateBufferSize);
@@ -59,6 +59,9 @@ internal sealed class SsdFunction(Sequences sequences, bool outputFinalState) : 
     private unsafe SsdCpu Kernel(Tensor?[] inputs)
     {
         var (x, b) = (inputs[0]!, inputs[3]!);
+        x.DenseTokens(out var rowX);
+        b.DenseTokens(out var rowB);
+        inputs[4]!.DenseTokens(out var rowC);
         return new SsdCpu(sequences.Offsets)
         {
             Heads = (int)x.size(2),
@@ -66,10 +69,13 @@ internal sealed class SsdFunction(Sequences sequences, bool outputFinalState) : 
             Groups = (int)b.size(2),
             StateSize = (int)b.size(3),
             X = TensorPointer.Float32(x),
+            RowX = rowX,
             Dt = TensorPointer.Float32(inputs[1]),
             LogDecay = TensorPointer.Float32(inputs[2]),
             B = TensorPointer.Float32(b),
+            RowB = rowB,
             C = TensorPointer.Float32(inputs[4]),
+            RowC = rowC,
             D = TensorPointer.Float32(inputs[5]),
             InitialState = TensorPointer.Float32(inputs[6]),
         };

@@ -44,7 +44,7 @@ internal static class ModelFactory
             {
                 NGroups = 1,
                 HeadDim = HeadDim(2 * width),
-                StateSize = width < 512 ? 64 : 128,
+                StateSize = Math.Clamp(width / 4, 16, 128), // wider, two blocks would outgrow one of attention and MLP
             },
             _ => new GlaConfig
             {
