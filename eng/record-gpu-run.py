@@ -36,7 +36,7 @@ def run(bundle: pathlib.Path, log: pathlib.Path, command: list[str], **environme
 
 def run_tests(bundle: pathlib.Path, out: pathlib.Path) -> dict:
     results = out / "tests.xml"
-    command = ["FlaSharp.Tests", "-xml", str(results)]
+    command = ["FlaSharp.Tests", "-result-xml", str(results)]
     _, code, seconds = run(bundle, out / "tests.log", command, FLASHARP_REQUIRE_GPU="1")
     cases = list(xml.parse(results).getroot().iter("test"))
     by_result = {result: [case for case in cases if case.get("result") == result] for result in ("Pass", "Fail", "Skip")}

@@ -48,7 +48,7 @@ public sealed class FlaFunctionStressTests
             }
             Assert.True(collector.Collections > 1000, $"only {collector.Collections} collections ran");
         }
-        Assert.Equal(before, NativeMemory.LiveTensors() - UndefinedGradients.Taken());
+        Assert.InRange(NativeMemory.LiveTensors() - UndefinedGradients.Taken(), 0, before);
     }
 
     /// <summary>
@@ -79,7 +79,7 @@ public sealed class FlaFunctionStressTests
             var (product, sum) = Arithmetic.Apply(a, a);
             Arithmetic.Apply(product, sum!);
         }
-        Assert.Equal(before, NativeMemory.LiveTensors());
+        Assert.InRange(NativeMemory.LiveTensors(), 0, before);
     }
 
     [Fact]
@@ -114,7 +114,7 @@ public sealed class FlaFunctionStressTests
     {
         var before = NativeMemory.LiveTensors();
         var functions = Enumerable.Range(0, 100).Select(_ => FailForward()).ToList();
-        Assert.Equal(before, NativeMemory.LiveTensors());
+        Assert.InRange(NativeMemory.LiveTensors(), 0, before);
         Assert.All(functions, function => Assert.False(function.IsAlive));
 
         [MethodImpl(MethodImplOptions.NoInlining)]
@@ -150,7 +150,7 @@ public sealed class FlaFunctionStressTests
             using (NewDisposeScope())
                 Assert.Throws<InvalidOperationException>(() => ones(3, requires_grad: true).sum().Backward());
         }
-        Assert.Equal(before, NativeMemory.LiveTensors());
+        Assert.InRange(NativeMemory.LiveTensors(), 0, before);
     }
 
     [GpuFact]

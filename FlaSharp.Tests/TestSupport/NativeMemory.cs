@@ -21,7 +21,10 @@ internal static class NativeMemory
         return (long)(info.BytesInMaps + info.BytesInUse) >> 20;
     }
 
-    /// <summary>Tensors alive after a full collection with all finalizers.</summary>
+    /// <summary>
+    /// Tensors alive after a full collection with all finalizers. Those that earlier tests left on other threads may die between two
+    /// calls: a test asks that there be no more than before.
+    /// </summary>
     public static long LiveTensors()
     {
         for (var i = 0; i < 3; i++) // a finalizer may free the last reference to the next object
