@@ -1,0 +1,58 @@
+using System.Collections.Concurrent;
+using System.Reflection;
+using System.Text.RegularExpressions;
+
+namespace FlaSharp.Kernels.Runtime;
+
+/// <summary>The kernels' sources and headers, by the names that an #include has.</summary>
+/// <param name="read">Gives the text of a name, or null.</param>
+internal sealed partial class KernelSources(Func<string, string?> read)
+{
+    private readonly ConcurrentDictionary<string, KernelSource> _sources = new();
+
+    /// <summary>The resources of this assembly.</summary>
+    public static KernelSources Embedded { get; } = Of(typeof(KernelSources).Assembly);
+
+    /// <summary>The resources of several assemblies; the first that has a name wins.</summary>
+    public static KernelSources Of(params Assembly[] assemblies) => new(name => assemblies.Select(assembly => Read(assembly, name)).FirstOrDefault(text => text is not null));
+
+    /// <summary>A source and the headers it includes.</summary>
+    /// <exception cref="FileNotFoundException">It, or a header, is not there.</exception>
+    /// <exception cref="InvalidDataException">It includes with &lt;&gt;: there are no standard or toolkit headers where it is compiled.</exception>
+    public KernelSource Resolve(string name) => _sources.GetOrAdd(name, static (name, sources) =>
+    {
+        var text = sources.TextOf(name, includedBy: null);
+        var headers = new SortedDictionary<string, string>(StringComparer.Ordinal);
+        sources.AddHeaders(name, text, headers);
+        return new KernelSource(name, text, [.. headers]);
+    }, this);
+
+    private void AddHeaders(string includer, string text, SortedDictionary<string, string> headers)
+    {
+        foreach (Match include in Include().Matches(text))
+        {
+            var name = include.Groups["name"].Value;
+            if (include.Groups["system"].Success)
+                throw new InvalidDataException($"{includer} includes <{include.Groups["system"].Value}>: NVRTC has no standard or toolkit headers.");
+            if (headers.ContainsKey(name))
+                continue;
+            headers[name] = TextOf(name, includer);
+            AddHeaders(name, headers[name], headers);
+        }
+    }
+
+    private string TextOf(string name, string? includedBy) => read(name) ?? throw new FileNotFoundException(
+        $"There is no kernel source {name}{(includedBy is null ? "" : $", included by {includedBy}")}.", name);
+
+    private static string? Read(Assembly assembly, string name)
+    {
+        using var stream = assembly.GetManifestResourceStream(name);
+        if (stream is null)
+            return null;
+        using var reader = new StreamReader(stream);
+        return reader.ReadToEnd().ReplaceLineEndings("\n"); // the same key from a checkout with other line ends
+    }
+
+    [GeneratedRegex("""^[ \t]*#[ \t]*include[ \t]*("(?<name>[^"\n]+)"|<(?<system>[^>\n]+)>)""", RegexOptions.Multiline)]
+    private static partial Regex Include();
+}
