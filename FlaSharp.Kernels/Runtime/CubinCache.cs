@@ -166,7 +166,9 @@ internal sealed class CubinCache
         }
     }
 
-    private List<FileInfo> Files(string extension) => [.. new DirectoryInfo(Folder!).EnumerateFiles("*" + extension)];
+    /// <summary>Exists also reads the size and the time, which another process's deletion then no longer takes away.</summary>
+    private List<FileInfo> Files(string extension) =>
+        [.. new DirectoryInfo(Folder!).EnumerateFiles("*" + extension).Where(file => file.Exists)];
 
     private string PathOf(byte[] key) => Path.Combine(Folder!, Convert.ToHexStringLower(key) + Extension);
 
