@@ -1,10 +1,11 @@
-using System.Diagnostics;
 using System.Runtime.InteropServices;
 using FlaSharp.Kernels.Interop;
 
 namespace FlaSharp.Kernels.Runtime;
 
-/// <summary>The NVRTC of this process, found once.</summary>
+/// <summary>
+/// The NVRTC of this process, found once: first beside the loaded libtorch, since that one suits the driver. So libtorch is loaded before.
+/// </summary>
 internal sealed class NvrtcLibrary
 {
     private static readonly Lazy<(NvrtcLibrary? library, string problem)> s_found = new(Find);
@@ -19,9 +20,6 @@ internal sealed class NvrtcLibrary
 
     /// <summary>The GPUs it compiles for, as 80 for sm_80.</summary>
     public IReadOnlyList<int> Architectures { get; }
-
-    /// <summary>The folder of the loaded libtorch, whose NVRTC suits the driver. Found among the process's modules if not set.</summary>
-    public static string? TorchFolder { get; set; }
 
     /// <exception cref="DllNotFoundException">There is none; the message lists the places.</exception>
     public static NvrtcLibrary Load() => s_found.Value.library ?? throw new DllNotFoundException(s_found.Value.problem);
@@ -42,7 +40,7 @@ internal sealed class NvrtcLibrary
 
     private static (NvrtcLibrary?, string) Find()
     {
-        var search = new NvrtcSearch(Environment.GetEnvironmentVariable, TorchFolder ?? LoadedTorchFolder());
+        var search = new NvrtcSearch(Environment.GetEnvironmentVariable, LoadedTorch.Folder);
         var failures = new List<string>();
         foreach (var candidate in search.Candidates())
         {
@@ -68,14 +66,5 @@ internal sealed class NvrtcLibrary
         fixed (int* first = architectures)
             NvrtcException.ThrowIfFailed(Nvrtc.nvrtcGetSupportedArchs(first));
         return architectures;
-    }
-
-    private static string? LoadedTorchFolder()
-    {
-        using var process = Process.GetCurrentProcess();
-        string[] names = ["libtorch_cuda.so", "torch_cuda.dll", "libtorch_cpu.so", "torch_cpu.dll"];
-        var files = process.Modules.Cast<ProcessModule>().Select(module => module.FileName).ToList();
-        return names.Select(name => files.Find(file => System.IO.Path.GetFileName(file) == name))
-            .Where(file => file is not null).Select(System.IO.Path.GetDirectoryName).FirstOrDefault();
     }
 }

@@ -106,6 +106,19 @@ public sealed class KernelRuntimeOnGpuTests
     }
 
     [GpuFact]
+    public void A_kernel_that_fails_is_named_where_each_launch_waits() => // in a process of its own, whose GPU is lost then
+        ChildProcess.Run(1, typeof(KernelRuntimeOnGpuTests), nameof(Fail), (CudaRuntime.SynchronousVariable, "1"));
+
+    [Fact(Explicit = true)]
+    public void Fail()
+    {
+        var kernel = Kernel(TestKernels.Fail);
+        var thrown = Assert.Throws<CudaException>(() => kernel.Launch(2, 1, 1, LaunchStream.Current, default(TestKernels.Parameters)));
+        Assert.Contains("CUDA_ERROR_ILLEGAL_ADDRESS", thrown.Message, StringComparison.Ordinal);
+        Assert.Contains($"the launch of {TestKernels.Fail}, grid 2 x 1 x 1", thrown.Message, StringComparison.Ordinal);
+    }
+
+    [GpuFact]
     public void Parameters_of_another_size_are_refused()
     {
         Assert.SkipWhen(GpuDevice.Get(0).Info.DriverVersion < new Version(12, 4), "The driver does not tell the parameters' size.");
