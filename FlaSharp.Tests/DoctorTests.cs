@@ -17,7 +17,8 @@ public sealed class DoctorTests
         Assert.StartsWith($"{LoadedTorch.Version}, {LoadedTorch.Folder}, ", report.Libtorch, StringComparison.Ordinal);
         Assert.True(LoadedTorch.Version >= new Version(2, 9));
         Assert.True(Directory.Exists(LoadedTorch.Folder));
-        Assert.Equal(NvrtcLibrary.TryLoad(out var problem) is { } nvrtc ? $"{nvrtc.Version}, {nvrtc.Path}" : problem, report.Nvrtc);
+        var nvrtc = NvrtcLibrary.TryLoad(out var problem);
+        Assert.Equal(nvrtc is null ? problem : $"{nvrtc.Version}, {nvrtc.Path}", report.Nvrtc);
         Assert.Equal(cuda.is_available() ? "cuda" : "cpu", report.Device.Split(':')[0]);
         Assert.Equal(cuda.is_available(), !report.Gpus.SequenceEqual(["none"]));
     }
@@ -43,7 +44,9 @@ public sealed class DoctorTests
     {
         var report = Doctor.Examine(CPU);
         var lines = report.ToString().Split('\n');
-        foreach (var start in (string[])["FlaSharp ", "GPU ", "driver ", "TorchSharp ", "libtorch ", "NVRTC ", "kernel cache ", "strict ", "operations on cpu"])
+        string[] starts =
+            ["FlaSharp ", "GPU ", "driver ", "TorchSharp ", "libtorch ", "NVRTC ", "kernel cache ", "strict ", "operations on"];
+        foreach (var start in starts)
             Assert.Contains(lines, line => line.StartsWith(start, StringComparison.Ordinal));
         Assert.Contains("  Attention        torch     There is no kernel for it on such a device.", lines);
         Assert.Contains("  Ssd              cpu-simd  A kernel for the CPU.", lines);

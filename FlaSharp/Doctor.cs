@@ -7,11 +7,11 @@ using static TorchSharp.torch;
 
 namespace FlaSharp;
 
-/// <summary>Says what FlaSharp finds on this machine, and so which kernels run: the first thing to look at where it is slow.</summary>
+/// <summary>Says what FlaSharp finds on this machine, and so which kernels run: look here first where it is slow.</summary>
 public static class Doctor
 {
     /// <summary>The report as text.</summary>
-    /// <param name="device">The device whose operations it lists; without it the first GPU that TorchSharp can use, or the CPU.</param>
+    /// <param name="device">The device whose operations it lists; if absent the GPU that TorchSharp can use, or the CPU.</param>
     public static string Report(Device? device = null) => Examine(device).ToString();
 
     /// <summary>The report.</summary>

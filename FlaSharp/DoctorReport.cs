@@ -56,5 +56,6 @@ public sealed record DoctorReport
         void Add(string name, string value) => text.Append($"{name,-13} {Indented(value, 14)}\n");
     }
 
-    private static string Indented(string value, int columns) => value.Replace("\n", "\n" + new string(' ', columns), StringComparison.Ordinal);
+    private static string Indented(string value, int columns) =>
+        value.Replace("\n", "\n" + new string(' ', columns), StringComparison.Ordinal);
 }

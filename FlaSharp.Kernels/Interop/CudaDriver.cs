@@ -61,7 +61,8 @@ internal static unsafe partial class CudaDriver
     public static partial CudaResult cuMemGetInfo(out nuint free, out nuint total);
 
     [LibraryImport(Library)]
-    public static partial CudaResult cuModuleLoadDataEx(out nint module, void* image, uint optionCount, JitOption* options, void** values);
+    public static partial CudaResult cuModuleLoadDataEx(
+        out nint module, void* image, uint optionCount, JitOption* options, void** values);
 
     [LibraryImport(Library)]
     public static partial CudaResult cuModuleUnload(nint module);
@@ -101,5 +102,6 @@ internal static unsafe partial class CudaDriver
     /// <summary>Since CUDA 12.0. <paramref name="map"/> lies at a multiple of 64 bytes.</summary>
     [LibraryImport(Library)]
     public static partial CudaResult cuTensorMapEncodeTiled(void* map, TensorMapType type, uint rank, void* address,
-        ulong* sizes, ulong* strides, uint* box, uint* elementStrides, int interleave, TensorMapSwizzle swizzle, int l2Promotion, int outOfBounds);
+        ulong* sizes, ulong* strides, uint* box, uint* elementStrides,
+        int interleave, TensorMapSwizzle swizzle, int l2Promotion, int outOfBounds);
 }

@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 
 namespace FlaSharp.Kernels.Interop;
 
-/// <summary>Which files the imports of this assembly come from: they are searched for, in places that the loader does not know.</summary>
+/// <summary>The files that the imports of this assembly come from: in places that the loader does not know.</summary>
 internal static class NativeLibraries
 {
     public const string Driver = "CUDA driver";
@@ -31,7 +31,9 @@ internal static class NativeLibraries
 
     private static nint LoadDriver()
     {
-        string[] names = OperatingSystem.IsWindows() ? ["nvcuda.dll"] : ["libcuda.so.1", "libcuda.so", "/usr/lib/wsl/lib/libcuda.so.1"];
+        string[] names = OperatingSystem.IsWindows()
+            ? ["nvcuda.dll"]
+            : ["libcuda.so.1", "libcuda.so", "/usr/lib/wsl/lib/libcuda.so.1"];
         foreach (var name in names)
             if (NativeLibrary.TryLoad(name, out var handle))
                 return handle;

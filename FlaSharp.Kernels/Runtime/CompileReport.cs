@@ -21,7 +21,7 @@ internal sealed partial record CompileReport
     /// <summary>Static shared memory of the entry function.</summary>
     public required int StaticSharedBytes { get; init; }
 
-    /// <summary>What says that a kernel is slower than written: wgmma serialised (C7510 to C7515), setmaxnreg ignored (C7508).</summary>
+    /// <summary>That wgmma is serialised (C7510 to C7515) or setmaxnreg ignored (C7508).</summary>
     public required IReadOnlyList<string> Warnings { get; init; }
 
     /// <summary>What a test may not let pass; empty if nothing.</summary>
@@ -72,18 +72,19 @@ internal sealed partial record CompileReport
         };
     }
 
-    private static int Number(Match match, string group) => int.Parse(match.Groups[group].ValueSpan, CultureInfo.InvariantCulture);
+    private static int Number(Match match, string group) =>
+        int.Parse(match.Groups[group].ValueSpan, CultureInfo.InvariantCulture);
 
     [GeneratedRegex(@"(Compiling entry function|Function properties for) '?(?<name>[\w$]+)")]
     private static partial Regex Function();
 
-    [GeneratedRegex("(?<stack>[0-9]+) bytes stack frame, (?<stores>[0-9]+) bytes spill stores, (?<loads>[0-9]+) bytes spill loads")]
+    [GeneratedRegex(@"(?<stack>\d+) bytes stack frame, (?<stores>\d+) bytes spill stores, (?<loads>\d+) bytes spill loads")]
     private static partial Regex Stack();
 
-    [GeneratedRegex("Used (?<registers>[0-9]+) registers")]
+    [GeneratedRegex(@"Used (?<registers>\d+) registers")]
     private static partial Regex Used();
 
-    [GeneratedRegex("(?<bytes>[0-9]+) bytes smem")]
+    [GeneratedRegex(@"(?<bytes>\d+) bytes smem")]
     private static partial Regex Shared();
 
     [GeneratedRegex(@"\(C75(08|1[0-5])\)")]

@@ -135,7 +135,12 @@ internal sealed class CubinCache
 
     private static void Write(string path, byte[] bytes)
     {
-        var options = new FileStreamOptions { Mode = FileMode.CreateNew, Access = FileAccess.Write, PreallocationSize = bytes.Length };
+        var options = new FileStreamOptions
+        {
+            Mode = FileMode.CreateNew,
+            Access = FileAccess.Write,
+            PreallocationSize = bytes.Length, // a full disk is noticed here
+        };
         if (!OperatingSystem.IsWindows())
             options.UnixCreateMode = UnixFileMode.UserRead | UnixFileMode.UserWrite;
         using var stream = new FileStream(path, options);
@@ -157,7 +162,8 @@ internal sealed class CubinCache
             Delete(leftover.FullName);
         var files = Files(Extension);
         var bytes = files.Sum(file => file.Length);
-        foreach (var oldest in files.Where(file => file.FullName != Path.GetFullPath(written)).OrderBy(file => file.LastWriteTimeUtc))
+        files.RemoveAll(file => file.Name == Path.GetFileName(written));
+        foreach (var oldest in files.OrderBy(file => file.LastWriteTimeUtc))
         {
             if (bytes <= _maxBytes)
                 return;
@@ -196,5 +202,6 @@ internal sealed class CubinCache
         }
     }
 
-    private static bool IsTrouble(Exception e) => e is IOException or UnauthorizedAccessException or NotSupportedException or ArgumentException;
+    private static bool IsTrouble(Exception e) =>
+        e is IOException or UnauthorizedAccessException or NotSupportedException or ArgumentException;
 }

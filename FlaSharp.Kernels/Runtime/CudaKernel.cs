@@ -41,7 +41,8 @@ internal sealed unsafe class CudaKernel
         var module = LoadModule(device, variant, compiled.Image);
         try
         {
-            CudaException.ThrowIfFailed(CudaDriver.cuModuleGetFunction(out var function, module, variant.Entry), $"loading {variant}");
+            CudaException.ThrowIfFailed(
+                CudaDriver.cuModuleGetFunction(out var function, module, variant.Entry), $"loading {variant}");
             if (variant.SharedBytes > 0)
                 CudaException.ThrowIfFailed(
                     CudaDriver.cuFuncSetAttribute(function, FunctionAttribute.MaxDynamicSharedSizeBytes, variant.SharedBytes),
@@ -99,8 +100,8 @@ internal sealed unsafe class CudaKernel
             if (result == CudaResult.Success)
                 return module;
             var advice = result is CudaResult.InvalidImage or CudaResult.NoBinaryForGpu or CudaResult.UnsupportedPtxVersion
-                ? $" The driver (CUDA {device.Info.DriverVersion}) is older than the compiler (NVRTC {NvrtcLibrary.Load().Version}), or "
-                    + $"does not know it: update the driver, or name an older NVRTC in {NvrtcSearch.Override}."
+                ? $" The driver (CUDA {device.Info.DriverVersion}) may be older than NVRTC {NvrtcLibrary.Load().Version}: "
+                    + $"update the driver, or name an older NVRTC in {NvrtcSearch.Override}."
                 : "";
             throw CudaException.Of(result,
                 $"loading {variant} on {device}.{advice} {Encoding.UTF8.GetString(log).TrimEnd('\0')}".TrimEnd());

@@ -38,7 +38,8 @@ internal static class CudaRuntime
     public static void FallBack(string operation, string reason)
     {
         if (Strict)
-            throw new NotSupportedException($"{operation} has no CUDA kernel here, and {StrictVariable} forbids going on without: {reason}");
+            throw new NotSupportedException(
+                $"{operation} has no CUDA kernel here, and {StrictVariable} forbids going on without: {reason}");
         Tell($"{operation} runs on TorchSharp's operations, more slowly: {reason}");
     }
 
@@ -57,10 +58,12 @@ internal static class CudaRuntime
     public static string? Mismatch(GpuInfo gpu, CompilerTarget target, Version nvrtc, IReadOnlyList<int> architectures)
     {
         if (!architectures.Contains(target.Number))
-            return $"NVRTC {nvrtc} does not compile for {target}, as {gpu.Name} needs; name a newer one in {NvrtcSearch.Override}.";
+            return $"NVRTC {nvrtc} does not compile for {target}, as {gpu.Name} needs: "
+                + $"name a newer one in {NvrtcSearch.Override}.";
         // A driver takes the binaries of its major version's compilers, but PTX only up to its own version.
         return nvrtc.Major > gpu.DriverVersion.Major || (target.IsPtx && nvrtc > gpu.DriverVersion)
-            ? $"the driver supports CUDA {gpu.DriverVersion}, but NVRTC is {nvrtc}; update the driver or name an older one in {NvrtcSearch.Override}."
+            ? $"the driver supports CUDA {gpu.DriverVersion}, but NVRTC is {nvrtc}: "
+                + $"update the driver or name an older one in {NvrtcSearch.Override}."
             : null;
     }
 

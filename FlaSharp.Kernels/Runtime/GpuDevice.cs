@@ -73,7 +73,8 @@ internal sealed class GpuDevice
 
     private static GpuDevice Add(int ordinal) =>
         // A failure is not kept: the next call may find a free GPU.
-        s_devices.GetOrAdd(ordinal, static ordinal => new Lazy<GpuDevice>(() => new GpuDevice(ordinal), LazyThreadSafetyMode.PublicationOnly)).Value;
+        s_devices.GetOrAdd(ordinal, static ordinal =>
+            new Lazy<GpuDevice>(() => new GpuDevice(ordinal), LazyThreadSafetyMode.PublicationOnly)).Value;
 
     private static unsafe GpuInfo Ask(int device)
     {

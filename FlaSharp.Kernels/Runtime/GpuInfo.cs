@@ -29,5 +29,5 @@ internal sealed record GpuInfo
     public required Version DriverVersion { get; init; }
 
     public override string ToString() =>
-        $"{Name}, compute capability {Major}.{Minor}, {MultiprocessorCount} SMs, {MemoryBytes >> 20} MiB, driver for CUDA {DriverVersion}";
+        $"{Name}, compute capability {Major}.{Minor}, {MultiprocessorCount} SMs, {MemoryBytes >> 20} MiB";
 }

@@ -14,11 +14,12 @@ internal sealed partial class KernelSources(Func<string, string?> read)
     public static KernelSources Embedded { get; } = Of(typeof(KernelSources).Assembly);
 
     /// <summary>The resources of several assemblies; the first that has a name wins.</summary>
-    public static KernelSources Of(params Assembly[] assemblies) => new(name => assemblies.Select(assembly => Read(assembly, name)).FirstOrDefault(text => text is not null));
+    public static KernelSources Of(params Assembly[] assemblies) =>
+        new(name => assemblies.Select(assembly => Read(assembly, name)).FirstOrDefault(text => text is not null));
 
     /// <summary>A source and the headers it includes.</summary>
     /// <exception cref="FileNotFoundException">It, or a header, is not there.</exception>
-    /// <exception cref="InvalidDataException">It includes with &lt;&gt;: there are no standard or toolkit headers where it is compiled.</exception>
+    /// <exception cref="InvalidDataException">It includes a standard or toolkit header.</exception>
     public KernelSource Resolve(string name) => _sources.GetOrAdd(name, static (name, sources) =>
     {
         var text = sources.TextOf(name, includedBy: null);
@@ -33,7 +34,8 @@ internal sealed partial class KernelSources(Func<string, string?> read)
         {
             var name = include.Groups["name"].Value;
             if (include.Groups["system"].Success)
-                throw new InvalidDataException($"{includer} includes <{include.Groups["system"].Value}>: NVRTC has no standard or toolkit headers.");
+                throw new InvalidDataException(
+                    $"{includer} includes <{include.Groups["system"].Value}>: NVRTC has no standard or toolkit headers.");
             if (headers.ContainsKey(name))
                 continue;
             headers[name] = TextOf(name, includer);

@@ -20,7 +20,8 @@ internal sealed record KernelVariant(string Source, string Entry, IReadOnlyList<
 
     // A variant is looked up at every launch, so its contents become one text, and a hash, once.
     public bool Equals(KernelVariant? other) =>
-        ReferenceEquals(this, other) || (other is not null && GetHashCode() == other.GetHashCode() && ToString() == other.ToString());
+        ReferenceEquals(this, other)
+        || (other is not null && GetHashCode() == other.GetHashCode() && ToString() == other.ToString());
 
     public override int GetHashCode() => _hash != 0 ? _hash : _hash = ToString().GetHashCode(StringComparison.Ordinal) | 1;
 

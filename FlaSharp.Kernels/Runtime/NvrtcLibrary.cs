@@ -4,7 +4,8 @@ using FlaSharp.Kernels.Interop;
 namespace FlaSharp.Kernels.Runtime;
 
 /// <summary>
-/// The NVRTC of this process, found once: first beside the loaded libtorch, since that one suits the driver. So libtorch is loaded before.
+/// The NVRTC of this process, found once: first beside the loaded libtorch, since that one suits the driver. So libtorch is
+/// loaded before.
 /// </summary>
 internal sealed class NvrtcLibrary
 {
@@ -35,7 +36,7 @@ internal sealed class NvrtcLibrary
     public static string NotFound(IEnumerable<string> places, IEnumerable<string> failures) => $"""
         There is no NVRTC, which compiles the CUDA kernels. Looked for it in:
         {string.Join('\n', places.Select(place => "  " + place))}
-        {string.Join('\n', failures.Select(failure => "  " + failure).Append($"Name its file or folder in {NvrtcSearch.Override}."))}
+        {string.Concat(failures.Select(failure => $"  {failure}\n"))}Name its file or folder in {NvrtcSearch.Override}.
         """;
 
     private static (NvrtcLibrary?, string) Find()

@@ -26,7 +26,7 @@ internal sealed class NvrtcSearch(Func<string, string?> environment, string? tor
         return Folders().SelectMany(folder => In(folder.path, folder.origin)).Concat(s_names.Select(Loader));
     }
 
-    /// <summary>The library of built-in functions beside an NVRTC: it is looked for by name only, and so must be loaded before.</summary>
+    /// <summary>The built-in functions beside an NVRTC, which looks for them by name only: they are loaded before.</summary>
     public static IEnumerable<string> Builtins(string nvrtc) => Path.GetDirectoryName(nvrtc) is { Length: > 0 } folder
         ? Files(folder, OperatingSystem.IsWindows() ? "nvrtc-builtins64_*.dll" : "libnvrtc-builtins*.so*")
         : [];
@@ -36,7 +36,7 @@ internal sealed class NvrtcSearch(Func<string, string?> environment, string? tor
         if (torchFolder is not null)
         {
             yield return (torchFolder, "beside libtorch");
-            // torch/lib of a Python install; its CUDA libraries are packages beside torch: nvidia/cuda_nvrtc/lib, nvidia/cu13/lib.
+            // torch/lib of a Python install: its CUDA libraries are packages beside torch, nvidia/cuda_nvrtc and nvidia/cu13.
             var packages = Path.Combine(torchFolder, "..", "..", "nvidia");
             foreach (var package in SubFolders(packages, "*"))
                 yield return (Path.Combine(package, OperatingSystem.IsWindows() ? "bin" : "lib"), "Python packages");
@@ -67,9 +67,11 @@ internal sealed class NvrtcSearch(Func<string, string?> environment, string? tor
 
     /// <summary>The newest first; "alt" is the same compiler with another runtime in it.</summary>
     private static IEnumerable<string> Files(string folder, string pattern) =>
-        Entries(() => Directory.GetFiles(folder, pattern)).Where(file => !Path.GetFileName(file).Contains(".alt.", StringComparison.Ordinal));
+        Entries(() => Directory.GetFiles(folder, pattern))
+            .Where(file => !Path.GetFileName(file).Contains(".alt.", StringComparison.Ordinal));
 
-    private static IEnumerable<string> SubFolders(string folder, string pattern) => Entries(() => Directory.GetDirectories(folder, pattern));
+    private static IEnumerable<string> SubFolders(string folder, string pattern) =>
+        Entries(() => Directory.GetDirectories(folder, pattern));
 
     /// <summary>In descending order; none where the folder cannot be read.</summary>
     private static IEnumerable<string> Entries(Func<string[]> list)

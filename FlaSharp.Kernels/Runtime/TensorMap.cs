@@ -28,8 +28,9 @@ internal struct TensorMap
         ReadOnlySpan<ulong> sizes, ReadOnlySpan<ulong> strides, ReadOnlySpan<uint> box, TensorMapSwizzle swizzle)
     {
         if (sizes.Length is 0 or > MaxRank || strides.Length != sizes.Length - 1 || box.Length != sizes.Length)
-            throw new ArgumentException($"A tensor map has 1 to {MaxRank} sizes, as many of the box and one stride fewer, but got "
-                + $"{sizes.Length} sizes, {box.Length} of the box and {strides.Length} strides.");
+            throw new ArgumentException(
+                $"A tensor map has 1 to {MaxRank} sizes, as many of the box and one stride fewer, but got "
+                + $"{sizes.Length}, {box.Length} and {strides.Length}.");
         var buffer = stackalloc byte[sizeof(TensorMap) + Alignment];
         var map = (TensorMap*)(((nint)buffer + Alignment - 1) & -Alignment);
         var steps = stackalloc uint[MaxRank] { 1, 1, 1, 1, 1 };
@@ -39,8 +40,9 @@ internal struct TensorMap
             CudaException.ThrowIfFailed(
                 CudaDriver.cuTensorMapEncodeTiled(map, type, (uint)sizes.Length, (void*)address, size, stride, tile, steps,
                     interleave: 0, swizzle, L2Promotion128Bytes, outOfBounds: 0),
-                $"cuTensorMapEncodeTiled, {type} [{string.Join(", ", sizes.ToArray())}], strides [{string.Join(", ", strides.ToArray())}], "
-                + $"box [{string.Join(", ", box.ToArray())}], swizzle {swizzle}");
+                $"cuTensorMapEncodeTiled, {type}{Text(sizes)}, strides {Text(strides)}, box {Text(box)}, swizzle {swizzle}");
         return *map;
     }
+
+    private static string Text<T>(ReadOnlySpan<T> values) => $"[{string.Join(", ", values.ToArray())}]";
 }

@@ -17,7 +17,8 @@ internal static class ChildProcess
         foreach (var (process, output) in runs)
         {
             process.WaitForExit();
-            Assert.True(process.ExitCode == 0 && output.Result.Contains("Total: 1, Errors: 0, Failed: 0, Skipped: 0", StringComparison.Ordinal),
+            var succeeded = output.Result.Contains("Total: 1, Errors: 0, Failed: 0, Skipped: 0", StringComparison.Ordinal);
+            Assert.True(process.ExitCode == 0 && succeeded,
                 $"{test.Name}.{method} ended with {process.ExitCode}:\n{output.Result}");
             process.Dispose();
         }
@@ -27,7 +28,8 @@ internal static class ChildProcess
     {
         var executable = Environment.ProcessPath!;
         string[] host = Path.GetFileNameWithoutExtension(executable) == "dotnet" ? [test.Assembly.Location] : [];
-        var start = new ProcessStartInfo(executable, [.. host, "-explicit", "only", "-method", $"{test.FullName}.{method}", "-noColor"])
+        string[] arguments = [.. host, "-explicit", "only", "-method", $"{test.FullName}.{method}", "-noColor"];
+        var start = new ProcessStartInfo(executable, arguments)
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,

@@ -7,33 +7,32 @@ namespace FlaSharp.Ops;
 /// <summary>What computes each operation on a device.</summary>
 internal static class OperationPaths
 {
-    private static readonly (string operation, bool hasCpuKernel, bool hasCudaKernel)[] s_operations =
+    private static readonly Operation[] s_operations =
     [
-        (nameof(FlaOps.Gla), true, false),
-        (nameof(FlaOps.SelectiveScan), true, false),
-        (nameof(FlaOps.Ssd), true, false),
-        (nameof(FlaOps.Attention), false, false),
-        (nameof(FlaOps.CausalConv1d), true, false),
-        (nameof(FlaOps.RmsNorm), true, false),
-        (nameof(FlaOps.GatedRmsNorm), true, false),
-        (nameof(FlaOps.RotaryEmbedding), true, false),
-        (nameof(FlaOps.SwiGlu), true, false),
+        new(nameof(FlaOps.Gla), Cpu: true, Cuda: false),
+        new(nameof(FlaOps.SelectiveScan), Cpu: true, Cuda: false),
+        new(nameof(FlaOps.Ssd), Cpu: true, Cuda: false),
+        new(nameof(FlaOps.Attention), Cpu: false, Cuda: false),
+        new(nameof(FlaOps.CausalConv1d), Cpu: true, Cuda: false),
+        new(nameof(FlaOps.RmsNorm), Cpu: true, Cuda: false),
+        new(nameof(FlaOps.GatedRmsNorm), Cpu: true, Cuda: false),
+        new(nameof(FlaOps.RotaryEmbedding), Cpu: true, Cuda: false),
+        new(nameof(FlaOps.SwiGlu), Cpu: true, Cuda: false),
     ];
 
-    public static IReadOnlyList<OperationPath> On(Device device)
+    public static IReadOnlyList<OperationPath> On(Device device) => [.. s_operations.Select(operation => Of(operation, device))];
+
+    private static OperationPath Of(Operation operation, Device device)
     {
-        if (device.type == DeviceType.CPU)
-            return Of(operation => operation.hasCpuKernel, FlaOps.CpuPath, FlaOps.TorchPath, "A kernel for the CPU.");
-        if (device.type != DeviceType.CUDA)
-            return Of(_ => false, "", FlaOps.TorchPath, "");
+        if (device.type == DeviceType.CPU && operation.Cpu)
+            return new OperationPath(operation.Name, FlaOps.CpuPath, "A kernel for the CPU.");
+        if (device.type != DeviceType.CUDA || !operation.Cuda)
+            return new OperationPath(operation.Name, FlaOps.TorchPath, "There is no kernel for it on such a device.");
         return CudaRuntime.IsAvailable(Math.Max(device.index, 0), out var reason)
-            ? Of(operation => operation.hasCudaKernel, FlaOps.CudaPath, FlaOps.TorchPath, reason)
-            : Of(operation => operation.hasCudaKernel, FlaOps.TorchPath, FlaOps.TorchPath, $"Its CUDA kernel cannot run: {reason}");
+            ? new OperationPath(operation.Name, FlaOps.CudaPath, reason)
+            : new OperationPath(operation.Name, FlaOps.TorchPath, $"Its CUDA kernel cannot run: {reason}");
     }
 
-    private static OperationPath[] Of(
-        Func<(string operation, bool hasCpuKernel, bool hasCudaKernel), bool> hasKernel, string kernelPath, string otherPath, string reason) =>
-        [.. s_operations.Select(operation => hasKernel(operation)
-            ? new OperationPath(operation.operation, kernelPath, reason)
-            : new OperationPath(operation.operation, otherPath, "There is no kernel for it on such a device."))];
+    /// <summary>An operation and the kernels it has.</summary>
+    private sealed record Operation(string Name, bool Cpu, bool Cuda);
 }

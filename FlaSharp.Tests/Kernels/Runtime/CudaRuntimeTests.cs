@@ -61,7 +61,8 @@ public sealed class CudaRuntimeTests
             CudaRuntime.Message = before;
         }
         Assert.Equal(
-            ["A runs on TorchSharp's operations, more slowly: reason 1.", "A runs on TorchSharp's operations, more slowly: reason 2."], messages);
+            ["A runs on TorchSharp's operations, more slowly: reason 1.",
+                "A runs on TorchSharp's operations, more slowly: reason 2."], messages);
     }
 
     [Fact]
@@ -72,7 +73,8 @@ public sealed class CudaRuntimeTests
         try
         {
             var thrown = Assert.Throws<NotSupportedException>(() => CudaRuntime.FallBack("A", "it is strict."));
-            Assert.Equal("A has no CUDA kernel here, and FLASHARP_STRICT forbids going on without: it is strict.", thrown.Message);
+            Assert.Equal(
+                "A has no CUDA kernel here, and FLASHARP_STRICT forbids going on without: it is strict.", thrown.Message);
         }
         finally
         {
@@ -86,7 +88,8 @@ public sealed class CudaRuntimeTests
     [InlineData("13.0", "90", "the driver supports CUDA 12.4, but NVRTC is 13.0")]
     [InlineData("12.4", "80", "NVRTC 12.4 does not compile for sm_90a, as GPU needs")]
     public void A_compiler_that_does_not_suit_the_gpu_is_told(string nvrtc, string architectures, string? expected) =>
-        AssertMismatch(expected, CudaRuntime.Mismatch(s_gpu, CompilerTarget.Sm90a, Version.Parse(nvrtc), [int.Parse(architectures)]));
+        AssertMismatch(expected,
+            CudaRuntime.Mismatch(s_gpu, CompilerTarget.Sm90a, Version.Parse(nvrtc), [int.Parse(architectures)]));
 
     [Theory]
     [InlineData("12.4", null)]

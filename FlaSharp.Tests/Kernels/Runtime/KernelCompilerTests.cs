@@ -33,7 +33,8 @@ public sealed class KernelCompilerTests
     public void Spills_are_a_problem()
     {
         TestKernels.RequireNvrtc();
-        var compiled = TestKernels.Compiler().Compile(new KernelVariant("Test/spills.cu", "spills", [], 1024, 0), CompilerTarget.Sm80);
+        var variant = new KernelVariant("Test/spills.cu", "spills", [], 1024, 0);
+        var compiled = TestKernels.Compiler().Compile(variant, CompilerTarget.Sm80);
         var report = CompileReport.Parse(compiled.Log, "spills");
         Assert.True(report.SpillStoreBytes > 0 && report.SpillLoadBytes > 0, compiled.Log);
         Assert.NotEmpty(report.Problems);
@@ -43,7 +44,8 @@ public sealed class KernelCompilerTests
     public void An_ignored_request_for_registers_is_a_problem()
     {
         TestKernels.RequireNvrtc();
-        var compiled = TestKernels.Compiler().Compile(new KernelVariant("Test/slow.cu", "slow", [], 128, 0), CompilerTarget.Sm90a);
+        var variant = new KernelVariant("Test/slow.cu", "slow", [], 128, 0);
+        var compiled = TestKernels.Compiler().Compile(variant, CompilerTarget.Sm90a);
         Assert.Contains("(C7508)", Assert.Single(CompileReport.Parse(compiled.Log, "slow").Problems), StringComparison.Ordinal);
     }
 
@@ -53,7 +55,8 @@ public sealed class KernelCompilerTests
         TestKernels.RequireNvrtc();
         var variant = new KernelVariant("Test/mistake.cu", "mistake", ["SIZE=7"], 32, 0);
         var thrown = Assert.Throws<NvrtcException>(() => TestKernels.Compiler().Compile(variant, CompilerTarget.Sm80));
-        Assert.Contains("Test/mistake.cu(4): error: identifier \"undeclared\" is undefined", thrown.Log, StringComparison.Ordinal);
+        Assert.Contains(
+            "Test/mistake.cu(4): error: identifier \"undeclared\" is undefined", thrown.Log, StringComparison.Ordinal);
         Assert.Contains("Test/mistake.cu does not compile", thrown.Message, StringComparison.Ordinal);
         Assert.Contains("-DSIZE=7", thrown.Message, StringComparison.Ordinal);
         Assert.Contains("--gpu-architecture=sm_80", thrown.Message, StringComparison.Ordinal);

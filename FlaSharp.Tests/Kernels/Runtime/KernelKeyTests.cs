@@ -5,7 +5,7 @@ namespace FlaSharp.Tests.Kernels.Runtime;
 
 public sealed class KernelKeyTests
 {
-    private static readonly KernelSource s_source = new("Op/a.cu", "code", [new("fla/b.cuh", "b"), new("fla/c.cuh", "c")]);
+    private static readonly KernelSource s_source = WithHeaders(("fla/b.cuh", "b"), ("fla/c.cuh", "c"));
     private static readonly KernelVariant s_variant = new("Op/a.cu", "a", ["K=64"], 256, 0);
     private static readonly Version s_version = new(12, 4);
 
@@ -22,10 +22,10 @@ public sealed class KernelKeyTests
             Key(s_source, s_variant, CompilerTarget.Sm80, s_version),
             Key(s_source with { Name = "Op/b.cu" }, s_variant, CompilerTarget.Sm80, s_version),
             Key(s_source with { Text = "code " }, s_variant, CompilerTarget.Sm80, s_version),
-            Key(s_source with { Headers = [new("fla/b.cuh", "b"), new("fla/c.cuh", "d")] }, s_variant, CompilerTarget.Sm80, s_version),
-            Key(s_source with { Headers = [new("fla/b.cuh", "b"), new("fla/d.cuh", "c")] }, s_variant, CompilerTarget.Sm80, s_version),
-            Key(s_source with { Headers = [new("fla/b.cuh", "b")] }, s_variant, CompilerTarget.Sm80, s_version),
-            Key(s_source with { Headers = [new("fla/b.cu", "hb"), new("fla/c.cuh", "c")] }, s_variant, CompilerTarget.Sm80, s_version),
+            Key(WithHeaders(("fla/b.cuh", "b"), ("fla/c.cuh", "d")), s_variant, CompilerTarget.Sm80, s_version),
+            Key(WithHeaders(("fla/b.cuh", "b"), ("fla/d.cuh", "c")), s_variant, CompilerTarget.Sm80, s_version),
+            Key(WithHeaders(("fla/b.cuh", "b")), s_variant, CompilerTarget.Sm80, s_version),
+            Key(WithHeaders(("fla/b.cu", "hb"), ("fla/c.cuh", "c")), s_variant, CompilerTarget.Sm80, s_version),
             Key(s_source, s_variant with { Entry = "b" }, CompilerTarget.Sm80, s_version),
             Key(s_source, s_variant with { Defines = ["K=65"] }, CompilerTarget.Sm80, s_version),
             Key(s_source, s_variant with { Defines = ["K=64", "V=64"] }, CompilerTarget.Sm80, s_version),
@@ -37,6 +37,9 @@ public sealed class KernelKeyTests
         Assert.Equal(keys.Length, keys.Distinct().Count());
         Assert.All(keys, key => Assert.Matches("^[0-9a-f]{64}$", key));
     }
+
+    private static KernelSource WithHeaders(params (string name, string text)[] headers) =>
+        new("Op/a.cu", "code", [.. headers.Select(header => KeyValuePair.Create(header.name, header.text))]);
 
     private static string Key(KernelSource source, KernelVariant variant, CompilerTarget target, Version compiler) =>
         Convert.ToHexStringLower(KernelKey.Of(source, variant.Entry, KernelCompiler.Options(variant, target), compiler));

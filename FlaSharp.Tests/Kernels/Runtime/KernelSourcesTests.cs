@@ -11,7 +11,11 @@ public sealed class KernelSourcesTests
     {
         var sources = new KernelSources(new Dictionary<string, string>
         {
-            ["Op/a.cu"] = "#include \"fla/b.cuh\"\n  #  include  \"fla/c.cuh\"\n// #include \"fla/comment.cuh\"\nint x; #include \"fla/inline.cuh\"",
+            ["Op/a.cu"] = """
+                #include "fla/b.cuh"
+                  #  include  "fla/c.cuh"
+                // #include "fla/comment.cuh"
+                """,
             ["fla/b.cuh"] = "#pragma once\n#include \"fla/d.cuh\"\n",
             ["fla/c.cuh"] = "#pragma once\n#include \"fla/b.cuh\"\n",
             ["fla/d.cuh"] = "#pragma once\n#include \"fla/c.cuh\"\n", // a circle, which #pragma once ends
@@ -29,7 +33,8 @@ public sealed class KernelSourcesTests
         var sources = new KernelSources(name => name == "Op/a.cu" ? "#include \"fla/lost.cuh\"" : null);
         var thrown = Assert.Throws<FileNotFoundException>(() => sources.Resolve("Op/a.cu"));
         Assert.Equal("There is no kernel source fla/lost.cuh, included by Op/a.cu.", thrown.Message);
-        Assert.Equal("There is no kernel source Op/b.cu.", Assert.Throws<FileNotFoundException>(() => sources.Resolve("Op/b.cu")).Message);
+        thrown = Assert.Throws<FileNotFoundException>(() => sources.Resolve("Op/b.cu"));
+        Assert.Equal("There is no kernel source Op/b.cu.", thrown.Message);
     }
 
     [Fact]

@@ -74,7 +74,8 @@ public sealed class NvrtcSearchTests : IDisposable
         Assert.All(places, place => Assert.Contains(place, message.Split('\n')));
     }
 
-    private IEnumerable<string> Candidates(string torch, params (string name, string value)[] environment) => Search(torch, environment).Candidates();
+    private IEnumerable<string> Candidates(string torch, params (string name, string value)[] environment) =>
+        Search(torch, environment).Candidates();
 
     private NvrtcSearch Search(string torch, params (string name, string value)[] environment) =>
         new(environment.ToDictionary().GetValueOrDefault, _root.File(torch));
