@@ -1,12 +1,11 @@
 using System.Collections.Concurrent;
 using System.Reflection;
-using System.Text.RegularExpressions;
 
 namespace FlaSharp.Kernels.Runtime;
 
 /// <summary>The kernels' sources and headers, by the names that an #include has.</summary>
 /// <param name="read">Gives the text of a name, or null.</param>
-internal sealed partial class KernelSources(Func<string, string?> read)
+internal sealed class KernelSources(Func<string, string?> read)
 {
     private readonly ConcurrentDictionary<string, KernelSource> _sources = new();
 
@@ -30,12 +29,10 @@ internal sealed partial class KernelSources(Func<string, string?> read)
 
     private void AddHeaders(string includer, string text, SortedDictionary<string, string> headers)
     {
-        foreach (Match include in Include().Matches(text))
+        foreach (var (name, isSystem) in Includes(text))
         {
-            var name = include.Groups["name"].Value;
-            if (include.Groups["system"].Success)
-                throw new InvalidDataException(
-                    $"{includer} includes <{include.Groups["system"].Value}>: NVRTC has no standard or toolkit headers.");
+            if (isSystem)
+                throw new InvalidDataException($"{includer} includes <{name}>: NVRTC has no standard or toolkit headers.");
             if (headers.ContainsKey(name))
                 continue;
             headers[name] = TextOf(name, includer);
@@ -55,6 +52,20 @@ internal sealed partial class KernelSources(Func<string, string?> read)
         return reader.ReadToEnd().ReplaceLineEndings("\n"); // the same key from a checkout with other line ends
     }
 
-    [GeneratedRegex("""^[ \t]*#[ \t]*include[ \t]*("(?<name>[^"\n]+)"|<(?<system>[^>\n]+)>)""", RegexOptions.Multiline)]
-    private static partial Regex Include();
+    // Not a regular expression, which would take longer at the first call than all sources together.
+    private static IEnumerable<(string name, bool isSystem)> Includes(string text)
+    {
+        foreach (var line in text.Split('\n'))
+        {
+            if (After("#", line.TrimStart()) is { } directive && After("include", directive) is { Length: > 1 } include && include[0] is '"' or '<')
+            {
+                var end = include.IndexOf(include[0] == '<' ? '>' : '"', 1);
+                if (end > 0)
+                    yield return (include[1..end], include[0] == '<');
+            }
+        }
+    }
+
+    private static string? After(string start, string text) =>
+        text.StartsWith(start, StringComparison.Ordinal) ? text[start.Length..].TrimStart() : null;
 }

@@ -46,8 +46,8 @@ public sealed class CudaRuntimeTests
     [Fact]
     public void Each_reason_is_told_once()
     {
-        var (before, messages) = (CudaRuntime.Message, new List<string>());
-        CudaRuntime.Message = messages.Add;
+        var (strict, before, messages) = (CudaRuntime.Strict, CudaRuntime.Message, new List<string>());
+        (CudaRuntime.Strict, CudaRuntime.Message) = (false, messages.Add);
         try
         {
             for (var i = 0; i < 3; i++)
@@ -58,7 +58,7 @@ public sealed class CudaRuntimeTests
         }
         finally
         {
-            CudaRuntime.Message = before;
+            (CudaRuntime.Strict, CudaRuntime.Message) = (strict, before);
         }
         Assert.Equal(
             ["A runs on TorchSharp's operations, more slowly: reason 1.",
