@@ -1,0 +1,138 @@
+// The decays of one chunk of gated linear attention, and the operands scaled by them.
+//
+// With G the sum of the log-decays from the chunk's first token, a pair of tokens i >= j decays by 2^(G_i - G_j) in each key channel.
+// Products of matrices need that split into a factor of the query and one of the key:
+//   frame   q 2^(G - r) and k 2^(r - G) with r = G in the middle of the chunk. Exact as long as neither leaves the range of bfloat16.
+//   edges   q 2^G and k 2^(e - G) with e = G at the end: at most 1 whatever the decays are, right for the state, of no use for pairs.
+// The pairs of a chunk whose decays are too strong for a frame come by binary splitting: a pair belongs to the one level at which
+// i and j lie in two halves of one block; there G at the border between the halves serves as a reference, and both factors are at
+// most 1.
+#pragma once
+#include "fla/shared_tile.cuh"
+
+namespace fla {
+
+// 2^-150 is 0 in float32: from here on a decay is a reset, and differences of sums stay finite even for -inf.
+constexpr float MIN_LOG2_DECAY = -150.f;
+// What a frame may reach on either side: leaves 2^24 of bfloat16's range for the numbers themselves.
+constexpr float MAX_FRAME = 104.f;
+
+// Log-decays as stored to base 2, limited. NaN stays NaN.
+__device__ __forceinline__ float log2_decay(float g) { return max_nan(g * LOG2E, MIN_LOG2_DECAY); }
+
+template <class G, class Tile> __device__ __forceinline__ void load_gate_pair(float (&g)[2], const Tile& tile, int row, int col) {
+    if constexpr (sizeof(G) == 4) {
+        float2 pair = shared_load<float2>(tile.at(row, col));
+        g[0] = pair.x, g[1] = pair.y;
+    } else {
+        u32 pair = shared_load<u32>(tile.at(row, col));
+        g[0] = Pair<G>::low(pair), g[1] = Pair<G>::high(pair);
+    }
+}
+
+// One thread's part of a chunk's decays: two neighbouring key channels over a strip of rows. THREADS threads cover C x K.
+template <int C, int K, int THREADS> struct ChunkGates {
+    static constexpr int STRIPS = 2 * THREADS / K, ROWS = C / STRIPS;
+    typedef PlainTile<float, STRIPS, K> Totals;
+    static_assert(STRIPS * K == 2 * THREADS && ROWS * STRIPS == C && (STRIPS == 1 || STRIPS % 2 == 0));
+
+    int col, row;          // the first channel and the first row
+    float sum[ROWS][2];    // sums of log-decays from the strip's first row on
+    float before[2];       // ... of the strips before
+    float middle[2];       // r, the sum at row C / 2 - 1
+    float end[2];          // e, the sum over the chunk
+
+    __device__ __forceinline__ explicit ChunkGates(int thread) : col(thread % (K / 2) * 2), row(thread / (K / 2) * ROWS) {}
+
+    // Sums the strip.
+    template <class G> __device__ __forceinline__ void sum_up(const PlainTile<G, C, K>& gates) {
+        float running[2] = {0.f, 0.f};
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            float g[2];
+            load_gate_pair<G>(g, gates, row + i, col);
+#pragma unroll
+            for (int c = 0; c < 2; c++) sum[i][c] = running[c] += log2_decay(g[c]);
+        }
+    }
+
+    // Shows the strip's total to the others, in shared memory.
+    __device__ __forceinline__ void store_totals(const Totals& totals) const {
+        shared_store(totals.at(row / ROWS, col), make_float2(sum[ROWS - 1][0], sum[ROWS - 1][1]));
+    }
+
+    // After a barrier: where the strip stands in the chunk.
+    __device__ __forceinline__ void join(const Totals& totals) {
+#pragma unroll
+        for (int c = 0; c < 2; c++) before[c] = end[c] = 0.f, middle[c] = STRIPS == 1 ? sum[C / 2 - 1][c] : 0.f;
+#pragma unroll
+        for (int s = 0; s < STRIPS; s++) {
+            float2 total = shared_load<float2>(totals.at(s, col));
+            float both[2] = {total.x, total.y};
+#pragma unroll
+            for (int c = 0; c < 2; c++) {
+                if (s * ROWS < row) before[c] += both[c];
+                if (STRIPS > 1 && s < STRIPS / 2) middle[c] += both[c];
+                end[c] += both[c];
+            }
+        }
+    }
+
+    // Whether a frame would leave the range. NaN counts as in range and so stays visible.
+    __device__ __forceinline__ bool too_strong() const {
+        bool strong = false;
+#pragma unroll
+        for (int c = 0; c < 2; c++)
+            strong |= before[c] + sum[0][c] - middle[c] > MAX_FRAME || middle[c] - before[c] - sum[ROWS - 1][c] > MAX_FRAME;
+        return strong;
+    }
+
+    // x 2^(sign (G - origin)) factor, in place.
+    template <class T>
+    __device__ __forceinline__ void scale(const SharedTile<bf16, C, K>& x, float sign, const float (&origin)[2], float factor) const {
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            u32 place = x.at(row + i, col), pair = shared_load<u32>(place);
+            shared_store(place, Pair<bf16>::pack(Pair<T>::low(pair) * pow2(sign * (sum[i][0] + before[0] - origin[0])) * factor,
+                                    Pair<T>::high(pair) * pow2(sign * (sum[i][1] + before[1] - origin[1])) * factor));
+        }
+    }
+
+    // The operand of one level of binary splitting: of each block of 2 * half rows the keys of the first half and the queries of
+    // the second one, with their decays to and from the border between the halves.
+    template <class T>
+    __device__ __forceinline__ void split(const SharedTile<bf16, C, K>& x, const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
+                                          int half, float scale, const Totals& totals) const {
+        float border[2] = {0.f, 0.f}; // relative to the strip's start; blocks larger than a strip have it outside
+        if (half >= ROWS) {
+            int last = (row & ~(2 * half - 1)) + half; // the rows before it are the first half
+            for (int s = 0; s < STRIPS; s++) {
+                float2 total = shared_load<float2>(totals.at(s, col));
+                float sign = s * ROWS >= row && s * ROWS < last ? 1.f : s * ROWS < row && s * ROWS >= last ? -1.f : 0.f;
+                border[0] += sign * total.x, border[1] += sign * total.y;
+            }
+        }
+#pragma unroll
+        for (int i = ROWS - 1; i >= 0; i--) {
+            int place = (row + i) & (2 * half - 1);
+            if (place == half - 1) border[0] = sum[i][0], border[1] = sum[i][1];
+            if (place < half) {
+                u32 pair = shared_load<u32>(k.at(row + i, col));
+                shared_store(x.at(row + i, col), Pair<bf16>::pack(Pair<T>::low(pair) * pow2(border[0] - sum[i][0]),
+                                                        Pair<T>::high(pair) * pow2(border[1] - sum[i][1])));
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            int place = (row + i) & (2 * half - 1);
+            if (place == half - 1) border[0] = sum[i][0], border[1] = sum[i][1];
+            if (place >= half) {
+                u32 pair = shared_load<u32>(q.at(row + i, col));
+                shared_store(x.at(row + i, col), Pair<bf16>::pack(Pair<T>::low(pair) * pow2(sum[i][0] - border[0]) * scale,
+                                                        Pair<T>::high(pair) * pow2(sum[i][1] - border[1]) * scale));
+            }
+        }
+    }
+};
+
+} // namespace fla
