@@ -6,6 +6,8 @@
 // make its A meanwhile.
 #include "fla/gate_frame.cuh"
 #include "fla/gla.cuh"
+#include "fla/pair_rows.cuh"
+#include "fla/transposed_state.cuh"
 
 using namespace fla;
 
@@ -63,70 +65,6 @@ struct Stage {
 constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
 static_assert(END_OF_SHARED == SHARED);
 
-// The rows of A that belong to one producer warp: 16 of them.
-struct PairRows {
-    static constexpr int BLOCKS = C / 16;
-    float sum[BLOCKS][2][4];
-    int block, lane;
-
-    __device__ __forceinline__ explicit PairRows(int thread) : sum{}, block(thread / 32), lane(thread % 32) {}
-
-    // x y^T up to the diagonal. Blocks beyond it are computed too: branches would cost more.
-    template <class Tile> __device__ __forceinline__ void multiply(const Tile& x, const Tile& y) {
-#pragma unroll
-        for (int k = 0; k < K; k += 16) {
-            u32 a[4], b[4];
-            load_left(a, x, block * 16, k, lane);
-#pragma unroll
-            for (int j = 0; j < BLOCKS; j++) {
-                load_right_transposed(b, y, j * 16, k, lane);
-                mma_16x16(sum[j][0], sum[j][1], a, b);
-            }
-        }
-#pragma unroll
-        for (int j = 0; j < BLOCKS; j++)
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                if (col(j, e) > row(e)) sum[j][e / 4][e % 4] = 0.f;
-    }
-
-    // Adds factor * x y^T where keep(i, j). Slower than the above, with fewer registers.
-    template <class Operand, class Tile, class Keep>
-    __device__ __forceinline__ void add(const Tile& x, const Tile& y, float factor, Keep keep) {
-#pragma unroll
-        for (int j = 0; j < BLOCKS; j++) {
-            if (j > block) continue;
-            float product[2][4] = {};
-#pragma unroll 4
-            for (int k = 0; k < K; k += 16) {
-                u32 a[4], b[4];
-                load_left(a, x, block * 16, k, lane);
-                load_right_transposed(b, y, j * 16, k, lane);
-                mma_m16n8k16<Operand>(product[0], a, b[0], b[1]);
-                mma_m16n8k16<Operand>(product[1], a, b[2], b[3]);
-            }
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                if (keep(row(e), col(j, e))) sum[j][e / 4][e % 4] += factor * product[e / 4][e % 4];
-        }
-    }
-
-    // The place of element `e` of block `j`.
-    __device__ __forceinline__ int row(int e) const { return block * 16 + lane / 4 + e % 4 / 2 * 8; }
-    __device__ __forceinline__ int col(int j, int e) const { return j * 16 + e / 4 * 8 + lane % 4 * 2 + e % 2; }
-
-    __device__ __forceinline__ void store(const PairTile& tile) const {
-#pragma unroll
-        for (int j = 0; j < BLOCKS; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                shared_store(tile.at(row(e % 2 * 2), col(j, e / 2 * 4)),
-                             Pair<bf16>::pack(sum[j][e / 2][e % 2 * 2], sum[j][e / 2][e % 2 * 2 + 1]));
-    }
-
-    __device__ __forceinline__ bool exist() const { return block < BLOCKS; }
-};
-
 __device__ __forceinline__ void produce_sync() { barrier_wait(PRODUCING, PRODUCER_THREADS); }
 
 // Operands and A of a chunk whose decays are too strong for a frame.
@@ -137,16 +75,8 @@ __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
     gates.sum_up<G>(stage.g());
     gates.join(totals);
 
-    PairRows pairs(thread);
-    if (pairs.exist()) pairs.add<T>(stage.q(), stage.k(), scale, [](int i, int j) { return i == j; });
-#pragma unroll 1
-    for (int half = C / 2; half > 0; half /= 2) {
-        produce_sync(); // the decays, or the operand of the last level, are read
-        gates.split<T>(stage.split(), stage.q(), stage.k(), half, scale, totals);
-        produce_sync();
-        if (pairs.exist())
-            pairs.add<bf16>(stage.split(), stage.split(), 1.f, [half](int i, int j) { return j < i && (i ^ j) / half == 1; });
-    }
+    PairRows<C> pairs(thread / 32, thread % 32);
+    add_split_pairs<T>(pairs, gates, stage.q(), stage.k(), stage.split(), scale, totals, produce_sync);
     if (pairs.exist()) pairs.store(stage.pairs());
     float origin[2] = {0.f, 0.f};
     gates.scale<T>(stage.q(), 1.f, origin, scale);
@@ -160,11 +90,7 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
     Gates gates(thread);
     gates.sum_up<G>(stage.g());
     gates.store_totals(totals);
-    if constexpr (!same<T, bf16>())
-        for (int i = thread; i < C * V / 2; i += PRODUCER_THREADS) {
-            u32 place = stage.v().at(i / (V / 2), i % (V / 2) * 2), pair = shared_load<u32>(place);
-            shared_store(place, Pair<bf16>::pack(Pair<T>::low(pair), Pair<T>::high(pair)));
-        }
+    to_bf16<T, PRODUCER_THREADS>(stage.v(), thread);
     produce_sync();
     gates.join(totals);
     bool strong = barrier_any(PRODUCING, PRODUCER_THREADS, gates.too_strong());
@@ -186,9 +112,10 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
         gates.scale<T>(stage.q(), 1.f, gates.middle, scale);
         gates.scale<T>(stage.k(), -1.f, gates.middle, 1.f);
         produce_sync();
-        PairRows pairs(thread);
+        PairRows<C> pairs(thread / 32, thread % 32);
         if (!pairs.exist()) return;
         pairs.multiply(stage.q(), stage.k());
+        pairs.mask([](int i, int j) { return j <= i; });
         pairs.store(stage.pairs());
     }
 }
@@ -226,51 +153,19 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock
     }
 }
 
-// A consumer warp's part of the state, [ROW_TILES * 16 values x K], as accumulators.
-struct State {
-    float sum[ROW_TILES][K / 8][4];
-
-    // The state's element (key, value) in global memory [K, V] of each accumulator.
-    template <class Visit> __device__ __forceinline__ void visit(const GlaShape& shape, int value, int lane, Visit visit) {
-#pragma unroll
-        for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-            for (int n = 0; n < K / 8; n++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    int k = n * 8 + lane % 4 * 2 + e % 2, v = value + m * 16 + lane / 4 + e / 2 * 8;
-                    visit(sum[m][n][e], k < shape.key_size && v < shape.value_size, (i64)k * shape.value_size + v);
-                }
-    }
-
-    __device__ __forceinline__ void scale(u32 factors, int lane) {
-#pragma unroll
-        for (int n = 0; n < K / 8; n++) {
-            float2 factor = shared_load<float2>(factors + (n * 8 + lane % 4 * 2) * 4);
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++) {
-                sum[m][n][0] *= factor.x, sum[m][n][1] *= factor.y;
-                sum[m][n][2] *= factor.x, sum[m][n][3] *= factor.y;
-            }
-        }
-    }
-};
-
 __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock<C>& block) {
     int warp = threadIdx.x / 32 - PRODUCERS, lane = threadIdx.x % 32;
     int row = warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first value channel in the tiles and in the tensors
-    i64 state_size = (i64)p.shape.key_size * p.shape.value_size;
-
-    State state;
-    const float* initial = p.initial + block.state * state_size;
-    state.visit(p.shape, value, lane,
-                [&](float& sum, bool exists, i64 place) { sum = p.initial && exists ? initial[place] : 0.f; });
+    const GlaShape& shape = p.shape;
+    i64 state_size = (i64)shape.key_size * shape.value_size;
+    TransposedState<ROW_TILES, K> state;
+    state.load(p.initial ? p.initial + block.state * state_size : nullptr, shape.key_size, shape.value_size, value, lane);
     auto o = block.sequence.rows<T>(p.o, block.head);
-    i64 values = (i64)gridDim.y * V; // of one saved state, which has K keys
-    u32* saved = reinterpret_cast<u32*>(p.states) + lane +
-                 ((block.slot(p.shape.sequences, 0) * p.shape.heads + block.head) * values + value) * (K / 2);
+    i64 saved_size = (i64)gridDim.y * V * (K / 2); // pairs of a saved state
+    u32* saved = reinterpret_cast<u32*>(p.states) + saved_pair<K>(value, 0, lane) +
+                 (block.slot(shape.sequences, 0) * shape.heads + block.head) * saved_size;
 
-    for (int n = 0; n < block.chunks; n++, saved += p.shape.heads * values * (K / 2)) {
+    for (int n = 0; n < block.chunks; n++, saved += shape.heads * saved_size) {
         lane = opaque(lane);
         Stage stage(n);
         barrier_wait(FULL + n % STAGES, THREADS);
@@ -285,9 +180,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
 #pragma unroll
                 for (int m = 0; m < ROW_TILES; m++) {
                     pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
-                    if (p.states && t0 == 0)
-#pragma unroll
-                        for (int e = 0; e < 4; e++) saved[(m * 2 + e % 2) * (K * 4) + (k / 8 + e / 2) * 32] = a[m][e];
+                    if (p.states && t0 == 0) save_left<K>(saved, a[m], m * 16, k);
                 }
 #pragma unroll
                 for (int t = 0; t < OUT_ROWS; t += 16) {
@@ -309,13 +202,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
 #pragma unroll
                     for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b);
                 }
-                if (t0 + OUT_ROWS < C) continue;
-#pragma unroll
-                for (int k = 0; k < K; k += 16) {
-                    load_right(b, stage.k(), j, k, lane);
-#pragma unroll
-                    for (int m = 0; m < ROW_TILES; m++) mma_16x16(state.sum[m][k / 8], state.sum[m][k / 8 + 1], a[m], b);
-                }
+                if (t0 + OUT_ROWS == C) state.add(a, stage.k(), j, lane);
             }
             if (Stage::OUTPUT == Stage::Q) barrier_wait(CONSUMING, CONSUMER_THREADS); // these rows' queries are read
 #pragma unroll
@@ -328,16 +215,13 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
                                      transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
         }
         __syncwarp();
-        store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, o, (block.first + n) * C, block.rows(n), value, p.shape.value_size, lane);
+        store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, o, (block.first + n) * C, block.rows(n), value, shape.value_size, lane);
         if (n + STAGES < block.chunks) barrier_arrive(EMPTY + n % STAGES, THREADS);
     }
 
-    if (p.final && block.segment == p.shape.segments - 1) {
+    if (p.final && block.segment == shape.segments - 1) {
         if (block.chunks > 0) state.scale(Stage(block.chunks - 1).end(), lane);
-        float* final = p.final + ((i64)block.sequence.index * p.shape.heads + block.head) * state_size;
-        state.visit(p.shape, value, lane, [&](float& sum, bool exists, i64 place) {
-            if (exists) final[place] = sum;
-        });
+        state.store(p.final + block.sequence_state(shape) * state_size, shape.key_size, shape.value_size, value, lane);
     }
 }
 

@@ -87,14 +87,26 @@ template <int C, int K, int THREADS> struct ChunkGates {
         return strong;
     }
 
+    // 2^(sign (G - origin)) of row `i` of the strip.
+    __device__ __forceinline__ float2 decay(int i, float sign, const float (&origin)[2]) const {
+        return make_float2(pow2(sign * (sum[i][0] + before[0] - origin[0])), pow2(sign * (sum[i][1] + before[1] - origin[1])));
+    }
+
     // x 2^(sign (G - origin)) factor, in place.
     template <class T>
     __device__ __forceinline__ void scale(const SharedTile<bf16, C, K>& x, float sign, const float (&origin)[2], float factor) const {
+        constexpr int BATCH = ROWS < 8 ? ROWS : 8; // loads under way at once: none passes a store
 #pragma unroll
-        for (int i = 0; i < ROWS; i++) {
-            u32 place = x.at(row + i, col), pair = shared_load<u32>(place);
-            shared_store(place, Pair<bf16>::pack(Pair<T>::low(pair) * pow2(sign * (sum[i][0] + before[0] - origin[0])) * factor,
-                                    Pair<T>::high(pair) * pow2(sign * (sum[i][1] + before[1] - origin[1])) * factor));
+        for (int first = 0; first < ROWS; first += BATCH) {
+            u32 pairs[BATCH];
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) pairs[i] = shared_load<u32>(x.at(row + first + i, col));
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                float2 by = decay(first + i, sign, origin);
+                shared_store(x.at(row + first + i, col),
+                             Pair<bf16>::pack(Pair<T>::low(pairs[i]) * by.x * factor, Pair<T>::high(pairs[i]) * by.y * factor));
+            }
         }
     }
 

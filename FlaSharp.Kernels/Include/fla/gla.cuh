@@ -26,12 +26,15 @@ template <int C> struct GlaBlock {
           sequence(shape.sequences, block / shape.heads / shape.segments) {
         int all = (sequence.length + C - 1) / C;
         first = segment * shape.segment_chunks;
-        chunks = segment == shape.segments - 1 ? all - first : min(shape.segment_chunks, all - first);
+        chunks = max(0, segment == shape.segments - 1 ? all - first : min(shape.segment_chunks, all - first));
         state = ((i64)sequence.index * shape.heads + head) * shape.segments + segment;
     }
 
     // Tokens in chunk `n` of the segment.
     __device__ __forceinline__ int rows(int n) const { return min(C, sequence.length - (first + n) * C); }
+
+    // Which of the states [sequences, H].
+    __device__ __forceinline__ i64 sequence_state(const GlaShape& shape) const { return (i64)sequence.index * shape.heads + head; }
 
     // Where chunk `n` of the segment stands among all chunks of the call; packed sequences leave gaps.
     __device__ __forceinline__ i64 slot(const Sequences& all, int n) const {

@@ -59,6 +59,16 @@ __device__ __forceinline__ void load_tile(const Tile& tile, const Rows<typename 
     }
 }
 
+// Turns a tile that holds numbers of type T into one of bfloat16, in place.
+template <class T, int THREADS, int ROWS, int COLS>
+__device__ __forceinline__ void to_bf16(const SharedTile<bf16, ROWS, COLS>& tile, int thread) {
+    if constexpr (!same<T, bf16>())
+        for (int i = thread; i < ROWS * COLS / 2; i += THREADS) {
+            u32 place = tile.at(i / (COLS / 2), i % (COLS / 2) * 2), pair = shared_load<u32>(place);
+            shared_store(place, Pair<bf16>::pack(Pair<T>::low(pair), Pair<T>::high(pair)));
+        }
+}
+
 // Writes COLS columns of a tile from `col` on to global memory, `rows` rows, to column `to` and following but not beyond `size`.
 // One warp does it: it reads what its own lanes wrote.
 template <int VEC, int COLS, class Tile>
