@@ -1,0 +1,645 @@
+// Runs a kernel's blocks one after the other, each CUDA thread as a fiber. A warp's instructions rendezvous its lanes;
+// between those points the order of lanes and warps is drawn from a seed.
+#pragma once
+#include <csetjmp>
+#include <csignal>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <algorithm>
+#include <deque>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+#include <dlfcn.h>
+#include <link.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+
+struct uint3 { unsigned int x, y, z; };
+
+// What a kernel sees of its place; the scheduler sets them at each switch.
+uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+// Gives the address of thread-local memory: of this library's, for a kernel's static shared memory.
+struct TlsIndex { unsigned long module, offset; };
+extern "C" void* __tls_get_addr(TlsIndex*);
+
+namespace emulator {
+
+using u8 = unsigned char;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+
+constexpr int WARP = 32;
+constexpr u64 PAGE = 4096;
+constexpr u64 STACK = 256 << 10;
+constexpr u64 SHARED_LIMIT = 227 << 10; // a Hopper block's; the driver may ask for less
+constexpr int BARRIERS = 16;
+
+// Where a call was made. Printed as "@0x...", an offset in this library, which the driver turns into a source line.
+using Site = const void*;
+
+struct Random {
+    u64 state;
+    explicit Random(u64 seed) : state(seed * 0x9e3779b97f4a7c15ull + 0x632be59bd9b4e019ull) {
+        for (int i = 0; i < 4; i++) next();
+    }
+    u64 next() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        return state * 0x2545f4914f6cdd1dull >> 16;
+    }
+    int below(int n) { return (int)(next() % (u64)n); }
+};
+
+// Memory between two pages that cannot be touched. It ends at the second one.
+struct Guarded {
+    u8* mapping;
+    u64 mapped;
+    u8* end;
+    explicit Guarded(u64 bytes) {
+        u64 inner = (bytes + PAGE - 1) / PAGE * PAGE;
+        mapped = inner + 2 * PAGE;
+        mapping = (u8*)mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (mapping == MAP_FAILED) { perror("emulator: mmap"); abort(); }
+        end = mapping + PAGE + inner;
+        mprotect(mapping, PAGE, PROT_NONE);
+        mprotect(end, PAGE, PROT_NONE);
+    }
+    ~Guarded() { munmap(mapping, mapped); }
+    Guarded(const Guarded&) = delete;
+    bool guards(const void* p) const {
+        return (p >= mapping && p < mapping + PAGE) || (p >= end && p < end + PAGE);
+    }
+};
+
+// A buffer of the caller's that a kernel may touch.
+struct Buffer { const char* name; u64 address, bytes; };
+
+// A launch as the driver describes it; `message` receives what went wrong.
+struct Launch {
+    u32 grid[3], threads[3];
+    u64 shared_bytes;
+    const void* params;
+    u64 params_bytes;
+    u64 seed;
+    const Buffer* buffers;
+    u64 buffer_count;
+    double timeout;
+    char* message;
+    u64 message_bytes;
+};
+
+struct Copy { u8* to; const u8* from; int bytes; bool valid; };
+
+// Of one lane: its fiber, what it waits for, and its background copies.
+struct Lane {
+    void* stack_pointer;
+    uint3 thread;
+    int warp, lane;
+    const char* operation; // while it waits for its warp
+    u64 key;               // the operation's immediate operands
+    u32 mask;
+    const void* input;
+    void* output;
+    Site site;
+    std::vector<Copy> open;               // copies not yet committed
+    std::deque<std::vector<Copy>> groups; // committed ones, the oldest first
+};
+
+struct Warp {
+    u32 lanes, ready, waiting, done; // masks of lanes
+    int barrier;                     // the barrier it waits at, or -1
+    int flags;                       // how many of that barrier's threads had theirs set
+    int priority;
+};
+
+enum class Arrival { Arrive, Wait, Reduce };
+
+struct Barrier {
+    int threads, arrived, flags;
+    bool reduces;
+    u32 warps; // those that have arrived
+};
+
+struct Region { u8* base; u64 bytes; };
+
+struct Machine {
+    const char* kernel;
+    void (*body)();
+    const Launch* launch;
+    u64 library; // where it is loaded
+    std::unique_ptr<Guarded> shared;
+    u8* shared_base;
+    Region fixed;                // static shared memory
+    std::vector<std::unique_ptr<Guarded>> stacks;
+    std::vector<Lane> lanes;
+    std::vector<Warp> warps;
+    Barrier barriers[BARRIERS];
+    Random random{0};
+    int copy_at_once;            // per cent
+    Lane* current;
+    void* scheduler_stack;
+    sigjmp_buf failed;
+    pthread_t runner;
+    u64 clock;
+};
+Machine machine;
+
+inline u32 bit(int lane) { return 1u << lane; }
+
+inline u64 offset_of(Site site) { return (u64)site - machine.library; }
+
+// Ends the launch with a message: where the thread is, and what is wrong.
+[[noreturn]] __attribute__((noinline, format(printf, 1, 2))) void fail(const char* format, ...) {
+    char* out = machine.launch->message;
+    u64 left = machine.launch->message_bytes;
+    auto advance = [&](int n) { u64 step = std::min<u64>(n < 0 ? 0 : n, left - 1); out += step; left -= step; };
+    advance(snprintf(out, left, "%s, block (%u, %u, %u)", machine.kernel, blockIdx.x, blockIdx.y, blockIdx.z));
+    if (machine.current)
+        advance(snprintf(out, left, ", warp %d, lane %d", machine.current->warp, machine.current->lane));
+    advance(snprintf(out, left, ": "));
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(out, left, format, arguments);
+    va_end(arguments);
+    siglongjmp(machine.failed, 1);
+}
+
+// ---- Fibers
+
+extern "C" void emulator_switch(void** save, void* load) __attribute__((visibility("hidden")));
+asm(R"(
+    .text
+    .globl emulator_switch
+    .hidden emulator_switch
+    .type emulator_switch, @function
+emulator_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .size emulator_switch, . - emulator_switch
+)");
+
+inline void suspend() { emulator_switch(&machine.current->stack_pointer, machine.scheduler_stack); }
+
+inline void resume(Lane& lane) {
+    machine.current = &lane;
+    threadIdx = lane.thread;
+    emulator_switch(&machine.scheduler_stack, lane.stack_pointer);
+    machine.current = nullptr;
+}
+
+void finish(Lane& lane) {
+    Warp& warp = machine.warps[lane.warp];
+    for (u32 rest = warp.waiting; rest; rest &= rest - 1) {
+        const Lane& other = machine.lanes[lane.warp * WARP + __builtin_ctz(rest)];
+        if (other.mask & bit(lane.lane))
+            fail("divergence: the lane has returned from the kernel while lane %d waits for it in %s @0x%llx", other.lane,
+                 other.operation, offset_of(other.site));
+    }
+    warp.ready &= ~bit(lane.lane);
+    warp.done |= bit(lane.lane);
+    suspend();
+}
+
+void enter() {
+    machine.body();
+    finish(*machine.current);
+    __builtin_unreachable();
+}
+
+// ---- A warp's collective operations
+
+// Computes the results of the lanes in `mask` from their inputs: in[lane], out[lane].
+using Compute = void (*)(const void* const* in, void* const* out, u32 mask);
+
+[[noreturn]] inline void diverged(const Lane& a, const Lane& b) {
+    fail("divergence: lane %d calls %s (operands 0x%llx, mask 0x%08x) @0x%llx\n"
+         "  while lane %d waits in %s (operands 0x%llx, mask 0x%08x) @0x%llx",
+         a.lane, a.operation, a.key, a.mask, offset_of(a.site), b.lane, b.operation, b.key, b.mask, offset_of(b.site));
+}
+
+// Waits for the lanes in `mask` to call the same operation; the last one computes for all.
+__attribute__((noinline)) void rendezvous(const char* operation, u64 key, u32 mask, const void* in, void* out, Compute compute) {
+    Lane& me = *machine.current;
+    Warp& warp = machine.warps[me.warp];
+    Lane* lanes = &machine.lanes[me.warp * WARP];
+    me.operation = operation;
+    me.key = key;
+    me.mask = mask &= warp.lanes;
+    me.input = in;
+    me.output = out;
+    me.site = (const u8*)__builtin_return_address(0) - 1;
+    machine.clock++;
+
+    if (!(mask & bit(me.lane)))
+        fail("%s with mask 0x%08x, which lacks the calling lane @0x%llx", operation, mask, offset_of(me.site));
+    if (mask & warp.done)
+        fail("divergence: %s @0x%llx waits for lane %d, which has returned from the kernel", operation, offset_of(me.site),
+             __builtin_ctz(mask & warp.done));
+    // Two lanes that wait for each other must do so in the same operation. Others may first end what they do among themselves.
+    u32 arrived = bit(me.lane);
+    for (u32 rest = warp.waiting; rest; rest &= rest - 1) {
+        const Lane& other = lanes[__builtin_ctz(rest)];
+        if (!(other.mask & bit(me.lane)) || !(mask & bit(other.lane))) continue;
+        bool same = other.mask == mask && other.key == key;
+        if (!same || (other.operation != operation && strcmp(other.operation, operation) != 0)) diverged(me, other);
+        arrived |= rest & -rest;
+    }
+
+    warp.waiting |= bit(me.lane);
+    warp.ready &= ~bit(me.lane);
+    if (arrived != mask) {
+        suspend();
+        return;
+    }
+    const void* inputs[WARP];
+    void* outputs[WARP];
+    for (u32 rest = mask; rest; rest &= rest - 1) {
+        int lane = __builtin_ctz(rest);
+        inputs[lane] = lanes[lane].input;
+        outputs[lane] = lanes[lane].output;
+    }
+    compute(inputs, outputs, mask);
+    warp.waiting &= ~mask;
+    warp.ready |= mask;
+}
+
+template <class In, class Out>
+inline __attribute__((always_inline)) Out collective(const char* operation, u64 key, u32 mask, const In& in, Compute compute) {
+    Out out;
+    rendezvous(operation, key, mask, &in, &out, compute);
+    return out;
+}
+
+template <class T> const T& input_of(const void* const* in, int lane) { return *static_cast<const T*>(in[lane]); }
+template <class T> T& output_of(void* const* out, int lane) { return *static_cast<T*>(out[lane]); }
+
+// ---- Barriers of a block
+
+inline int block_threads() { return (int)machine.warps.size() * WARP; }
+
+struct BarrierCall { int id, threads; Arrival arrival; bool flag; };
+
+// A whole warp arrives, as on hardware.
+inline void arrive(const void* const* in, void* const*, u32 mask) {
+    Warp& warp = machine.warps[machine.current->warp];
+    const BarrierCall& call = input_of<BarrierCall>(in, __builtin_ctz(mask));
+    u64 site = offset_of(machine.current->site);
+    int limit = block_threads();
+    if (call.id < 0 || call.id >= BARRIERS) fail("barrier %d @0x%llx: there are barriers 0 to 15", call.id, site);
+    if (call.threads <= 0 || call.threads % WARP != 0 || call.threads > limit)
+        fail("barrier %d @0x%llx: %d threads are no multiple of 32 up to the block's %d", call.id, site, call.threads,
+             limit);
+    Barrier& barrier = machine.barriers[call.id];
+    bool reduces = call.arrival == Arrival::Reduce;
+    if (barrier.arrived == 0) barrier = {call.threads, 0, 0, reduces, 0};
+    if (barrier.threads != call.threads)
+        fail("barrier %d @0x%llx: called for %d threads, by earlier warps (0x%08x) for %d", call.id, site, call.threads,
+             barrier.warps, barrier.threads);
+    if (barrier.reduces != reduces)
+        fail("barrier %d @0x%llx: a reducing call meets one that does not reduce (warps 0x%08x)", call.id, site,
+             barrier.warps);
+    int index = machine.current->warp;
+    if (barrier.warps & bit(index))
+        fail("barrier %d @0x%llx: the warp arrives a second time, with %d of %d threads there (warps 0x%08x)", call.id, site,
+             barrier.arrived, barrier.threads, barrier.warps);
+    barrier.warps |= bit(index);
+    barrier.arrived += WARP;
+    for (u32 rest = mask; rest; rest &= rest - 1)
+        barrier.flags += input_of<BarrierCall>(in, __builtin_ctz(rest)).flag;
+    if (call.arrival != Arrival::Arrive) warp.barrier = call.id;
+    if (barrier.arrived < barrier.threads) return;
+    for (Warp& other : machine.warps)
+        if (other.barrier == call.id) {
+            other.barrier = -1;
+            other.flags = barrier.flags;
+        }
+    barrier.arrived = 0;
+    barrier.warps = 0;
+}
+
+// Returns how many of the barrier's threads have set `flag`, where the call reduces.
+inline __attribute__((always_inline))
+int barrier(const char* operation, int id, int threads, Arrival arrival, bool flag = false) {
+    BarrierCall call{id, threads, arrival, flag};
+    int nothing;
+    rendezvous(operation, (u64)(u32)id << 32 | (u32)threads, ~0u, &call, &nothing, arrive);
+    Warp& warp = machine.warps[machine.current->warp];
+    if (warp.barrier != -1) suspend();
+    return warp.flags;
+}
+
+// ---- Shared and global memory
+
+// A kernel's __shared__ variables: all that this library has of thread-local memory.
+inline Region static_shared() {
+    Region found{};
+    dl_iterate_phdr(
+        [](dl_phdr_info* info, size_t, void* region) {
+            if (info->dlpi_addr != machine.library) return 0;
+            for (int i = 0; i < info->dlpi_phnum; i++)
+                if (info->dlpi_phdr[i].p_type == PT_TLS) {
+                    TlsIndex start{info->dlpi_tls_modid, 0};
+                    *static_cast<Region*>(region) = {(u8*)__tls_get_addr(&start), info->dlpi_phdr[i].p_memsz};
+                }
+            return 1;
+        },
+        &found);
+    return found;
+}
+
+inline u64 dynamic_shared_offset() { return (machine.fixed.bytes + 1023) / 1024 * 1024; }
+
+// The 32-bit address in the shared window: static memory first, then the dynamic one.
+__attribute__((noinline)) u32 shared_address(const void* p, u64 bytes = 0) {
+    u64 site = offset_of(__builtin_return_address(0));
+    const u8* at = (const u8*)p;
+    const u8* base = machine.shared_base;
+    if (at >= base && at + bytes <= base + machine.launch->shared_bytes)
+        return (u32)(at - base + dynamic_shared_offset());
+    const Region& fixed = machine.fixed;
+    if (at >= fixed.base && at + bytes <= fixed.base + fixed.bytes) return (u32)(at - fixed.base);
+    fail("%llu bytes at %p are not in the block's shared memory: dynamic memory is %p + %lld, %llu bytes @0x%llx", bytes, p, base,
+         (long long)(at - base), machine.launch->shared_bytes, site);
+}
+
+inline void check_aligned(const char* operation, const void* p, u64 bytes) {
+    if ((u64)p % bytes != 0)
+        fail("%s: address %p is not aligned to %llu bytes @0x%llx", operation, p, bytes, offset_of(__builtin_return_address(0)));
+}
+
+// Where the driver has named its buffers, an access must lie inside one of them.
+inline void check_global(const char* operation, const void* p, u64 bytes) {
+    const Launch& launch = *machine.launch;
+    if (launch.buffer_count == 0) return;
+    u64 address = (u64)p;
+    const Buffer* nearest = nullptr;
+    for (const Buffer* b = launch.buffers; b != launch.buffers + launch.buffer_count; b++) {
+        if (address >= b->address && address + bytes <= b->address + b->bytes) return;
+        auto distance = [&](const Buffer* to) { return std::llabs((long long)(address - to->address)); };
+        if (!nearest || distance(b) < distance(nearest)) nearest = b;
+    }
+    fail("%s: %llu bytes at %p are outside of all buffers; nearest is %s (%llu bytes), at its byte %lld @0x%llx", operation,
+         bytes, p, nearest->name, nearest->bytes, (long long)(address - nearest->address),
+         offset_of(__builtin_return_address(0)));
+}
+
+// ---- Background copies
+
+inline void perform(const Copy& copy) {
+    if (copy.valid) memcpy(copy.to, copy.from, copy.bytes);
+    else memset(copy.to, 0, copy.bytes);
+}
+
+// The copy happens at once or as late as the program allows; until then its target is poison.
+__attribute__((noinline)) void copy_async(void* shared, const void* global, int bytes, bool valid) {
+    check_aligned("copy_async to shared memory", shared, bytes);
+    check_aligned("copy_async from global memory", global, bytes);
+    shared_address(shared, bytes);
+    if (valid) check_global("copy_async", global, bytes);
+    Copy copy{(u8*)shared, (const u8*)global, bytes, valid};
+    if (machine.random.below(100) < machine.copy_at_once) {
+        perform(copy);
+        return;
+    }
+    memset(shared, 0xff, bytes);
+    machine.current->open.push_back(copy);
+}
+
+inline void copy_async_commit() {
+    machine.current->groups.push_back(std::move(machine.current->open));
+    machine.current->open.clear();
+}
+
+inline void copy_async_wait(int pending) {
+    auto& groups = machine.current->groups;
+    for (; (int)groups.size() > pending; groups.pop_front())
+        for (const Copy& copy : groups.front()) perform(copy);
+}
+
+// ---- Schedule
+
+enum class Schedule { Fair, Bursts, Priorities };
+
+[[noreturn]] void deadlock() {
+    std::string text = "deadlock: no warp can go on";
+    char line[256];
+    for (size_t w = 0; w < machine.warps.size(); w++) {
+        const Warp& warp = machine.warps[w];
+        if (warp.done == warp.lanes) {
+            snprintf(line, sizeof line, "\n  warp %zu has returned", w);
+            text += line;
+        } else if (warp.barrier != -1) {
+            const Barrier& b = machine.barriers[warp.barrier];
+            const Lane& lane = machine.lanes[w * WARP];
+            snprintf(line, sizeof line, "\n  warp %zu waits in %s at barrier %d: %d of %d threads there (warps 0x%08x) @0x%llx",
+                     w, lane.operation, warp.barrier, b.arrived, b.threads, b.warps, offset_of(lane.site));
+            text += line;
+        } else
+            for (u32 rest = warp.waiting; rest;) {
+                const Lane& lane = machine.lanes[w * WARP + __builtin_ctz(rest)];
+                snprintf(line, sizeof line, "\n  warp %zu, lanes 0x%08x of 0x%08x wait in %s @0x%llx", w,
+                         warp.waiting & lane.mask, lane.mask, lane.operation, offset_of(lane.site));
+                text += line;
+                rest &= ~lane.mask;
+            }
+    }
+    fail("%s", text.c_str());
+}
+
+inline bool runnable(const Warp& warp) { return warp.barrier == -1 && warp.ready != 0; }
+
+// Lets each ready lane run up to its next operation, beginning with a random one.
+inline void run_pass(int index) {
+    Warp& warp = machine.warps[index];
+    int first = machine.random.below(WARP);
+    for (int i = 0; i < WARP; i++) {
+        int lane = (first + i) % WARP;
+        if (warp.barrier != -1) return;
+        if (warp.ready & bit(lane)) resume(machine.lanes[index * WARP + lane]);
+    }
+}
+
+inline void prepare_block(u64 block) {
+    const Launch& launch = *machine.launch;
+    machine.random = Random(launch.seed * 1000003 + block);
+    machine.copy_at_once = machine.random.below(3) * 50;
+    memset(machine.shared_base, 0xff, (launch.shared_bytes + 1023) / 1024 * 1024);
+    if (machine.fixed.bytes > 0) memset(machine.fixed.base, 0xff, machine.fixed.bytes);
+    memset(machine.barriers, 0, sizeof machine.barriers);
+
+    int threads = (int)machine.lanes.size();
+    for (int i = 0; i < threads; i++) {
+        Lane& lane = machine.lanes[i];
+        lane.thread = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
+        lane.warp = i / WARP;
+        lane.lane = i % WARP;
+        lane.open.clear();
+        lane.groups.clear();
+        // What emulator_switch pops: six registers and the address of `enter`; above it a return address, as after a call.
+        void** stack = (void**)machine.stacks[i]->end;
+        *--stack = nullptr;
+        *--stack = (void*)enter;
+        for (int r = 0; r < 6; r++) *--stack = nullptr;
+        lane.stack_pointer = stack;
+    }
+    for (size_t w = 0; w < machine.warps.size(); w++) {
+        int lanes = std::min(WARP, threads - (int)w * WARP);
+        u32 mask = lanes == WARP ? ~0u : bit(lanes) - 1;
+        machine.warps[w] = {mask, mask, 0, 0, -1, 0, machine.random.below(1 << 20)};
+    }
+}
+
+void run_block(u64 block) {
+    prepare_block(block);
+    auto schedule = (Schedule)machine.random.below(3);
+    std::vector<int> candidates;
+    for (;;) {
+        candidates.clear();
+        bool finished = true;
+        for (size_t w = 0; w < machine.warps.size(); w++) {
+            if (runnable(machine.warps[w])) candidates.push_back((int)w);
+            finished &= machine.warps[w].done == machine.warps[w].lanes;
+        }
+        if (finished) return;
+        if (candidates.empty()) deadlock();
+        int chosen = candidates[machine.random.below((int)candidates.size())];
+        int passes = schedule == Schedule::Fair ? 1 : 1 << machine.random.below(8);
+        if (schedule == Schedule::Priorities)
+            for (int w : candidates)
+                if (machine.warps[w].priority > machine.warps[chosen].priority) chosen = w;
+        while (passes-- > 0 && runnable(machine.warps[chosen])) run_pass(chosen);
+    }
+}
+
+// ---- Launch
+
+constexpr int SIGNALS[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGALRM};
+
+void on_signal(int signal, siginfo_t* info, void* context) {
+    if (signal == SIGALRM && !pthread_equal(pthread_self(), machine.runner)) {
+        pthread_kill(machine.runner, SIGALRM);
+        return;
+    }
+    u64 site = offset_of((Site)((ucontext_t*)context)->uc_mcontext.gregs[REG_RIP]);
+    const void* address = info->si_addr;
+    switch (signal) {
+    case SIGALRM: fail("still running after %g s @0x%llx", machine.launch->timeout, site);
+    case SIGILL: fail("misaligned access, index outside of an array, shift too far, or __trap @0x%llx", site);
+    case SIGFPE: fail("integer division by zero @0x%llx", site);
+    }
+    if (machine.shared->guards(address))
+        fail("access to %p, byte %lld of %llu of dynamic shared memory @0x%llx", address,
+             (long long)((u8*)address - machine.shared_base), machine.launch->shared_bytes, site);
+    for (const auto& stack : machine.stacks)
+        if (stack->guards(address)) fail("stack overflow: the thread's variables exceed %llu KiB @0x%llx", STACK >> 10, site);
+    fail("access to %p, which is no memory of ours or misaligned for a vector @0x%llx", address, site);
+}
+
+// Catches what an ordinary access does wrong, and a kernel without end; restores everything when it goes.
+class SignalHandlers {
+    struct sigaction before[std::size(SIGNALS)];
+    stack_t stack_before;
+    std::vector<char> stack = std::vector<char>(64 << 10);
+
+public:
+    explicit SignalHandlers(double timeout) {
+        stack_t own{stack.data(), 0, stack.size()};
+        sigaltstack(&own, &stack_before);
+        struct sigaction action = {};
+        action.sa_sigaction = on_signal;
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        for (size_t i = 0; i < std::size(SIGNALS); i++) sigaction(SIGNALS[i], &action, &before[i]);
+        set_timer(timeout);
+    }
+    ~SignalHandlers() {
+        set_timer(0);
+        for (size_t i = 0; i < std::size(SIGNALS); i++) sigaction(SIGNALS[i], &before[i], nullptr);
+        sigaltstack(&stack_before, nullptr);
+    }
+    static void set_timer(double seconds) {
+        itimerval timer = {{0, 0}, {(time_t)seconds, (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)}};
+        setitimer(ITIMER_REAL, &timer, nullptr);
+    }
+};
+
+inline int run(const char* kernel, void (*body)(), const Launch& launch) {
+    machine.kernel = kernel;
+    machine.body = body;
+    machine.launch = &launch;
+    machine.runner = pthread_self();
+    machine.current = nullptr;
+    Dl_info own;
+    dladdr((const void*)&suspend, &own);
+    machine.library = (u64)own.dli_fbase;
+    gridDim = {launch.grid[0], launch.grid[1], launch.grid[2]};
+    blockDim = {launch.threads[0], launch.threads[1], launch.threads[2]};
+    blockIdx = {};
+    u64 threads = (u64)blockDim.x * blockDim.y * blockDim.z;
+    u64 blocks = (u64)gridDim.x * gridDim.y * gridDim.z;
+    u64 shared_bytes = (launch.shared_bytes + 1023) / 1024 * 1024;
+
+    SignalHandlers handlers(launch.timeout);
+    if (sigsetjmp(machine.failed, 1) != 0) return 1;
+    if (threads == 0 || threads > 1024) fail("a block of %llu threads; it has 1 to 1024", threads);
+    if (blocks == 0) fail("a grid of no blocks");
+    machine.fixed = static_shared();
+    if (machine.fixed.bytes > 48 << 10) fail("%llu bytes of static shared memory; 48 KiB is the limit", machine.fixed.bytes);
+    if (dynamic_shared_offset() + launch.shared_bytes > SHARED_LIMIT)
+        fail("%llu static and %llu dynamic bytes of shared memory; %llu is the limit", machine.fixed.bytes,
+             launch.shared_bytes, SHARED_LIMIT);
+
+    machine.shared = std::make_unique<Guarded>(shared_bytes);
+    machine.shared_base = machine.shared->end - shared_bytes;
+    while (machine.stacks.size() < threads) machine.stacks.push_back(std::make_unique<Guarded>(STACK));
+    machine.lanes.resize(threads);
+    machine.warps.resize((threads + WARP - 1) / WARP);
+
+    std::vector<u64> order(blocks);
+    std::iota(order.begin(), order.end(), 0);
+    Random random(launch.seed);
+    for (u64 i = blocks; i > 1; i--) std::swap(order[i - 1], order[random.next() % i]);
+    for (u64 block : order) {
+        blockIdx = {(u32)(block % gridDim.x), (u32)(block / gridDim.x % gridDim.y), (u32)(block / gridDim.x / gridDim.y)};
+        run_block(block);
+    }
+    return 0;
+}
+
+// The kernel and its parameter, for fibers to call.
+template <auto Kernel> struct Entry;
+template <class Params, void (*Kernel)(Params)> struct Entry<Kernel> {
+    static void body() { Kernel(*static_cast<const Params*>(machine.launch->params)); }
+    static int run(const char* name, const Launch& launch) {
+        if (launch.params_bytes != sizeof(Params)) {
+            snprintf(launch.message, launch.message_bytes, "%s: its parameter is of %zu bytes, the one given of %llu", name,
+                     sizeof(Params), launch.params_bytes);
+            return 1;
+        }
+        return emulator::run(name, body, launch);
+    }
+};
+
+} // namespace emulator
