@@ -72,7 +72,7 @@ __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
     int thread = opaque(threadIdx.x);
     Gates::Totals totals(shared_memory() + TOTALS);
     Gates gates(thread);
-    gates.sum_up<G>(stage.g());
+    gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
     gates.join(totals);
 
     PairRows<C> pairs(thread / 32, thread % 32);
@@ -88,7 +88,7 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
     Gates::Totals totals(shared_memory() + TOTALS);
     int thread = opaque(threadIdx.x);
     Gates gates(thread);
-    gates.sum_up<G>(stage.g());
+    gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
     gates.store_totals(totals);
     to_bf16<T, PRODUCER_THREADS>(stage.v(), thread);
     produce_sync();

@@ -57,7 +57,7 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], f
     int thread = opaque(threadIdx.x);
     Gates::Totals totals(shared_memory() + TOTALS);
     Gates gates(thread);
-    gates.sum_up<G>(stage.g());
+    gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
     gates.store_totals(totals);
     to_bf16<T, PRODUCER_THREADS>(stage.y(), thread);
     produce_sync();

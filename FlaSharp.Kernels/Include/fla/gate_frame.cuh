@@ -20,13 +20,25 @@ constexpr float MAX_FRAME = 104.f;
 // Log-decays as stored to base 2, limited. NaN stays NaN.
 __device__ __forceinline__ float log2_decay(float g) { return max_nan(g * LOG2E, MIN_LOG2_DECAY); }
 
-template <class G, class Tile> __device__ __forceinline__ void load_gate_pair(float (&g)[2], const Tile& tile, int row, int col) {
+// Two neighbouring log-decays of a tile.
+template <class G, int ROWS, int COLS> __device__ __forceinline__ float2 load_gates(const PlainTile<G, ROWS, COLS>& tile, int row, int col) {
     if constexpr (sizeof(G) == 4) {
-        float2 pair = shared_load<float2>(tile.at(row, col));
-        g[0] = pair.x, g[1] = pair.y;
+        return shared_load<float2>(tile.at(row, col));
     } else {
         u32 pair = shared_load<u32>(tile.at(row, col));
-        g[0] = Pair<G>::low(pair), g[1] = Pair<G>::high(pair);
+        return make_float2(Pair<G>::low(pair), Pair<G>::high(pair));
+    }
+}
+
+// The same from global memory, two of `cols` with VEC known to be aligned.
+template <int VEC, class G> __device__ __forceinline__ float2 load_gates(const G* from, int cols) {
+    if constexpr (VEC == 1) {
+        return make_float2(to_float(from[0]), cols > 1 ? to_float(from[1]) : 0.f);
+    } else if constexpr (sizeof(G) == 4) {
+        return *reinterpret_cast<const float2*>(from);
+    } else {
+        u32 pair = *reinterpret_cast<const u32*>(from);
+        return make_float2(Pair<G>::low(pair), Pair<G>::high(pair));
     }
 }
 
@@ -44,15 +56,14 @@ template <int C, int K, int THREADS> struct ChunkGates {
 
     __device__ __forceinline__ explicit ChunkGates(int thread) : col(thread % (K / 2) * 2), row(thread / (K / 2) * ROWS) {}
 
-    // Sums the strip.
-    template <class G> __device__ __forceinline__ void sum_up(const PlainTile<G, C, K>& gates) {
+    // Sums the strip. `load` gives the log-decays of one row as stored.
+    template <class Load> __device__ __forceinline__ void sum_up(Load load) {
         float running[2] = {0.f, 0.f};
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
-            float g[2];
-            load_gate_pair<G>(g, gates, row + i, col);
-#pragma unroll
-            for (int c = 0; c < 2; c++) sum[i][c] = running[c] += log2_decay(g[c]);
+            float2 g = load(row + i, col);
+            sum[i][0] = running[0] += log2_decay(g.x);
+            sum[i][1] = running[1] += log2_decay(g.y);
         }
     }
 
@@ -87,6 +98,12 @@ template <int C, int K, int THREADS> struct ChunkGates {
         return strong;
     }
 
+    // Where the scaled queries and keys have the factor 1: in the middle, or at the edges.
+    __device__ __forceinline__ void origins(bool strong, float (&of_queries)[2], float (&of_keys)[2]) const {
+#pragma unroll
+        for (int c = 0; c < 2; c++) of_queries[c] = strong ? 0.f : middle[c], of_keys[c] = strong ? end[c] : middle[c];
+    }
+
     // 2^(sign (G - origin)) of row `i` of the strip.
     __device__ __forceinline__ float2 decay(int i, float sign, const float (&origin)[2]) const {
         return make_float2(pow2(sign * (sum[i][0] + before[0] - origin[0])), pow2(sign * (sum[i][1] + before[1] - origin[1])));
@@ -110,11 +127,9 @@ template <int C, int K, int THREADS> struct ChunkGates {
         }
     }
 
-    // The operand of one level of binary splitting: of each block of 2 * half rows the keys of the first half and the queries of
-    // the second one, with their decays to and from the border between the halves.
-    template <class T>
-    __device__ __forceinline__ void split(const SharedTile<bf16, C, K>& x, const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
-                                          int half, float scale, const Totals& totals) const {
+    // Visits the rows at one level of binary splitting, where blocks of 2 * half rows have keys in their first half and queries in
+    // the second one: visit(row of the strip, whether it is a query, its decays to or from the border between the halves).
+    template <class Visit> __device__ __forceinline__ void visit_level(int half, const Totals& totals, Visit visit) const {
         float border[2] = {0.f, 0.f}; // relative to the strip's start; blocks larger than a strip have it outside
         if (half >= ROWS) {
             int last = (row & ~(2 * half - 1)) + half; // the rows before it are the first half
@@ -128,22 +143,26 @@ template <int C, int K, int THREADS> struct ChunkGates {
         for (int i = ROWS - 1; i >= 0; i--) {
             int place = (row + i) & (2 * half - 1);
             if (place == half - 1) border[0] = sum[i][0], border[1] = sum[i][1];
-            if (place < half) {
-                u32 pair = shared_load<u32>(k.at(row + i, col));
-                shared_store(x.at(row + i, col), Pair<bf16>::pack(Pair<T>::low(pair) * pow2(border[0] - sum[i][0]),
-                                                        Pair<T>::high(pair) * pow2(border[1] - sum[i][1])));
-            }
+            if (place < half) visit(i, false, make_float2(pow2(border[0] - sum[i][0]), pow2(border[1] - sum[i][1])));
         }
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
             int place = (row + i) & (2 * half - 1);
             if (place == half - 1) border[0] = sum[i][0], border[1] = sum[i][1];
-            if (place >= half) {
-                u32 pair = shared_load<u32>(q.at(row + i, col));
-                shared_store(x.at(row + i, col), Pair<bf16>::pack(Pair<T>::low(pair) * pow2(sum[i][0] - border[0]) * scale,
-                                                        Pair<T>::high(pair) * pow2(sum[i][1] - border[1]) * scale));
-            }
+            if (place >= half) visit(i, true, make_float2(pow2(sum[i][0] - border[0]), pow2(sum[i][1] - border[1])));
         }
+    }
+
+    // The operand of that level: keys and queries with their decays.
+    template <class T>
+    __device__ __forceinline__ void split(const SharedTile<bf16, C, K>& x, const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
+                                          int half, float scale, const Totals& totals) const {
+        visit_level(half, totals, [&](int i, bool query, float2 decay) {
+            u32 pair = shared_load<u32>(query ? q.at(row + i, col) : k.at(row + i, col));
+            float factor = query ? scale : 1.f;
+            shared_store(x.at(row + i, col),
+                         Pair<bf16>::pack(Pair<T>::low(pair) * decay.x * factor, Pair<T>::high(pair) * decay.y * factor));
+        });
     }
 };
 

@@ -59,6 +59,18 @@ __device__ __forceinline__ void load_tile(const Tile& tile, const Rows<typename 
     }
 }
 
+// Writes two neighbouring numbers, or the first one alone where only one column is left.
+template <int VEC, class T> __device__ __forceinline__ void store_pair(T* there, int cols, float x, float y) {
+    if constexpr (VEC == 1) {
+        there[0] = from_float<T>(x);
+        if (cols > 1) there[1] = from_float<T>(y);
+    } else if constexpr (sizeof(T) == 4) {
+        *reinterpret_cast<float2*>(there) = make_float2(x, y);
+    } else {
+        *reinterpret_cast<u32*>(there) = Pair<T>::pack(x, y);
+    }
+}
+
 // Turns a tile that holds numbers of type T into one of bfloat16, in place.
 template <class T, int THREADS, int ROWS, int COLS>
 __device__ __forceinline__ void to_bf16(const SharedTile<bf16, ROWS, COLS>& tile, int thread) {
