@@ -95,6 +95,15 @@ public sealed class CommandLineTests
         Assert.Contains("model.safetensors", error, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void The_doctor_reports()
+    {
+        using var folder = new TemporaryFolder();
+        (int code, string output, string error) = Run(folder, "doctor --device cpu");
+        Assert.Equal((0, ""), (code, error));
+        Assert.Contains("operations on cpu", output, StringComparison.Ordinal);
+    }
+
     private static void Write(TemporaryFolder folder)
     {
         File.WriteAllText(Path.Combine(folder.Path, "empty.txt"), "");

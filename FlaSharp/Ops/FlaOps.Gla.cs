@@ -8,8 +8,9 @@ namespace FlaSharp.Ops;
 /// <summary>The operations as functions, without modules.</summary>
 public static partial class FlaOps
 {
-    private const string CpuPath = "cpu-simd";
-    private const string TorchPath = "torch";
+    internal const string CpuPath = "cpu-simd";
+    internal const string CudaPath = "cuda";
+    internal const string TorchPath = "torch";
     private const int ShortSequence = 16; // up to it the chunked form has nothing to gain over a handful of steps
 
     /// <summary>

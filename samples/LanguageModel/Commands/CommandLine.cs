@@ -5,7 +5,7 @@ using FlaSharp.Models;
 
 namespace LanguageModel.Commands;
 
-/// <summary>The program: training without a command, and generate, eval and bench.</summary>
+/// <summary>The program: training without a command, and generate, eval, bench and doctor.</summary>
 internal static class CommandLine
 {
     /// <returns>0, 1 after an error of the user, 130 after an interruption.</returns>
@@ -32,6 +32,7 @@ internal static class CommandLine
         root.Subcommands.Add(GenerateCommand.Create(stop));
         root.Subcommands.Add(EvalCommand.Create());
         root.Subcommands.Add(BenchCommand.Create());
+        root.Subcommands.Add(DoctorCommand.Create());
 
         ParseResult parsed = root.Parse(args);
         try

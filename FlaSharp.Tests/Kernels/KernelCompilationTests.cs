@@ -1,0 +1,54 @@
+using System.Collections.Concurrent;
+using FlaSharp.Kernels.Interop;
+using FlaSharp.Kernels.Runtime;
+using Xunit;
+
+namespace FlaSharp.Tests.Kernels;
+
+/// <summary>
+/// Compiles every kernel for every GPU. The user's cache makes a second run fast; what a compilation printed is kept with it.
+/// </summary>
+public sealed class KernelCompilationTests
+{
+    private static readonly CompilerTarget[] s_targets = [.. CompilerTarget.Binary, CompilerTarget.Ptx80];
+
+    public static TheoryData<string> Targets => [.. s_targets.Select(target => target.Architecture)];
+
+    [Theory]
+    [MemberData(nameof(Targets))]
+    public void Every_variant_compiles_without_spills_and_serialisation(string architecture)
+    {
+        TestKernels.RequireNvrtc();
+        var target = s_targets.Single(target => target.Architecture == architecture);
+        var compiler = new KernelCompiler(TestKernels.Sources, CubinCache.Default);
+        var variants = KernelCatalog.AllVariants(target).Append(TestKernels.Axpy).Append(TestKernels.BlockSum).ToList();
+        var problems = new ConcurrentBag<string>();
+        Parallel.ForEach(variants, variant =>
+        {
+            foreach (var problem in Problems(compiler, variant, target))
+                problems.Add($"{variant}: {problem}");
+        });
+        Assert.True(problems.IsEmpty, $"{problems.Count} problems for {target}:\n{string.Join('\n', problems.Order())}");
+    }
+
+    private static List<string> Problems(KernelCompiler compiler, KernelVariant variant, CompilerTarget target)
+    {
+        CompiledKernel compiled;
+        try
+        {
+            compiled = compiler.Compile(variant, target);
+        }
+        catch (NvrtcException e)
+        {
+            return [e.Message];
+        }
+        var report = CompileReport.Parse(compiled.Log, variant.Entry);
+        var problems = report.Problems.ToList();
+        var shared = variant.SharedBytes + report.StaticSharedBytes;
+        if (shared > target.MaxSharedBytes)
+            problems.Add($"{shared} bytes of shared memory, but a block has {target.MaxSharedBytes}");
+        if (!target.IsPtx && report.Registers == 0)
+            problems.Add("the log does not say how many registers it needs");
+        return problems;
+    }
+}
