@@ -22,6 +22,7 @@ struct GlaChunkBackward {
     int* strong;             // tells which chunks are left with their pairs, [slots, H]
     int state_values;
     float scale;
+    int blocks; // sequences * H * segments
 };
 
 typedef TYPE T;
