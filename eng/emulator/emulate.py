@@ -100,6 +100,7 @@ def _precompiled_header():
     header = CACHE / f"{_fingerprint([HERE]).hexdigest()[:32]}.h"
     compiled = header.with_suffix(".h.gch")
     if not compiled.exists():
+        header.write_text(f'#include "{HERE / "cuda.h"}"\n')  # for a compiler that refuses the other form under a kernel's macros
         temporary = compiled.with_suffix(f".{os.getpid()}.tmp")
         subprocess.run(["g++", *FLAGS, "-x", "c++-header", str(HERE / "cuda.h"), "-o", str(temporary)], check=True)
         os.replace(temporary, compiled)

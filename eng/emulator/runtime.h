@@ -385,6 +385,17 @@ __attribute__((noinline)) u32 shared_address(const void* p, u64 bytes = 0) {
          (long long)(at - base), machine.launch->shared_bytes, site);
 }
 
+// The memory at an address that shared_address gave, after a look at bounds and alignment.
+__attribute__((noinline)) u8* shared_pointer(const char* operation, u32 address, u64 bytes) {
+    u64 site = offset_of(__builtin_return_address(0)), dynamic = dynamic_shared_offset();
+    const Region& fixed = machine.fixed;
+    if (address % bytes) fail("%s of %llu bytes at the shared address %u @0x%llx", operation, bytes, address, site);
+    if (address >= dynamic && address + bytes <= dynamic + machine.launch->shared_bytes) return machine.shared_base + (address - dynamic);
+    if (address + bytes <= fixed.bytes) return (u8*)fixed.base + address;
+    fail("%s of %llu bytes at %u, outside of the block's shared memory: %llu bytes from %llu on @0x%llx", operation, bytes, address,
+         machine.launch->shared_bytes, dynamic, site);
+}
+
 inline void check_aligned(const char* operation, const void* p, u64 bytes) {
     if ((u64)p % bytes != 0)
         fail("%s: address %p is not aligned to %llu bytes @0x%llx", operation, p, bytes, offset_of(__builtin_return_address(0)));

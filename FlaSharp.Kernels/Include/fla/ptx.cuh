@@ -8,7 +8,7 @@ constexpr float LOG2E = 1.4426950408889634f;
 constexpr float LN2 = 0.6931471805599453f;
 
 // 2^x. 0 for x = -inf; results below the normal range are 0.
-__device__ __forceinline__ float exp2(float x) {
+__device__ __forceinline__ float pow2(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
@@ -21,21 +21,64 @@ __device__ __forceinline__ float max_nan(float a, float b) {
     return c;
 }
 
-// The block's dynamic shared memory, aligned to 1024 bytes where the launch asks for any.
-__device__ __forceinline__ unsigned char* shared_memory() {
-    extern __shared__ __align__(1024) unsigned char memory[];
-    return memory;
+// The same value, of which the compiler knows nothing more. In a loop, what is computed from it stays in the loop: registers that
+// addresses would occupy throughout are worth more than the few instructions.
+template <class T> __device__ __forceinline__ T* opaque(T* p) {
+    asm volatile("" : "+l"(p));
+    return p;
+}
+__device__ __forceinline__ int opaque(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
 }
 
+// Shared memory is addressed by 32-bit numbers: half the registers of pointers.
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+// The address of the block's dynamic shared memory, a multiple of 1024.
+__device__ __forceinline__ u32 shared_memory() {
+    extern __shared__ __align__(1024) unsigned char memory[];
+    return shared_address(memory);
+}
+template <class T> __device__ __forceinline__ T shared_load(u32 address) {
+    T x;
+    if constexpr (sizeof(T) == 2)
+        asm volatile("ld.shared.b16 %0, [%1];" : "=h"(reinterpret_cast<u16&>(x)) : "r"(address) : "memory");
+    else if constexpr (sizeof(T) == 4)
+        asm volatile("ld.shared.b32 %0, [%1];" : "=r"(reinterpret_cast<u32&>(x)) : "r"(address) : "memory");
+    else if constexpr (sizeof(T) == 8)
+        asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];"
+                     : "=r"(reinterpret_cast<uint2&>(x).x), "=r"(reinterpret_cast<uint2&>(x).y)
+                     : "r"(address)
+                     : "memory");
+    else
+        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(reinterpret_cast<uint4&>(x).x), "=r"(reinterpret_cast<uint4&>(x).y), "=r"(reinterpret_cast<uint4&>(x).z),
+                       "=r"(reinterpret_cast<uint4&>(x).w)
+                     : "r"(address)
+                     : "memory");
+    return x;
+}
+template <class T> __device__ __forceinline__ void shared_store(u32 address, T x) {
+    if constexpr (sizeof(T) == 2)
+        asm volatile("st.shared.b16 [%0], %1;" ::"r"(address), "h"(reinterpret_cast<u16&>(x)) : "memory");
+    else if constexpr (sizeof(T) == 4)
+        asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(reinterpret_cast<u32&>(x)) : "memory");
+    else if constexpr (sizeof(T) == 8)
+        asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(reinterpret_cast<uint2&>(x).x), "r"(reinterpret_cast<uint2&>(x).y)
+                     : "memory");
+    else
+        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(reinterpret_cast<uint4&>(x).x),
+                     "r"(reinterpret_cast<uint4&>(x).y), "r"(reinterpret_cast<uint4&>(x).z), "r"(reinterpret_cast<uint4&>(x).w)
+                     : "memory");
+}
 
 // Copies BYTES (4, 8 or 16) to shared memory in the background; zeros where `valid` is false. Both addresses are aligned to BYTES.
-template <int BYTES> __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
+template <int BYTES> __device__ __forceinline__ void copy_async(u32 shared, const void* global, bool valid) {
     int bytes = valid ? BYTES : 0;
     if constexpr (BYTES == 16)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)), "l"(global), "n"(BYTES), "r"(bytes)
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global), "n"(BYTES), "r"(bytes)
                      : "memory");
 }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -44,17 +87,17 @@ template <int PENDING> __device__ __forceinline__ void copy_async_wait() { asm v
 
 // Four 8x8 matrices of 16-bit numbers; lane l gives the address of row l % 8 of matrix l / 8.
 // Thread l gets of each matrix row l / 4, columns 2 (l % 4) and the next.
-__device__ __forceinline__ void ldmatrix_x4(u32 (&r)[4], const void* row) {
+__device__ __forceinline__ void ldmatrix_x4(u32 (&r)[4], u32 row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
                  : "memory");
 }
 // The same, each matrix transposed: thread l gets column l / 4, rows 2 (l % 4) and the next.
-__device__ __forceinline__ void ldmatrix_x4_trans(u32 (&r)[4], const void* row) {
+__device__ __forceinline__ void ldmatrix_x4_trans(u32 (&r)[4], u32 row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
                  : "memory");
 }
 // Transposes an 8x8 matrix of 16-bit numbers held as ldmatrix leaves it.
@@ -68,12 +111,12 @@ __device__ __forceinline__ u32 transpose_8x8(u32 x) {
 //   a: (r, c..), (r + 8, c..), (r, c + 8..), (r + 8, c + 8..)     b: (c.., r), (c + 8.., r)     d: (r, c), (r, c + 1), (r + 8, c), (r + 8, c + 1)
 template <class T> __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1);
 template <> __device__ __forceinline__ void mma_m16n8k16<bf16>(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 template <> __device__ __forceinline__ void mma_m16n8k16<fp16>(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }

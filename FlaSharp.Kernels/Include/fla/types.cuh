@@ -8,6 +8,10 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+template <class A, class B> struct Same { static constexpr bool value = false; };
+template <class A> struct Same<A, A> { static constexpr bool value = true; };
+template <class A, class B> constexpr bool same() { return Same<A, B>::value; }
+
 struct bf16 { u16 bits; };
 struct fp16 { u16 bits; };
 

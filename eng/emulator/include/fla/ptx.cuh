@@ -7,7 +7,7 @@ namespace fla {
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float LN2 = 0.6931471805599453f;
 
-inline float exp2(float x) {
+inline float pow2(float x) {
     float y = ::exp2f(x);
     return y < 1.17549435e-38f ? 0.f : y;
 }
@@ -17,13 +17,23 @@ inline float max_nan(float a, float b) {
     return fmaxf(a, b);
 }
 
-inline unsigned char* shared_memory() { return emulator::machine.shared_base; }
+template <class T> __forceinline__ T* opaque(T* p) { return p; }
+__forceinline__ int opaque(int x) { return x; }
 
 __forceinline__ u32 shared_address(const void* p) { return emulator::shared_address(p); }
+inline u32 shared_memory() { return emulator::shared_address(emulator::machine.shared_base); }
+template <class T> __forceinline__ T shared_load(u32 address) {
+    T x;
+    memcpy(&x, emulator::shared_pointer("shared_load", address, sizeof x), sizeof x);
+    return x;
+}
+template <class T> __forceinline__ void shared_store(u32 address, T x) {
+    memcpy(emulator::shared_pointer("shared_store", address, sizeof x), &x, sizeof x);
+}
 
-template <int BYTES> __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
+template <int BYTES> __forceinline__ void copy_async(u32 shared, const void* global, bool valid) {
     static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16);
-    emulator::copy_async(shared, global, BYTES, valid);
+    emulator::copy_async(emulator::shared_pointer("copy_async", shared, BYTES), global, BYTES, valid);
 }
 inline void copy_async_commit() { emulator::copy_async_commit(); }
 template <int PENDING> inline void copy_async_wait() { emulator::copy_async_wait(PENDING); }
@@ -51,12 +61,14 @@ template <bool TRANSPOSED> inline void load_matrices(const void* const* in, void
         }
 }
 
-__forceinline__ void ldmatrix_x4(u32 (&r)[4], const void* row) {
-    auto loaded = emulator::collective<const void*, Registers4>("ldmatrix_x4", 0, ~0u, row, load_matrices<false>);
+__forceinline__ void ldmatrix_x4(u32 (&r)[4], u32 row) {
+    const void* from = emulator::shared_pointer("ldmatrix_x4", row, 16);
+    auto loaded = emulator::collective<const void*, Registers4>("ldmatrix_x4", 0, ~0u, from, load_matrices<false>);
     memcpy(r, loaded.r, sizeof r);
 }
-__forceinline__ void ldmatrix_x4_trans(u32 (&r)[4], const void* row) {
-    auto loaded = emulator::collective<const void*, Registers4>("ldmatrix_x4_trans", 0, ~0u, row, load_matrices<true>);
+__forceinline__ void ldmatrix_x4_trans(u32 (&r)[4], u32 row) {
+    const void* from = emulator::shared_pointer("ldmatrix_x4_trans", row, 16);
+    auto loaded = emulator::collective<const void*, Registers4>("ldmatrix_x4_trans", 0, ~0u, from, load_matrices<true>);
     memcpy(r, loaded.r, sizeof r);
 }
 

@@ -8,6 +8,8 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+template <class A, class B> constexpr bool same() { return std::is_same_v<A, B>; }
+
 struct bf16 { u16 bits; };
 struct fp16 { u16 bits; };
 

@@ -1,0 +1,324 @@
+// Gated linear attention backward, all chunks at once: a block has one chunk of one head, with the state S before it (saved by
+// gla_chunk_forward) and the gradient dS of the state after it (saved by gla_chunk_state). With q, k scaled by the chunk's decays:
+//   A = tril(q k^T)   dA = tril(do v^T)
+//   dv = A^T do + k dS     dq = dA k + do S^T     dk = dA^T q + v dS^T
+// The gradient of the log-decays is a sum over all pairs of tokens that they lie between,
+//   dg_t = rowsum_V(S dS) + sum over the chunk of k (v dS^T) + sum from t to the chunk's end of (q dq - k dk),
+// anchored anew in each chunk. The pairs (t, t) cancel in it exactly; they are left out before and added to dq and dk after.
+// In chunks whose decays are too strong for a frame, the pairs of tokens are left to gla_chunk_backward_pairs.
+#include "fla/gla.cuh"
+#include "fla/pair_rows.cuh"
+#include "fla/transposed_state.cuh"
+#include "fla/warp_tile.cuh"
+
+using namespace fla;
+
+struct GlaChunkBackward {
+    GlaShape shape; // with a segment for each chunk
+    TensorView q, k, v, g, grad_output;
+    TensorView grad_q, grad_k, grad_v, grad_g; // of H heads each: where these share keys, the caller adds them
+    const bf16* states;      // the scaled state before each chunk, [slots, H, state_values / 8, K / 8] blocks of 8 x 8
+    const bf16* state_grads; // the scaled gradient after each chunk
+    int* strong;             // tells which chunks are left with their pairs, [slots, H]
+    int state_values;
+    float scale;
+    int blocks; // sequences * H * segments
+};
+
+typedef TYPE T;
+typedef GATE_TYPE G;
+constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
+constexpr int SLICE = V < 64 ? V : 64; // value channels of the states in shared memory at once
+constexpr int WARPS = 8, THREADS = 32 * WARPS;
+static_assert(C == 64); // four warps have the rows of A, four those of dA
+
+typedef ChunkGates<C, K, THREADS> Gates;
+typedef SharedTile<bf16, C, K> KeyTile;
+typedef SharedTile<bf16, C, V> ValueTile;
+typedef SharedTile<bf16, C, C> PairTile;
+typedef FloatTile<C, K> GradTile;
+typedef WarpTile<C, K, WARPS> KeyGrad;
+typedef WarpTile<C, SLICE, WARPS> ValueGrad;
+
+// A slice of a saved state [SLICE x K], as it lies in global memory.
+struct StateTile {
+    static constexpr int BYTES = SLICE * K * 2;
+    u32 base;
+    __device__ __forceinline__ u32 at(int value, int key) const {
+        return base + (value / 8 * (K / 8) + key / 8) * 128 + value % 8 * 16 + key % 8 * 2;
+    }
+};
+
+constexpr int Q = 0, KEY = Q + KeyTile::BYTES, VALUE = KEY + KeyTile::BYTES, GRAD_OUTPUT = VALUE + ValueTile::BYTES;
+constexpr int STATES = GRAD_OUTPUT + ValueTile::BYTES, PAIRS = STATES + 2 * StateTile::BYTES, GRAD_PAIRS = PAIRS + PairTile::BYTES;
+constexpr int DIAGONAL = GRAD_PAIRS + PairTile::BYTES, END_OF_INPUTS = DIAGONAL + C * 4;
+// On their way out, the gradients of queries and keys take the place of values and states where these are large enough.
+constexpr int QUERY_GRADS = 2 * ValueTile::BYTES >= GradTile::BYTES ? VALUE : END_OF_INPUTS;
+constexpr int AFTER_QUERY_GRADS = QUERY_GRADS == VALUE ? END_OF_INPUTS : END_OF_INPUTS + GradTile::BYTES;
+constexpr int KEY_GRADS = 2 * StateTile::BYTES >= GradTile::BYTES ? STATES : AFTER_QUERY_GRADS;
+constexpr int END_OF_SHARED = KEY_GRADS == STATES ? AFTER_QUERY_GRADS : AFTER_QUERY_GRADS + GradTile::BYTES;
+static_assert(END_OF_SHARED == SHARED);
+// While A is not there yet, or no longer needed, its memory holds sums over threads.
+constexpr int TOTALS = PAIRS, ANCHORS = TOTALS + Gates::STRIPS * K * 4;
+constexpr int ANCHOR_ROWS = KeyGrad::ROW_WARPS + THREADS / K;
+static_assert(ANCHORS + ANCHOR_ROWS * K * 4 <= GRAD_PAIRS);
+
+// The block's chunk.
+struct Chunk {
+    GlaBlock<C> block;
+    int kv_head, rows, first;
+    i64 slot; // of the chunk and head
+
+    __device__ __forceinline__ explicit Chunk(const GlaChunkBackward& p)
+        : block(p.shape, blockIdx.x), kv_head(block.head / p.shape.group), rows(block.rows(0)), first(block.first * C),
+          slot(block.slot(p.shape.sequences, 0) * p.shape.heads + block.head) {}
+
+    template <class X> __device__ __forceinline__ Rows<X> rows_of(const TensorView& view, int head) const {
+        return block.sequence.rows<X>(view, head);
+    }
+};
+
+template <class Tile> __device__ __forceinline__ void load(const Chunk& chunk, const Tile& tile, const TensorView& view, int head, int cols) {
+    load_tile<VECTOR, THREADS>(tile, chunk.rows_of<bf16>(view, head), chunk.first, chunk.rows, cols, opaque(threadIdx.x));
+}
+
+__device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int slice) {
+    i64 from = (chunk.slot * p.state_values + slice * SLICE) * K;
+#pragma unroll
+    for (int i = 0; i < (StateTile::BYTES / 16 + THREADS - 1) / THREADS; i++) {
+        int piece = i * THREADS + opaque(threadIdx.x);
+        if (piece >= StateTile::BYTES / 16) continue;
+        copy_async<16>(memory + STATES + piece * 16, p.states + from + piece * 8, true);
+        copy_async<16>(memory + STATES + StateTile::BYTES + piece * 16, p.state_grads + from + piece * 8, true);
+    }
+    copy_async_commit();
+}
+
+// The chunk's log-decays, from global memory: they are needed at the beginning and at the end. Bit 2 i + c of the result tells that
+// number c of row i was limited and so has no gradient.
+__device__ __forceinline__ u64 sum_up(const GlaChunkBackward& p, const Chunk& chunk, Gates& gates) {
+    auto g = chunk.rows_of<G>(p.g, chunk.kv_head);
+    u64 limited = 0;
+    gates.sum_up([&](int row, int col) {
+        int cols = row < chunk.rows ? p.shape.key_size - col : 0;
+        float2 pair = cols > 0 ? load_gates<VECTOR>(g[chunk.first + row] + col, cols) : make_float2(0.f, 0.f);
+        limited |= (u64)((pair.x * LOG2E < MIN_LOG2_DECAY) | (pair.y * LOG2E < MIN_LOG2_DECAY) << 1) << 2 * (row - gates.row);
+        return pair;
+    });
+    return limited;
+}
+
+// A and dA of a loaded chunk; queries and keys are scaled. Tells whether the decays are too strong for a frame: both are 0 then.
+__device__ __forceinline__ bool prepare(const GlaChunkBackward& p, const Chunk& chunk, u32 memory) {
+    int thread = opaque(threadIdx.x), warp = thread / 32, lane = thread % 32;
+    KeyTile q(memory + Q), k(memory + KEY);
+    ValueTile v(memory + VALUE), grad_output(memory + GRAD_OUTPUT);
+    Gates::Totals totals(memory + TOTALS);
+    Gates gates(thread);
+    sum_up(p, chunk, gates);
+    gates.store_totals(totals);
+    copy_async_wait<1>();
+    __syncthreads();
+    gates.join(totals);
+    bool strong = __syncthreads_or(gates.too_strong());
+    float start[2], end[2];
+    gates.origins(strong, start, end);
+    gates.scale<T>(q, 1.f, start, p.scale);
+    gates.scale<T>(k, -1.f, end, 1.f);
+    to_bf16<T, THREADS>(v, thread);
+    to_bf16<T, THREADS>(grad_output, thread);
+    __syncthreads();
+
+    PairRows<C> pairs(warp % 4, lane);
+    if (warp < 4) {
+        if (!strong) pairs.multiply(q, k);
+        pairs.mask([](int i, int j) { return j <= i; });
+        pairs.store(PairTile(memory + PAIRS));
+    } else {
+        if (!strong) pairs.multiply(grad_output, v);
+#pragma unroll
+        for (int j = 0; j < PairRows<C>::BLOCKS; j++)
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                if (pairs.row(e) == pairs.col(j, e)) shared_store(memory + DIAGONAL + pairs.row(e) * 4, pairs.sum[j][e / 4][e % 4]);
+        pairs.mask([](int i, int j) { return j < i; });
+        pairs.store(PairTile(memory + GRAD_PAIRS));
+    }
+    return strong;
+}
+
+// Sums over the chunk that anchor the gradient of the log-decays, one row of K for each group of threads that adds its own.
+__device__ __forceinline__ void store_anchors(u32 memory, KeyGrad& grad_k, float (&products)[8], int thread) {
+    PlainTile<float, ANCHOR_ROWS, K> anchors(memory + ANCHORS);
+    KeyTile k(memory + KEY);
+    if (grad_k.exists())
+#pragma unroll
+        for (int n = 0; n < 2 * KeyGrad::COL_TILES; n++) {
+            int col = grad_k.col + n * 8 + grad_k.lane % 4 * 2;
+            float2 sum = make_float2(0.f, 0.f);
+#pragma unroll
+            for (int m = 0; m < 2 * KeyGrad::ROW_TILES; m++) {
+                u32 pair = shared_load<u32>(k.at(grad_k.row + m * 8 + grad_k.lane / 4, col));
+                sum.x += Pair<bf16>::low(pair) * grad_k.sum[m / 2][n][m % 2 * 2];
+                sum.y += Pair<bf16>::high(pair) * grad_k.sum[m / 2][n][m % 2 * 2 + 1];
+            }
+#pragma unroll
+            for (int mask = 4; mask < 32; mask *= 2) {
+                sum.x += __shfl_xor_sync(~0u, sum.x, mask);
+                sum.y += __shfl_xor_sync(~0u, sum.y, mask);
+            }
+            if (grad_k.lane < 4) shared_store(anchors.at(grad_k.row / (KeyGrad::ROW_TILES * 16), col), sum);
+        }
+#pragma unroll
+    for (int c = 0; c < 8; c++)
+#pragma unroll
+        for (int mask = 1; mask < 8; mask *= 2) products[c] += __shfl_xor_sync(~0u, products[c], mask);
+    if (thread % 8 == 0)
+#pragma unroll
+        for (int c = 0; c < 8; c += 2)
+            shared_store(anchors.at(KeyGrad::ROW_WARPS + thread / K, thread % K + c), make_float2(products[c], products[c + 1]));
+}
+
+// Adds to each product of the state and its gradient, over this thread's values of the slice: 8 keys from thread % K / 8 * 8 on.
+__device__ __forceinline__ void add_products(float (&products)[8], const StateTile& state, const StateTile& grad, int thread) {
+#pragma unroll
+    for (int value = 0; value < SLICE; value += 8 * (THREADS / K)) {
+        int there = value + thread / K * 8;
+        if (there >= SLICE) continue;
+        uint4 x = shared_load<uint4>(state.at(there + thread % 8, thread % K / 8 * 8));
+        uint4 y = shared_load<uint4>(grad.at(there + thread % 8, thread % K / 8 * 8));
+        u32 xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            products[2 * c] += Pair<bf16>::low(xs[c]) * Pair<bf16>::low(ys[c]);
+            products[2 * c + 1] += Pair<bf16>::high(xs[c]) * Pair<bf16>::high(ys[c]);
+        }
+    }
+}
+
+// The last part: thread by thread of those that hold the decays.
+__device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, const Gates& gates, bool strong,
+                                                u64 limited) {
+    KeyTile q(memory + Q), k(memory + KEY);
+    GradTile query_grads(memory + QUERY_GRADS), key_grads(memory + KEY_GRADS);
+    auto query_target = chunk.rows_of<T>(p.grad_q, chunk.block.head), key_target = chunk.rows_of<T>(p.grad_k, chunk.block.head);
+    int cols = p.shape.key_size - gates.col;
+    float start[2], end[2], grad_g[Gates::ROWS][2];
+    gates.origins(strong, start, end);
+#pragma unroll
+    for (int i = 0; i < Gates::ROWS; i++) {
+        int row = gates.row + i;
+        float2 grad_q = shared_load<float2>(query_grads.at(row, gates.col)), grad_k = shared_load<float2>(key_grads.at(row, gates.col));
+        u32 query = shared_load<u32>(q.at(row, gates.col)), key = shared_load<u32>(k.at(row, gates.col));
+        float2 of_query = gates.decay(i, 1.f, start), of_key = gates.decay(i, -1.f, end);
+        float diagonal = shared_load<float>(memory + DIAGONAL + row * 4);
+        grad_g[i][0] = Pair<bf16>::low(query) * grad_q.x - Pair<bf16>::low(key) * grad_k.x;
+        grad_g[i][1] = Pair<bf16>::high(query) * grad_q.y - Pair<bf16>::high(key) * grad_k.y;
+        if (row >= chunk.rows || cols <= 0) continue;
+        store_pair<VECTOR>(query_target[chunk.first + row] + gates.col, cols,
+                           (grad_q.x + diagonal * Pair<bf16>::low(key)) * of_query.x * p.scale,
+                           (grad_q.y + diagonal * Pair<bf16>::high(key)) * of_query.y * p.scale);
+        store_pair<VECTOR>(key_target[chunk.first + row] + gates.col, cols, (grad_k.x + diagonal * Pair<bf16>::low(query)) * of_key.x,
+                           (grad_k.y + diagonal * Pair<bf16>::high(query)) * of_key.y);
+    }
+
+    // Sums from each row to the chunk's end, and what comes from beyond it.
+#pragma unroll
+    for (int i = Gates::ROWS - 2; i >= 0; i--) grad_g[i][0] += grad_g[i + 1][0], grad_g[i][1] += grad_g[i + 1][1];
+    Gates::Totals totals(memory + TOTALS);
+    __syncthreads(); // the totals of the decays are read
+    shared_store(totals.at(gates.row / Gates::ROWS, gates.col), make_float2(grad_g[0][0], grad_g[0][1]));
+    __syncthreads();
+    float2 beyond = make_float2(0.f, 0.f);
+    PlainTile<float, ANCHOR_ROWS, K> anchors(memory + ANCHORS);
+    for (int i = 0; i < ANCHOR_ROWS; i++) {
+        float2 sum = shared_load<float2>(anchors.at(i, gates.col));
+        bool of_states = i >= KeyGrad::ROW_WARPS; // whose frames do not meet in a strong chunk
+        beyond.x += strong && of_states ? sum.x * pow2(gates.end[0]) : sum.x;
+        beyond.y += strong && of_states ? sum.y * pow2(gates.end[1]) : sum.y;
+    }
+    for (int s = gates.row / Gates::ROWS + 1; s < Gates::STRIPS; s++) {
+        float2 total = shared_load<float2>(totals.at(s, gates.col));
+        beyond.x += total.x, beyond.y += total.y;
+    }
+    auto gate_target = chunk.rows_of<G>(p.grad_g, chunk.block.head);
+#pragma unroll
+    for (int i = 0; i < Gates::ROWS; i++)
+        if (gates.row + i < chunk.rows && cols > 0)
+            store_pair<VECTOR>(gate_target[chunk.first + gates.row + i] + gates.col, cols,
+                               limited >> 2 * i & 1 ? 0.f : grad_g[i][0] + beyond.x,
+                               limited >> (2 * i + 1) & 1 ? 0.f : grad_g[i][1] + beyond.y);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_backward(const __grid_constant__ GlaChunkBackward p) {
+    Chunk chunk(p);
+    if (chunk.block.chunks == 0) return;
+    u32 memory = shared_memory();
+    int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    KeyTile q(memory + Q), k(memory + KEY);
+    ValueTile v(memory + VALUE), grad_output(memory + GRAD_OUTPUT);
+    PairTile pairs(memory + PAIRS), grad_pairs(memory + GRAD_PAIRS);
+    StateTile state{memory + STATES}, state_grad{memory + STATES + StateTile::BYTES};
+
+    load(chunk, q, p.q, chunk.block.head, p.shape.key_size);
+    load(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
+    load(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
+    load(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
+    copy_async_commit();
+    load_states(p, chunk, memory, 0);
+    bool strong = prepare(p, chunk, memory);
+
+    KeyGrad grad_q(warp, lane), grad_k(warp, lane);
+    float products[8] = {};
+    auto value_target = chunk.rows_of<T>(p.grad_v, chunk.block.head);
+    for (int slice = 0; slice * SLICE < p.state_values; slice++) {
+        int value = slice * SLICE;
+        lane = opaque(lane);
+        copy_async_wait<0>();
+        __syncthreads();
+        grad_k.add<SLICE>([&](u32(&a)[4], int row, int depth) { load_left(a, v, row, value + depth, lane); },
+                          [&](u32(&b)[4], int depth, int col) { load_right(b, state_grad, depth, col, lane); });
+        grad_q.add<SLICE>([&](u32(&a)[4], int row, int depth) { load_left(a, grad_output, row, value + depth, lane); },
+                          [&](u32(&b)[4], int depth, int col) { load_right(b, state, depth, col, lane); });
+        ValueGrad grad_v(warp, lane);
+        grad_v.add<K>([&](u32(&a)[4], int row, int depth) { load_left(a, k, row, depth, lane); },
+                      [&](u32(&b)[4], int depth, int col) { load_right_transposed(b, state_grad, col, depth, lane); });
+        grad_v.add<C>([&](u32(&a)[4], int row, int depth) { load_left_transposed(a, pairs, depth, row, lane); },
+                      [&](u32(&b)[4], int depth, int col) { load_right(b, grad_output, depth, value + col, lane); });
+        add_products(products, state, state_grad, opaque(threadIdx.x));
+        __syncthreads();
+        if (value + SLICE < p.state_values) load_states(p, chunk, memory, slice + 1);
+
+        SharedTile<T, C, V> output(memory + VALUE); // over the values of this slice
+        grad_v.visit([&](int row, int col, float& x, float& y) { shared_store(output.at(row, value + col), Pair<T>::pack(x, y)); });
+        __syncthreads();
+        for (int i = threadIdx.x; i < C * SLICE / 8; i += THREADS) {
+            int row = i / (SLICE / 8), col = value + i % (SLICE / 8) * 8;
+            if (row >= chunk.rows || col >= p.shape.value_size) continue;
+            T* there = value_target[chunk.first + row] + col;
+            if constexpr (VECTOR == 8)
+                *reinterpret_cast<uint4*>(there) = shared_load<uint4>(output.at(row, col));
+            else
+                for (int c = 0; c < 8 && col + c < p.shape.value_size; c++) there[c] = shared_load<T>(output.at(row, col + c));
+        }
+    }
+
+    __syncthreads(); // A and the outputs are read
+    store_anchors(memory, grad_k, products, thread);
+    grad_q.add<C>([&](u32(&a)[4], int row, int depth) { load_left(a, grad_pairs, row, depth, lane); },
+                  [&](u32(&b)[4], int depth, int col) { load_right(b, k, depth, col, lane); });
+    grad_k.add<C>([&](u32(&a)[4], int row, int depth) { load_left_transposed(a, grad_pairs, depth, row, lane); },
+                  [&](u32(&b)[4], int depth, int col) { load_right(b, q, depth, col, lane); });
+    GradTile query_grads(memory + QUERY_GRADS), key_grads(memory + KEY_GRADS);
+    grad_q.visit([&](int row, int col, float& x, float& y) { shared_store(query_grads.at(row, col), make_float2(x, y)); });
+    grad_k.visit([&](int row, int col, float& x, float& y) { shared_store(key_grads.at(row, col), make_float2(x, y)); });
+
+    Gates::Totals totals(memory + TOTALS);
+    Gates gates(opaque(threadIdx.x));
+    u64 limited = sum_up(p, chunk, gates);
+    gates.store_totals(totals);
+    __syncthreads();
+    gates.join(totals);
+    store_gradients(p, chunk, memory, gates, strong, limited);
+    if (thread == 0) p.strong[chunk.slot] = strong;
+}

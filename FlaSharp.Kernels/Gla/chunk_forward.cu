@@ -1,0 +1,234 @@
+// Gated linear attention forward: chunk after chunk of a sequence, the state on the chip.
+//
+// Yang et al. 2023 (arXiv:2312.06635), with the state transposed, S^T [V x K], in the accumulators of the consumer warps:
+//   o^T = S^T q^T + v^T A^T,   S^T += v^T k,   A = tril(q k^T),   q and k scaled by the chunk's decays (gate_frame.cuh)
+// so that S is a left operand as it stands and never leaves the registers. Producer warps load and scale the next chunk and
+// make its A meanwhile.
+#include "fla/gate_frame.cuh"
+#include "fla/gla.cuh"
+#include "fla/pair_rows.cuh"
+#include "fla/transposed_state.cuh"
+
+using namespace fla;
+
+struct GlaChunkForward {
+    GlaShape shape;
+    TensorView q, k, v, g, o;
+    const float* initial; // [sequences, H, segments, K, V], or null for 0
+    float* final;         // [sequences, H, K, V], or null
+    bf16* states;         // for backward: the scaled state before each chunk, [slots, H, V / 8, K / 8] blocks of 8 x 8; or null
+    float scale;
+};
+
+typedef TYPE T;
+typedef GATE_TYPE G;
+constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
+constexpr int PRODUCERS = 4, CONSUMERS = V >= 64 ? 4 : V / 16; // warps
+constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
+constexpr int ROW_TILES = V / 16 / CONSUMERS; // of 16 value channels, for each consumer warp
+constexpr int OUT_ROWS = ROW_TILES * (K + C) > 320 ? C / 2 : C; // of o^T held at once beside the state, as registers allow
+
+// Named barriers: one pair for each stage, and one for each kind of warp.
+constexpr int FULL = 1, EMPTY = FULL + STAGES, PRODUCING = EMPTY + STAGES, CONSUMING = PRODUCING + 1;
+
+typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
+typedef SharedTile<bf16, C, K> KeyTile;
+typedef SharedTile<bf16, C, V> ValueTile;
+typedef PlainTile<G, C, K> GateTile;
+typedef SharedTile<T, C, V> OutputTile;
+typedef SharedTile<bf16, C, C> PairTile;
+
+// One chunk on its way. The output may overwrite the queries; the operands of binary splitting overwrite the decays.
+struct Stage {
+    static constexpr int Q = 0, OUTPUT = V <= K ? Q : Q + KeyTile::BYTES, KEY = V <= K ? Q + KeyTile::BYTES : OUTPUT + OutputTile::BYTES,
+                         VALUE = KEY + KeyTile::BYTES, GATE = VALUE + ValueTile::BYTES, PAIRS = GATE + C * K * sizeof(G),
+                         START = PAIRS + PairTile::BYTES, MIDDLE = START + K * 4, END = MIDDLE + K * 4, STRONG = END + K * 4,
+                         BYTES = STRONG + 64;
+    u32 memory;
+
+    __device__ __forceinline__ explicit Stage(int n) : memory(shared_memory() + n % STAGES * BYTES) {}
+    __device__ __forceinline__ KeyTile q() const { return KeyTile(memory + Q); }
+    __device__ __forceinline__ KeyTile k() const { return KeyTile(memory + KEY); }
+    __device__ __forceinline__ ValueTile v() const { return ValueTile(memory + VALUE); }
+    __device__ __forceinline__ GateTile g() const { return GateTile(memory + GATE); }
+    __device__ __forceinline__ KeyTile split() const { return KeyTile(memory + GATE); }
+    __device__ __forceinline__ PairTile pairs() const { return PairTile(memory + PAIRS); }
+    __device__ __forceinline__ OutputTile output() const { return OutputTile(memory + OUTPUT); }
+    // Factors of the state for each key channel: before the chunk, between output and update, and after it.
+    __device__ __forceinline__ u32 start() const { return memory + START; }
+    __device__ __forceinline__ u32 middle() const { return memory + MIDDLE; }
+    __device__ __forceinline__ u32 end() const { return memory + END; }
+    // Whether the decays are too strong for a frame: only then the middle factors count.
+    __device__ __forceinline__ u32 strong() const { return memory + STRONG; }
+};
+
+constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
+static_assert(END_OF_SHARED == SHARED);
+
+__device__ __forceinline__ void produce_sync() { barrier_wait(PRODUCING, PRODUCER_THREADS); }
+
+// Operands and A of a chunk whose decays are too strong for a frame.
+__device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
+    int thread = opaque(threadIdx.x);
+    Gates::Totals totals(shared_memory() + TOTALS);
+    Gates gates(thread);
+    gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
+    gates.join(totals);
+
+    PairRows<C> pairs(thread / 32, thread % 32);
+    add_split_pairs<T>(pairs, gates, stage.q(), stage.k(), stage.split(), scale, totals, produce_sync);
+    if (pairs.exist()) pairs.store(stage.pairs());
+    float origin[2] = {0.f, 0.f};
+    gates.scale<T>(stage.q(), 1.f, origin, scale);
+    gates.scale<T>(stage.k(), -1.f, gates.end, 1.f);
+}
+
+// Scales queries and keys of a loaded chunk and makes A. `pending` is the state's decay that is still to be applied.
+__device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2], float scale) {
+    Gates::Totals totals(shared_memory() + TOTALS);
+    int thread = opaque(threadIdx.x);
+    Gates gates(thread);
+    gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
+    gates.store_totals(totals);
+    to_bf16<T, PRODUCER_THREADS>(stage.v(), thread);
+    produce_sync();
+    gates.join(totals);
+    bool strong = barrier_any(PRODUCING, PRODUCER_THREADS, gates.too_strong());
+
+    if (gates.row == 0) {
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            u32 place = (gates.col + c) * 4;
+            shared_store(stage.start() + place, pow2(pending[c] + (strong ? 0.f : gates.middle[c])));
+            shared_store(stage.middle() + place, pow2(gates.end[c]));
+            pending[c] = strong ? 0.f : gates.end[c] - gates.middle[c];
+            shared_store(stage.end() + place, pow2(pending[c]));
+        }
+        if (gates.col == 0) shared_store(stage.strong(), (u32)strong);
+    }
+    if (strong) {
+        prepare_by_splitting(stage, scale);
+    } else {
+        gates.scale<T>(stage.q(), 1.f, gates.middle, scale);
+        gates.scale<T>(stage.k(), -1.f, gates.middle, 1.f);
+        produce_sync();
+        PairRows<C> pairs(thread / 32, thread % 32);
+        if (!pairs.exist()) return;
+        pairs.multiply(stage.q(), stage.k());
+        pairs.mask([](int i, int j) { return j <= i; });
+        pairs.store(stage.pairs());
+    }
+}
+
+__device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock<C>& block) {
+    int kv_head = block.head / p.shape.group, value = blockIdx.y * V;
+    auto q = block.sequence.rows<bf16>(p.q, block.head), k = block.sequence.rows<bf16>(p.k, kv_head);
+    auto v = block.sequence.rows<bf16>(p.v, kv_head);
+    auto g = block.sequence.rows<G>(p.g, kv_head);
+    v.first += value;
+
+    auto load = [&](int n) {
+        if (n < block.chunks) {
+            int thread = opaque(threadIdx.x);
+            Stage stage(n);
+            int first = (block.first + n) * C, rows = block.rows(n);
+            load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), g, first, rows, p.shape.key_size, thread);
+            load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), q, first, rows, p.shape.key_size, thread);
+            load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), k, first, rows, p.shape.key_size, thread);
+            load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, first, rows, p.shape.value_size - value, thread);
+        }
+        copy_async_commit();
+    };
+
+    float pending[2] = {0.f, 0.f};
+    for (int n = 0; n < STAGES - 1; n++) load(n);
+    for (int n = 0; n < block.chunks; n++) {
+        copy_async_wait<STAGES - 2>();
+        produce_sync();
+        prepare(Stage(n), pending, p.scale);
+        barrier_arrive(FULL + n % STAGES, THREADS);
+        int next = n + STAGES - 1;
+        if (n > 0 && next < block.chunks) barrier_wait(EMPTY + next % STAGES, THREADS);
+        load(next);
+    }
+}
+
+__device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock<C>& block) {
+    int warp = threadIdx.x / 32 - PRODUCERS, lane = threadIdx.x % 32;
+    int row = warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first value channel in the tiles and in the tensors
+    const GlaShape& shape = p.shape;
+    i64 state_size = (i64)shape.key_size * shape.value_size;
+    TransposedState<ROW_TILES, K> state;
+    state.load(p.initial ? p.initial + block.state * state_size : nullptr, shape.key_size, shape.value_size, value, lane);
+    auto o = block.sequence.rows<T>(p.o, block.head);
+    i64 saved_size = (i64)gridDim.y * V * (K / 2); // pairs of a saved state
+    u32* saved = reinterpret_cast<u32*>(p.states) + saved_pair<K>(value, 0, lane) +
+                 (block.slot(shape.sequences, 0) * shape.heads + block.head) * saved_size;
+
+    for (int n = 0; n < block.chunks; n++, saved += shape.heads * saved_size) {
+        lane = opaque(lane);
+        Stage stage(n);
+        barrier_wait(FULL + n % STAGES, THREADS);
+        state.scale(stage.start(), lane);
+
+#pragma unroll
+        for (int t0 = 0; t0 < C; t0 += OUT_ROWS) {
+            float out[ROW_TILES][OUT_ROWS / 8][4] = {};
+#pragma unroll
+            for (int k = 0; k < K; k += 16) { // o^T = S^T q^T
+                u32 a[ROW_TILES][4], b[4];
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) {
+                    pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
+                    if (p.states && t0 == 0) save_left<K>(saved, a[m], m * 16, k);
+                }
+#pragma unroll
+                for (int t = 0; t < OUT_ROWS; t += 16) {
+                    load_right_transposed(b, stage.q(), t0 + t, k, lane);
+#pragma unroll
+                    for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b);
+                }
+            }
+            if (t0 + OUT_ROWS == C && shared_load<u32>(stage.strong())) state.scale(stage.middle(), lane);
+#pragma unroll
+            for (int j = 0; j < t0 + OUT_ROWS; j += 16) { // o^T += v^T A^T; with the last rows also S^T += v^T k
+                u32 a[ROW_TILES][4], b[4];
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.v(), j, row + m * 16, lane);
+#pragma unroll
+                for (int t = 0; t < OUT_ROWS; t += 16) {
+                    if (t0 + t < j) continue;
+                    load_right_transposed(b, stage.pairs(), t0 + t, j, lane);
+#pragma unroll
+                    for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b);
+                }
+                if (t0 + OUT_ROWS == C) state.add(a, stage.k(), j, lane);
+            }
+            if (Stage::OUTPUT == Stage::Q) barrier_wait(CONSUMING, CONSUMER_THREADS); // these rows' queries are read
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+                for (int t = 0; t < OUT_ROWS; t += 8)
+#pragma unroll
+                    for (int e = 0; e < 2; e++)
+                        shared_store(stage.output().at(t0 + t + lane / 4, row + m * 16 + e * 8 + lane % 4 * 2),
+                                     transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
+        }
+        __syncwarp();
+        store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, o, (block.first + n) * C, block.rows(n), value, shape.value_size, lane);
+        if (n + STAGES < block.chunks) barrier_arrive(EMPTY + n % STAGES, THREADS);
+    }
+
+    if (p.final && block.segment == shape.segments - 1) {
+        if (block.chunks > 0) state.scale(Stage(block.chunks - 1).end(), lane);
+        state.store(p.final + block.sequence_state(shape) * state_size, shape.key_size, shape.value_size, value, lane);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_forward(const __grid_constant__ GlaChunkForward p) {
+    GlaBlock<C> block(p.shape, blockIdx.x);
+    if (threadIdx.x < PRODUCER_THREADS)
+        produce(p, block);
+    else
+        consume(p, block);
+}

@@ -1,0 +1,46 @@
+// What the kernels of gated linear attention share: their arguments' common part and the cut of a call into blocks.
+#pragma once
+#include "fla/tensor.cuh"
+
+namespace fla {
+
+// A call: q, g... are [B, T, H or H / group, K], v is [B, T, H / group, V].
+struct GlaShape {
+    Sequences sequences;
+    int heads, group; // query head h reads key head h / group
+    int key_size, value_size;
+    int segments;       // of each sequence, each a block of its own
+    int segment_chunks; // chunks in each segment but the last
+};
+
+// A block's part: one head, one segment of one sequence. Heads change fastest, so that neighbours read the same tokens.
+template <int C> struct GlaBlock {
+    int head, segment;
+    Sequence sequence;
+    int first, chunks; // the chunks of the segment
+    i64 state;         // which of the states [sequences, H, segments] it begins with
+
+    __device__ __forceinline__ GlaBlock(const GlaShape& shape, int block)
+        : head(block % shape.heads),
+          segment(block / shape.heads % shape.segments),
+          sequence(shape.sequences, block / shape.heads / shape.segments) {
+        int all = (sequence.length + C - 1) / C;
+        first = segment * shape.segment_chunks;
+        chunks = max(0, segment == shape.segments - 1 ? all - first : min(shape.segment_chunks, all - first));
+        state = ((i64)sequence.index * shape.heads + head) * shape.segments + segment;
+    }
+
+    // Tokens in chunk `n` of the segment.
+    __device__ __forceinline__ int rows(int n) const { return min(C, sequence.length - (first + n) * C); }
+
+    // Which of the states [sequences, H].
+    __device__ __forceinline__ i64 sequence_state(const GlaShape& shape) const { return (i64)sequence.index * shape.heads + head; }
+
+    // Where chunk `n` of the segment stands among all chunks of the call; packed sequences leave gaps.
+    __device__ __forceinline__ i64 slot(const Sequences& all, int n) const {
+        i64 before = all.offsets ? all.offsets[sequence.index] / C + sequence.index : (i64)sequence.index * ((all.length + C - 1) / C);
+        return before + first + n;
+    }
+};
+
+} // namespace fla

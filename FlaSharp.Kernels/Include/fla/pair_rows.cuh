@@ -1,0 +1,94 @@
+// Products between the rows of a chunk, one number for each pair of tokens.
+#pragma once
+#include "fla/gate_frame.cuh"
+
+namespace fla {
+
+// 16 rows of a C x C product of pairs i >= j, in one warp.
+template <int C> struct PairRows {
+    static constexpr int BLOCKS = C / 16;
+    float sum[BLOCKS][2][4];
+    int block, lane;
+
+    __device__ __forceinline__ PairRows(int warp, int lane) : sum{}, block(warp), lane(lane) {}
+
+    __device__ __forceinline__ bool exist() const { return block < BLOCKS; }
+
+    // The place of element `e` of block `j`.
+    __device__ __forceinline__ int row(int e) const { return block * 16 + lane / 4 + e % 4 / 2 * 8; }
+    __device__ __forceinline__ int col(int j, int e) const { return j * 16 + e / 4 * 8 + lane % 4 * 2 + e % 2; }
+
+    // x y^T, all columns: branches that leave out those beyond the diagonal would cost more.
+    template <class Tile> __device__ __forceinline__ void multiply(const Tile& x, const Tile& y) {
+#pragma unroll
+        for (int k = 0; k < Tile::COLS; k += 16) {
+            u32 a[4], b[4];
+            load_left(a, x, block * 16, k, lane);
+#pragma unroll
+            for (int j = 0; j < BLOCKS; j++) {
+                load_right_transposed(b, y, j * 16, k, lane);
+                mma_16x16(sum[j][0], sum[j][1], a, b);
+            }
+        }
+    }
+
+    // Adds factor * x y^T where keep(i, j), up to the diagonal. Slower than the above, with fewer registers.
+    template <class Operand, class Tile, class Keep>
+    __device__ __forceinline__ void add(const Tile& x, const Tile& y, float factor, Keep keep) {
+#pragma unroll
+        for (int j = 0; j < BLOCKS; j++) {
+            if (j > block) continue;
+            float product[2][4] = {};
+#pragma unroll 4
+            for (int k = 0; k < Tile::COLS; k += 16) {
+                u32 a[4], b[4];
+                load_left(a, x, block * 16, k, lane);
+                load_right_transposed(b, y, j * 16, k, lane);
+                mma_m16n8k16<Operand>(product[0], a, b[0], b[1]);
+                mma_m16n8k16<Operand>(product[1], a, b[2], b[3]);
+            }
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                if (keep(row(e), col(j, e))) sum[j][e / 4][e % 4] += factor * product[e / 4][e % 4];
+        }
+    }
+
+    template <class Keep> __device__ __forceinline__ void mask(Keep keep) {
+#pragma unroll
+        for (int j = 0; j < BLOCKS; j++)
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                if (!keep(row(e), col(j, e))) sum[j][e / 4][e % 4] = 0.f;
+    }
+
+    __device__ __forceinline__ void store(const SharedTile<bf16, C, C>& tile) const {
+#pragma unroll
+        for (int j = 0; j < BLOCKS; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                shared_store(tile.at(row(e % 2 * 2), col(j, e / 2 * 4)),
+                             Pair<bf16>::pack(sum[j][e / 2][e % 2 * 2], sum[j][e / 2][e % 2 * 2 + 1]));
+    }
+};
+
+// The level of binary splitting at which a pair of tokens is apart: half the size of its block.
+__device__ __forceinline__ bool apart(int i, int j, int half) { return (i ^ j) / half == 1; }
+
+// Adds to `pairs` the products of q and k under decays of any strength. `split` is scratch memory, which may still be read by the
+// threads that `sync` joins.
+template <class T, int C, int K, int THREADS, class Sync>
+__device__ __forceinline__ void add_split_pairs(PairRows<C>& pairs, const ChunkGates<C, K, THREADS>& gates,
+                                                const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
+                                                const SharedTile<bf16, C, K>& split, float scale,
+                                                const typename ChunkGates<C, K, THREADS>::Totals& totals, Sync sync) {
+    if (pairs.exist()) pairs.template add<T>(q, k, scale, [](int i, int j) { return i == j; });
+#pragma unroll 1
+    for (int half = C / 2; half > 0; half /= 2) {
+        sync();
+        gates.template split<T>(split, q, k, half, scale, totals);
+        sync();
+        if (pairs.exist()) pairs.template add<bf16>(split, split, 1.f, [half](int i, int j) { return j < i && apart(i, j, half); });
+    }
+}
+
+} // namespace fla
