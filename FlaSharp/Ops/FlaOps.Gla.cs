@@ -1,4 +1,5 @@
 using FlaSharp.Interop;
+using FlaSharp.Kernels.Runtime;
 using FlaSharp.Ops.Reference;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -11,7 +12,6 @@ public static partial class FlaOps
     internal const string CpuPath = "cpu-simd";
     internal const string CudaPath = "cuda";
     internal const string TorchPath = "torch";
-    private const int ShortSequence = 16; // up to it the chunked form has nothing to gain over a handful of steps
 
     /// <summary>
     /// Gated linear attention: S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T and o_t = scale q_t S_t, for each head, with a decay of
@@ -35,6 +35,7 @@ public static partial class FlaOps
     /// <returns>The output [B, T, H, V] in v's dtype, and the final state, float32 [S, H, K, V], or null. Gradients flow through
     /// both.</returns>
     /// <exception cref="ArgumentException">A shape, dtype, device, the mode, the scale or cuSeqlens does not fit.</exception>
+    /// <exception cref="NotSupportedException">Its CUDA kernel cannot run, and <see cref="CudaKernels.Strict"/> is set.</exception>
     public static (Tensor output, Tensor? finalState) Gla(Tensor q, Tensor k, Tensor v, Tensor g,
         LinearAttentionMode mode = LinearAttentionMode.Auto, double? scale = null, Tensor? initialState = null,
         bool outputFinalState = false, Tensor? cuSeqlens = null, bool reverse = false)
@@ -44,9 +45,16 @@ public static partial class FlaOps
         if (!double.IsFinite(factor))
             throw new ArgumentException($"scale must be a finite number, but is {factor}.", nameof(scale));
 
-        var choice = ChooseGla(q, mode, sequences);
+        var (choice, missing) = GlaPlan.Of(GlaProblem.Of(q, k, v, g, initialState, sequences), mode);
+        if (missing is not null)
+            CudaRuntime.FallBack(nameof(Gla), missing);
         if (choice.Path == CpuPath)
             return GlaRecurrence.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState);
+        if (choice.Path == CudaPath)
+            return choice.Mode == LinearAttentionMode.FusedRecurrent
+                ? GlaRecurrentCudaFunction.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState)
+                : GlaChunkFunction.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState,
+                    segments: choice.Mode == LinearAttentionMode.FusedChunk ? 1 : null);
         if (choice.Mode == LinearAttentionMode.FusedRecurrent)
             return GlaRecurrent.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState);
 
@@ -59,38 +67,15 @@ public static partial class FlaOps
     }
 
     /// <summary>How <see cref="Gla"/> runs for such queries: what <see cref="LinearAttentionMode.Auto"/> takes and why.</summary>
-    /// <param name="q">The queries [B, T, H, K]; only the device and the sizes count.</param>
+    /// <param name="q">The queries [B, T, H, K]: device, sizes, dtype, and whether a gradient is recorded. The rest of the call is
+    /// taken to be like them: V = K, and decays in their dtype.</param>
     /// <param name="mode">The mode that <see cref="Gla"/> is called with.</param>
     /// <param name="cuSeqlens">The packed sequences that <see cref="Gla"/> is called with.</param>
     /// <exception cref="ArgumentException">q has no such shape, or cuSeqlens does not fit it.</exception>
     public static ModeChoice PlanGla(Tensor q, LinearAttentionMode mode = LinearAttentionMode.Auto, Tensor? cuSeqlens = null)
     {
         Guard.Shape(q, "[B, T, H, K]", [-1, -1, -1, -1]);
-        return ChooseGla(q, mode, Sequences.Of(q.size(0), q.size(1), cuSeqlens));
-    }
-
-    private static ModeChoice ChooseGla(Tensor q, LinearAttentionMode mode, Sequences sequences)
-    {
-        var onCpu = q.device_type == DeviceType.CPU;
-        var recurrentPath = onCpu ? CpuPath : TorchPath;
-        switch (mode)
-        {
-            case LinearAttentionMode.FusedRecurrent:
-                return new ModeChoice(mode, recurrentPath, "Asked for.");
-            case LinearAttentionMode.Chunk or LinearAttentionMode.FusedChunk:
-                return new ModeChoice(mode, TorchPath, "Asked for.");
-            case LinearAttentionMode.Auto when onCpu:
-                return new ModeChoice(LinearAttentionMode.FusedRecurrent, recurrentPath,
-                    "On a CPU the recurrence keeps its state in the caches and needs the fewest operations.");
-            case LinearAttentionMode.Auto when sequences.MaxLength <= ShortSequence:
-                return new ModeChoice(LinearAttentionMode.FusedRecurrent, recurrentPath,
-                    $"The longest sequence has {sequences.MaxLength} tokens: a few steps cost less than a chunk's matrices.");
-            case LinearAttentionMode.Auto:
-                return new ModeChoice(LinearAttentionMode.Chunk, TorchPath,
-                    $"The longest sequence has {sequences.MaxLength} tokens: matrix products over chunks keep a GPU busy.");
-            default:
-                throw new ArgumentOutOfRangeException(nameof(mode), mode, "No such mode.");
-        }
+        return GlaPlan.Of(GlaProblem.Of(q, Sequences.Of(q.size(0), q.size(1), cuSeqlens)), mode).Choice;
     }
 
     private static Sequences CheckGla(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? initialState, Tensor? cuSeqlens)

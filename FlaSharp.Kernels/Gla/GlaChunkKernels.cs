@@ -1,0 +1,284 @@
+using System.Collections.Concurrent;
+using System.Numerics;
+using FlaSharp.Kernels.Runtime;
+
+namespace FlaSharp.Kernels.Gla;
+
+/// <summary>
+/// Gated linear attention over chunks, on a GPU: the launches of Gla/chunk_*.cu. q, k, v, g and the gradients, of which every
+/// query head has its own, are [B, T, H or Hkv, K or V]; states are dense float32 [S, H, K, V].
+/// </summary>
+/// <remarks>
+/// A sequence is cut into <see cref="Segments"/>. Where there are several, a pass over the states alone comes first, which works in
+/// <see cref="SegmentStateCount"/> and <see cref="SegmentDecayCount"/> floats.
+/// </remarks>
+internal sealed class GlaChunkKernels
+{
+    private const int ScanThreads = 256;
+
+    private static readonly KernelVariant s_scan = new("Gla/segment_scan.cu", "gla_segment_scan", [], ScanThreads, 0);
+    private static readonly ConcurrentDictionary<(GlaChunkTile, Pass, int), KernelVariant> s_variants = new();
+
+    private enum Pass
+    {
+        Forward,
+        State,
+        StateBackward,
+        Backward,
+    }
+
+    public required GpuDevice Device { get; init; }
+
+    public required GlaChunkTile Tile { get; init; }
+
+    public required GlaSegments Segments { get; init; }
+
+    /// <summary>Tokens of each batch row: T.</summary>
+    public required int Time { get; init; }
+
+    public required SequenceLayout Sequences { get; init; }
+
+    /// <summary>H.</summary>
+    public required int Heads { get; init; }
+
+    /// <summary>Hkv, the heads of k, v and g: query head h reads head h / (H / Hkv).</summary>
+    public required int KvHeads { get; init; }
+
+    /// <summary>K.</summary>
+    public required int KeySize { get; init; }
+
+    /// <summary>V.</summary>
+    public required int ValueSize { get; init; }
+
+    public required float Scale { get; init; }
+
+    /// <summary>bfloat16 numbers of the states that <see cref="Forward"/> leaves for backward.</summary>
+    public long SavedStateCount => StrongCount * StateValues * Tile.Keys;
+
+    /// <summary>int32 numbers that <see cref="Backward"/> works in: one for each chunk and head.</summary>
+    public long StrongCount => Slots * Heads;
+
+    /// <summary>Floats, if there are several segments.</summary>
+    public long SegmentStateCount => SegmentDecayCount * ValueSize;
+
+    /// <summary>Floats, if there are several segments.</summary>
+    public long SegmentDecayCount => (long)Lines * Segments.Count * KeySize;
+
+    private int Lines => checked(Sequences.Count * Heads);
+
+    private int Group => Heads / KvHeads;
+
+    private int ValueTiles => (ValueSize + Tile.Values - 1) / Tile.Values;
+
+    private int StateValues => ValueTiles * Tile.Values;
+
+    // fla::GlaBlock::slot; packed sequences leave gaps.
+    private long Slots => Sequences.Offsets == 0
+        ? (long)Sequences.Count * ChunkCount(Time, GlaChunkTile.GradientChunk)
+        : Time / GlaChunkTile.GradientChunk + Sequences.Count;
+
+    /// <summary>Chunks that it takes to cover so many tokens.</summary>
+    public static int ChunkCount(int tokens, int chunk) => (tokens + chunk - 1) / chunk;
+
+    /// <summary>Blocks of a call without segments.</summary>
+    public static long BlockCount(int sequences, int heads, int valueSize, GlaChunkTile tile) =>
+        (long)sequences * heads * ((valueSize + tile.Values - 1) / tile.Values);
+
+    /// <summary>
+    /// Kernels that stand for all: every tile in bfloat16, and the other types and alignments with some of them.
+    /// </summary>
+    public static IEnumerable<KernelVariant> Variants(CompilerTarget target)
+    {
+        (int keys, int values, ElementType element, ElementType gate, int vector)[] cases =
+        [
+            .. from keys in GlaChunkTile.Sizes
+               from values in GlaChunkTile.Sizes
+               select (keys, values, ElementType.BFloat16, ElementType.BFloat16, 8),
+            (16, 16, ElementType.BFloat16, ElementType.BFloat16, 1),
+            (64, 64, ElementType.BFloat16, ElementType.BFloat16, 1),
+            (128, 128, ElementType.BFloat16, ElementType.BFloat16, 1),
+            (64, 64, ElementType.BFloat16, ElementType.Float32, 8),
+            (128, 128, ElementType.BFloat16, ElementType.Float32, 8),
+            (64, 64, ElementType.Float16, ElementType.Float16, 8),
+            (128, 128, ElementType.Float16, ElementType.Float32, 1),
+        ];
+        yield return s_scan;
+        foreach (var (keys, values, element, gate, vector) in cases)
+            foreach (var gradients in new[] { false, true })
+            {
+                if (GlaChunkTile.Choose(keys, values, element, gate, gradients, target, out _) is not { } tile)
+                    continue;
+                foreach (var pass in gradients ? Enum.GetValues<Pass>() : [Pass.Forward, Pass.State])
+                    yield return Variant(tile, pass, vector);
+            }
+    }
+
+    /// <summary>o and the final state.</summary>
+    /// <param name="q">[B, T, H, K].</param>
+    /// <param name="k">[B, T, Hkv, K].</param>
+    /// <param name="v">[B, T, Hkv, V].</param>
+    /// <param name="g">[B, T, Hkv, K].</param>
+    /// <param name="initialState">0 for zeros.</param>
+    /// <param name="o">[B, T, H, V].</param>
+    /// <param name="finalState">0 if unwanted.</param>
+    /// <param name="savedStates">0 if no backward follows.</param>
+    /// <param name="segmentStates">0 if there is one segment.</param>
+    /// <param name="segmentDecays">0 if there is one segment.</param>
+    public void Forward(TensorView q, TensorView k, TensorView v, TensorView g, nint initialState, TensorView o, nint finalState,
+        nint savedStates, nint segmentStates, nint segmentDecays)
+    {
+        var vector = Vector(g, q, k, v);
+        if (Segments.Count > 1)
+            initialState = JoinSegments(
+                new() { X = k, Y = v, G = g, Scale = 1, XGroup = Group, YGroup = Group }, Pass.State, vector, initialState,
+                segmentStates, segmentDecays);
+        Launch(Pass.Forward, vector, Lines * Segments.Count, ValueTiles, new GlaChunkParameters.Forward
+        {
+            Shape = Shape(Segments),
+            Q = q,
+            K = k,
+            V = v,
+            G = g,
+            O = o,
+            Initial = initialState,
+            Final = finalState,
+            States = savedStates,
+            Scale = Scale,
+        });
+    }
+
+    /// <summary>The gradients of the states: of those that <see cref="Forward"/> saved and of the initial one.</summary>
+    /// <param name="q">[B, T, H, K].</param>
+    /// <param name="g">[B, T, Hkv, K].</param>
+    /// <param name="outputGradient">[B, T, H, V].</param>
+    /// <param name="finalStateGradient">0 for zeros.</param>
+    /// <param name="initialStateGradient">0 if unwanted.</param>
+    /// <param name="savedStateGradients">As many as the saved states; 0 if unwanted.</param>
+    /// <param name="segmentStates">0 if there is one segment.</param>
+    /// <param name="segmentDecays">0 if there is one segment.</param>
+    public void BackwardStates(TensorView q, TensorView g, TensorView outputGradient, nint finalStateGradient,
+        nint initialStateGradient, nint savedStateGradients, nint segmentStates, nint segmentDecays)
+    {
+        var vector = Vector(g, q, outputGradient);
+        var parameters = new GlaChunkParameters.State { X = q, Y = outputGradient, G = g, Scale = Scale, XGroup = 1, YGroup = 1 };
+        if (Segments.Count > 1)
+            finalStateGradient = JoinSegments(
+                parameters, Pass.StateBackward, vector, finalStateGradient, segmentStates, segmentDecays);
+        Launch(Pass.StateBackward, vector, Lines * Segments.Count, ValueTiles, parameters with
+        {
+            Shape = Shape(Segments),
+            Initial = finalStateGradient,
+            Final = initialStateGradient,
+            States = savedStateGradients,
+        });
+    }
+
+    /// <summary>The gradients of q, k, v and g.</summary>
+    /// <param name="q">[B, T, H, K].</param>
+    /// <param name="k">[B, T, Hkv, K].</param>
+    /// <param name="v">[B, T, Hkv, V].</param>
+    /// <param name="g">[B, T, Hkv, K].</param>
+    /// <param name="outputGradient">[B, T, H, V].</param>
+    /// <param name="queryGradient">[B, T, H, K].</param>
+    /// <param name="keyGradient">[B, T, H, K].</param>
+    /// <param name="valueGradient">[B, T, H, V].</param>
+    /// <param name="decayGradient">[B, T, H, K].</param>
+    /// <param name="savedStates">Of <see cref="Forward"/>.</param>
+    /// <param name="savedStateGradients">Of <see cref="BackwardStates"/>.</param>
+    /// <param name="strong"><see cref="StrongCount"/> numbers.</param>
+    public void Backward(TensorView q, TensorView k, TensorView v, TensorView g, TensorView outputGradient, TensorView queryGradient,
+        TensorView keyGradient, TensorView valueGradient, TensorView decayGradient, nint savedStates, nint savedStateGradients,
+        nint strong)
+    {
+        var count = ChunkCount(Sequences.Length, Tile.Chunk);
+        var chunks = GlaSegments.Of(Math.Max(1, count), count); // a segment for each
+        var blocks = checked(Lines * chunks.Count);
+        Launch(Pass.Backward, Vector(g, q, k, v, outputGradient), blocks, 1, new GlaChunkParameters.Backward
+        {
+            Shape = Shape(chunks),
+            Q = q,
+            K = k,
+            V = v,
+            G = g,
+            GradOutput = outputGradient,
+            GradQ = queryGradient,
+            GradK = keyGradient,
+            GradV = valueGradient,
+            GradG = decayGradient,
+            States = savedStates,
+            StateGrads = savedStateGradients,
+            Strong = strong,
+            StateValues = StateValues,
+            Scale = Scale,
+            Blocks = blocks,
+        });
+    }
+
+    private static KernelVariant Variant(GlaChunkTile tile, Pass pass, int vector) =>
+        s_variants.GetOrAdd((tile, pass, vector), static key => key.Item2 switch
+        {
+            Pass.Forward => key.Item1.Forward(key.Item3),
+            Pass.Backward => key.Item1.Backward(key.Item3),
+            var pass => key.Item1.State(key.Item3, pass == Pass.StateBackward),
+        });
+
+    /// <summary>The state that each segment begins with (against time, its gradient): left in <paramref name="segmentStates"/>.</summary>
+    private nint JoinSegments(GlaChunkParameters.State parameters, Pass pass, int vector, nint initial, nint segmentStates,
+        nint segmentDecays)
+    {
+        Launch(pass, vector, Lines * Segments.Count, ValueTiles,
+            parameters with { Shape = Shape(Segments), Local = segmentStates, Decay = segmentDecays });
+        var size = (long)Lines * KeySize * ValueSize;
+        Launch(s_scan, checked((int)((size + ScanThreads - 1) / ScanThreads)), 1, new GlaChunkParameters.Scan
+        {
+            States = segmentStates,
+            Decay = segmentDecays,
+            Initial = initial,
+            Size = size,
+            Segments = Segments.Count,
+            KeySize = KeySize,
+            ValueSize = ValueSize,
+            Backward = pass == Pass.StateBackward ? 1 : 0,
+        });
+        return segmentStates;
+    }
+
+    private GlaChunkParameters.Shape Shape(GlaSegments segments) => new()
+    {
+        Sequences = Sequences,
+        Heads = Heads,
+        Group = Group,
+        KeySize = KeySize,
+        ValueSize = ValueSize,
+        Segments = segments.Count,
+        SegmentChunks = segments.Chunks,
+    };
+
+    /// <summary>How many elements, up to 8, are aligned together in every row of every tensor; those that are made here are dense.</summary>
+    private int Vector(TensorView g, params ReadOnlySpan<TensorView> others)
+    {
+        const int Most = 8;
+        const int FloatsOfCopy = 4; // a copy of 16 bytes takes no more of them
+        var multiples = Misalignment(g, Tile.Gate);
+        if (Tile.Gate == ElementType.Float32 && multiples % FloatsOfCopy == 0)
+            multiples = 0;
+        multiples |= (long)KeySize | (long)ValueSize | Most;
+        foreach (var view in others)
+            multiples |= Misalignment(view, Tile.Element);
+        return 1 << BitOperations.TrailingZeroCount(multiples);
+
+        // Its lowest bit is that of the largest power of 2 that divides address and strides.
+        static long Misalignment(in TensorView view, ElementType type) => view.Data / type.Bytes() | view.Batch | view.Time | view.Head;
+    }
+
+    private void Launch<TParameters>(Pass pass, int vector, int gridX, int gridY, in TParameters parameters)
+        where TParameters : unmanaged =>
+        Launch(Variant(Tile, pass, vector), gridX, gridY, parameters);
+
+    private void Launch<TParameters>(KernelVariant variant, int gridX, int gridY, in TParameters parameters)
+        where TParameters : unmanaged
+    {
+        if (gridX > 0)
+            KernelLibrary.Get(Device, variant).Launch((uint)gridX, (uint)gridY, 1, LaunchStream.Current, parameters);
+    }
+}

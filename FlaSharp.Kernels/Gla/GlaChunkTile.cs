@@ -1,0 +1,134 @@
+using System.Collections.Concurrent;
+using FlaSharp.Kernels.Runtime;
+
+namespace FlaSharp.Kernels.Gla;
+
+/// <summary>The constants that the kernels Gla/chunk_*.cu are compiled with: what holds a head and fits into a block's memory.</summary>
+/// <param name="Keys">KEY_TILE: K, rounded up.</param>
+/// <param name="Values">VALUE_TILE of the kernels that carry a state: V, rounded up, or a part of it.</param>
+/// <param name="AllValues">VALUE_TILE of backward: V, rounded up.</param>
+/// <param name="Chunk">Tokens that are worked on together.</param>
+/// <param name="Element">Of q, k, v and o.</param>
+/// <param name="Gate">Of g.</param>
+/// <param name="Target">What it is compiled for.</param>
+internal sealed record GlaChunkTile(
+    int Keys, int Values, int AllValues, int Chunk, ElementType Element, ElementType Gate, CompilerTarget Target)
+{
+    /// <summary>The chunk of backward, and so of a forward pass that saves its states.</summary>
+    public const int GradientChunk = 64;
+
+    private const int ShortChunk = 32; // for what does not fit otherwise
+    private const int MostStages = 3;
+    private const int FewestStages = 2;
+    private const int ProducerThreads = 128;
+    private const int BackwardThreads = 256;
+    private const int TotalsBytes = 2 * ProducerThreads * sizeof(float);
+    private const int ReservedBytes = 1 << 10; // of each block, by the driver
+    private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
+    private static readonly ConcurrentDictionary<(int, int, ElementType, ElementType, bool, CompilerTarget), (GlaChunkTile?, string)> s_choices = new();
+
+    /// <summary>What K and V are rounded up to.</summary>
+    public static IReadOnlyList<int> Sizes => s_sizes;
+
+    private int StateThreads => ProducerThreads + 32 * Math.Min(4, Values / 16);
+
+    private int StateMinBlocks => Keys * Values >= 8192 ? 1 : 2; // the state alone takes 128 registers there
+
+    /// <summary>The tile for a call.</summary>
+    /// <param name="keySize">K.</param>
+    /// <param name="valueSize">V.</param>
+    /// <param name="element">Of q, k, v and o.</param>
+    /// <param name="gate">Of g.</param>
+    /// <param name="gradients">Whether backward may follow.</param>
+    /// <param name="target">The GPU's.</param>
+    /// <param name="reason">Why there is none.</param>
+    public static GlaChunkTile? Choose(int keySize, int valueSize, ElementType element, ElementType gate, bool gradients,
+        CompilerTarget target, out string reason)
+    {
+        var key = (keySize, valueSize, element, gate, gradients, target);
+        if (!s_choices.TryGetValue(key, out var choice))
+            choice = s_choices.GetOrAdd(key, Choose(keySize, valueSize, element, gate, gradients, target));
+        reason = choice.Item2;
+        return choice.Item1;
+    }
+
+    /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2, 4 or 8.</param>
+    public KernelVariant Forward(int vector)
+    {
+        var stages = Stages(ForwardStageBytes);
+        return Variant("forward", vector, StateThreads, StateMinBlocks, stages * ForwardStageBytes + TotalsBytes, Values,
+            $"STAGES={stages}");
+    }
+
+    /// <summary>As <see cref="Forward"/>; of the states alone or, <paramref name="backward"/>, of their gradients.</summary>
+    public KernelVariant State(int vector, bool backward)
+    {
+        var stages = Stages(StateStageBytes);
+        return Variant("state", vector, StateThreads, StateMinBlocks, stages * StateStageBytes + TotalsBytes, Values,
+            $"STAGES={stages}", $"BACKWARD={(backward ? 1 : 0)}");
+    }
+
+    /// <summary>As <see cref="Forward"/>.</summary>
+    public KernelVariant Backward(int vector) =>
+        Variant("backward", vector, BackwardThreads, Fits(BackwardBytes, blocks: 2) ? 2 : 1, BackwardBytes, AllValues);
+
+    // Of chunk_forward.cu, as the others of their sources; these assert it.
+    private int ForwardStageBytes
+    {
+        get
+        {
+            var output = Values > Keys ? 2 * Chunk * Values : 0; // smaller ones take the queries' place
+            return Chunk * (2 * Keys + 2 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * Chunk) + output + 3 * sizeof(float) * Keys + 64;
+        }
+    }
+
+    private int StateStageBytes => Chunk * (2 * Keys + 2 * Values + Gate.Bytes() * Keys) + 2 * sizeof(float) * Keys;
+
+    private int BackwardBytes
+    {
+        get
+        {
+            var (values, states) = (4 * Chunk * AllValues, 4 * Math.Min(AllValues, 64) * Keys);
+            var gradients = sizeof(float) * Chunk * Keys; // of queries or keys: over values or states, where these are larger
+            return 4 * Chunk * Keys + values + states + 4 * Chunk * Chunk + sizeof(float) * Chunk
+                + (values < gradients ? gradients : 0) + (states < gradients ? gradients : 0);
+        }
+    }
+
+    private static (GlaChunkTile?, string) Choose(
+        int keySize, int valueSize, ElementType element, ElementType gate, bool gradients, CompilerTarget target)
+    {
+        if (element == ElementType.Float32)
+            return (null, "The kernels over chunks take bfloat16 and float16.");
+        if (keySize > s_sizes[^1] || (gradients && valueSize > s_sizes[^1]))
+            return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, up to {s_sizes[^1]}.");
+
+        var (keys, allValues) = (RoundUp(keySize), RoundUp(valueSize));
+        var mostValues = Math.Min(allValues, keys > 128 ? 64 : 128);
+        foreach (var chunk in gradients ? [GradientChunk] : new[] { GradientChunk, ShortChunk })
+            for (var values = mostValues; values >= Math.Min(mostValues, 64); values /= 2)
+            {
+                var tile = new GlaChunkTile(keys, values, allValues, chunk, element, gate, target);
+                if (tile.Fits(FewestStages * tile.ForwardStageBytes + TotalsBytes) && (!gradients || tile.Fits(tile.BackwardBytes)))
+                    return (tile, "");
+            }
+        return (null, $"K = {keySize} and V = {valueSize}{(gradients ? " with gradients" : "")} need more shared memory than the "
+            + $"{target.MaxSharedBytes >> 10} KiB of a block of {target}.");
+    }
+
+    private static int RoundUp(int size) => s_sizes.FirstOrDefault(tile => tile >= size, s_sizes[^1]);
+
+    // As many chunks on their way as fit, with the blocks that registers leave room for.
+    private int Stages(int stageBytes) => Fits(MostStages * stageBytes + TotalsBytes, StateMinBlocks) ? MostStages : FewestStages;
+
+    private bool Fits(int sharedBytes, int blocks = 1) => blocks * (sharedBytes + ReservedBytes) <= Target.MaxSharedBytes + ReservedBytes;
+
+    private KernelVariant Variant(
+        string pass, int vector, int threads, int minBlocks, int sharedBytes, int values, params string[] defines) =>
+        new($"Gla/chunk_{pass}.cu", $"gla_chunk_{pass}",
+            [
+                $"TYPE={Element.Name()}", $"GATE_TYPE={Gate.Name()}", $"KEY_TILE={Keys}", $"VALUE_TILE={values}", $"CHUNK={Chunk}",
+                $"VECTOR={vector}", $"MIN_BLOCKS={minBlocks}", $"SHARED={sharedBytes}", .. defines,
+            ],
+            threads, sharedBytes);
+}

@@ -1,0 +1,34 @@
+using FlaSharp.Kernels.Runtime;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace FlaSharp.Interop;
+
+/// <summary>Tensors on a GPU as the CUDA kernels take them.</summary>
+internal static class KernelTensor
+{
+    /// <summary>
+    /// The tensor [B, T, H, D] itself if its rows [D] are dense, however far apart they lie; otherwise a copy in the caller's
+    /// dispose scope.
+    /// </summary>
+    public static Tensor DenseRows(this Tensor tensor) =>
+        tensor.size(3) == 1 || tensor.stride(3) == 1 ? tensor : tensor.contiguous();
+
+    /// <summary>Where a tensor with dense rows lies; the default, which is no tensor, for null. The caller keeps it alive.</summary>
+    public static TensorView View(this Tensor? tensor)
+    {
+        return tensor is null ? default : new TensorView(TensorPointer.Of(tensor), Stride(tensor, 0), Stride(tensor, 1), Stride(tensor, 2));
+
+        // The stride of a dimension of one element means nothing, and should not make a row look misaligned.
+        static long Stride(Tensor tensor, int dimension) => tensor.size(dimension) == 1 ? 0 : tensor.stride(dimension);
+    }
+
+    /// <summary>The kernels' name of a dtype; null if they have none.</summary>
+    public static ElementType? Element(this ScalarType dtype) => dtype switch
+    {
+        ScalarType.Float32 => ElementType.Float32,
+        ScalarType.BFloat16 => ElementType.BFloat16,
+        ScalarType.Float16 => ElementType.Float16,
+        _ => null,
+    };
+}

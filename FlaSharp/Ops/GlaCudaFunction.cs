@@ -1,0 +1,47 @@
+using FlaSharp.Autograd;
+using FlaSharp.Kernels.Runtime;
+using FlaSharp.Interop;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace FlaSharp.Ops;
+
+/// <summary>What the functions on the CUDA kernels of gated linear attention share. Inputs: q, k, v, g and the initial state.</summary>
+internal abstract class GlaCudaFunction(Tensor q, Tensor k, Tensor v, double scale, Sequences sequences, bool reverse) : FlaFunction
+{
+    private readonly long _batch = q.size(0);
+
+    protected GpuDevice Gpu { get; } = GpuDevice.Get(Math.Max(0, q.device_index));
+
+    protected int Time { get; } = checked((int)q.size(1));
+
+    protected int Heads { get; } = checked((int)q.size(2));
+
+    protected int KvHeads { get; } = checked((int)k.size(2));
+
+    protected int KeySize { get; } = checked((int)q.size(3));
+
+    protected int ValueSize { get; } = checked((int)v.size(3));
+
+    protected float Scale { get; } = (float)scale;
+
+    protected Sequences Sequences { get; } = sequences;
+
+    /// <param name="offsets"><see cref="Sequences.OffsetsOn"/>.</param>
+    protected SequenceLayout Layout(Tensor? offsets) =>
+        new(TensorPointer.Of(offsets), Sequences.Count, Sequences.MaxLength, reverse ? 1 : 0);
+
+    /// <summary>Uninitialised [B, T, H, size].</summary>
+    protected Tensor PerHead(long size, ScalarType dtype, Device device) => empty(_batch, Time, Heads, size, dtype: dtype, device: device);
+
+    /// <summary>Uninitialised float32 [S, H, K, V].</summary>
+    protected Tensor States(Device device) =>
+        empty(Sequences.Count, Heads, KeySize, ValueSize, dtype: ScalarType.Float32, device: device);
+
+    /// <summary>[B, T, H, size] to [B, T, Hkv, size] in a dtype. The sum is float32, whatever the dtype, and its order is fixed.</summary>
+    protected Tensor SumGroups(Tensor perHead, ScalarType dtype)
+    {
+        var sum = Heads == KvHeads ? perHead : perHead.unflatten(2, KvHeads, -1).sum(3);
+        return sum.InDtype(dtype);
+    }
+}

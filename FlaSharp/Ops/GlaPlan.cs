@@ -1,0 +1,85 @@
+using FlaSharp.Kernels.Gla;
+using FlaSharp.Kernels.Runtime;
+using TorchSharp;
+
+namespace FlaSharp.Ops;
+
+/// <summary>How a call of <see cref="FlaOps.Gla"/> runs.</summary>
+/// <param name="Choice">The mode, what computes it, and why.</param>
+/// <param name="Missing">Why the CUDA kernel that should compute it cannot; null if it can, or none is made for such a call.</param>
+internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
+{
+    private const int ShortSequence = 16; // up to it the chunked form has nothing to gain over a handful of steps
+
+    /// <exception cref="ArgumentOutOfRangeException">There is no such mode.</exception>
+    public static GlaPlan Of(in GlaProblem problem, LinearAttentionMode mode)
+    {
+        if (!Enum.IsDefined(mode))
+            throw new ArgumentOutOfRangeException(nameof(mode), mode, "No such mode.");
+        return problem.Device switch
+        {
+            DeviceType.CPU => OnCpu(mode),
+            DeviceType.CUDA => OnGpu(problem, mode),
+            _ => Elsewhere(problem, mode, "There is no kernel for it on such a device."),
+        };
+    }
+
+    private static GlaPlan OnCpu(LinearAttentionMode mode) => mode switch
+    {
+        LinearAttentionMode.Auto => new(new ModeChoice(LinearAttentionMode.FusedRecurrent, FlaOps.CpuPath,
+            "On a CPU the recurrence keeps its state in the caches and needs the fewest operations.")),
+        LinearAttentionMode.FusedRecurrent => new(new ModeChoice(mode, FlaOps.CpuPath, "Asked for.")),
+        _ => new(new ModeChoice(mode, FlaOps.TorchPath, "Asked for. On a CPU only the recurrence has a kernel.")),
+    };
+
+    private static GlaPlan OnGpu(in GlaProblem problem, LinearAttentionMode mode)
+    {
+        if (problem.Element is not { } element || problem.Gate is not { } gate)
+            return Elsewhere(problem, mode, "There is no kernel for such a dtype.");
+        if (!CudaRuntime.IsAvailable(problem.DeviceIndex, out var gpu))
+            return Elsewhere(problem, mode, $"Its kernel cannot run: {gpu}") with { Missing = gpu };
+
+        var device = GpuDevice.Get(problem.DeviceIndex);
+        var tile = GlaChunkTile.Choose(
+            problem.KeySize, problem.ValueSize, element, gate, problem.Gradients, device.Target!, out var noChunks);
+        var noRecurrence = Math.Max(problem.KeySize, problem.ValueSize) <= GlaRecurrentTile.MaxSize
+            ? null
+            : $"K = {problem.KeySize} and V = {problem.ValueSize}: the kernels of the recurrence take up to {GlaRecurrentTile.MaxSize}.";
+        var (taken, reason) = mode == LinearAttentionMode.Auto ? Auto(problem, device, tile, noChunks) : (mode, "Asked for.");
+        var missing = taken == LinearAttentionMode.FusedRecurrent ? noRecurrence : tile is null ? noChunks : null;
+        if (missing is null)
+            return new(new ModeChoice(taken, FlaOps.CudaPath, $"{reason} {gpu}"));
+        // In float32 the chunks are libtorch's by design: its products of matrices are exact there, as those of the kernels are not.
+        return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), element == ElementType.Float32 ? null : missing);
+    }
+
+    /// <summary>The one place that says which mode is the fastest where.</summary>
+    private static (LinearAttentionMode, string) Auto(in GlaProblem problem, GpuDevice device, GlaChunkTile? tile, string noChunks)
+    {
+        var length = problem.Sequences.MaxLength;
+        if (length <= ShortSequence)
+            return (LinearAttentionMode.FusedRecurrent, ShortReason(length));
+        if (tile is null)
+            return (LinearAttentionMode.FusedRecurrent, noChunks);
+        var blocks = GlaChunkKernels.BlockCount(problem.Sequences.Count, problem.Heads, problem.ValueSize, tile);
+        var multiprocessors = device.Info.MultiprocessorCount;
+        return GlaSegments.IsBusy(blocks, multiprocessors)
+            ? (LinearAttentionMode.FusedChunk,
+                $"Sequences, heads and values make {blocks} blocks, enough for {multiprocessors} multiprocessors: one pass does it.")
+            : (LinearAttentionMode.Chunk,
+                $"Sequences, heads and values make {blocks} blocks, few for {multiprocessors} multiprocessors: time is cut, too.");
+    }
+
+    /// <summary>With TorchSharp's operations.</summary>
+    private static GlaPlan Elsewhere(in GlaProblem problem, LinearAttentionMode mode, string path)
+    {
+        var length = problem.Sequences.MaxLength;
+        var (taken, reason) = mode != LinearAttentionMode.Auto ? (mode, "Asked for.")
+            : length <= ShortSequence ? (LinearAttentionMode.FusedRecurrent, ShortReason(length))
+            : (LinearAttentionMode.Chunk, $"The longest sequence has {length} tokens: products of matrices over chunks are the fastest.");
+        return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {path}"));
+    }
+
+    private static string ShortReason(int length) =>
+        $"The longest sequence has {length} tokens: a few steps cost less than a chunk's matrices.";
+}
