@@ -30,7 +30,7 @@ internal static class NaiveGla
         var group = heads / k.size(2);
         q = q * (scale ?? 1 / Math.Sqrt(keySize));
         (k, v, g) = (k.repeat_interleave(group, 2), v.repeat_interleave(group, 2), g.repeat_interleave(group, 2));
-        var state = initialState ?? zeros([batch, heads, keySize, v.size(3)], dtype: q.dtype);
+        var state = initialState ?? zeros([batch, heads, keySize, v.size(3)], dtype: q.dtype, device: q.device);
         var outputs = new Tensor[time];
         for (var i = 0; i < time; i++)
         {
@@ -38,6 +38,6 @@ internal static class NaiveGla
             state = g[.., t].exp().unsqueeze(-1) * state + k[.., t].unsqueeze(-1) * v[.., t].unsqueeze(-2);
             outputs[t] = (q[.., t].unsqueeze(-1) * state).sum(-2);
         }
-        return (time == 0 ? zeros([batch, 0, heads, v.size(3)], dtype: q.dtype) : stack(outputs, 1), state);
+        return (time == 0 ? zeros([batch, 0, heads, v.size(3)], dtype: q.dtype, device: q.device) : stack(outputs, 1), state);
     }
 }

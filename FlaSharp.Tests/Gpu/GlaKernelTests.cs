@@ -1,0 +1,379 @@
+using FlaSharp.Interop;
+using FlaSharp.Kernels.Gla;
+using FlaSharp.Kernels.Runtime;
+using FlaSharp.Ops;
+using FlaSharp.Tests.TestSupport;
+using TorchSharp;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace FlaSharp.Tests.Gpu;
+
+/// <summary>The CUDA kernels of gated linear attention over chunks: outputs, states and all gradients against float64.</summary>
+public sealed class GlaKernelTests
+{
+    private static readonly int[] s_sizes = [1, 7, 8, 16, 32, 60, 64, 100, 128];
+    private static readonly Lazy<int> s_compiled = new(CompileAll);
+
+    public static TheoryData<int> Sizes => [.. s_sizes];
+
+    [GpuTheory]
+    [MemberData(nameof(Sizes))]
+    public void Head_sizes(int keySize)
+    {
+        Assert.True(s_compiled.Value > 0);
+        foreach (var valueSize in s_sizes)
+            new GlaCase { T = 200, K = keySize, V = valueSize }.Check();
+    }
+
+    [GpuTheory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(15)]
+    [InlineData(16)]
+    [InlineData(17)]
+    [InlineData(63)]
+    [InlineData(64)]
+    [InlineData(65)]
+    [InlineData(500)]
+    [InlineData(1024)]
+    [InlineData(2048)]
+    public void Lengths(int time)
+    {
+        new GlaCase { B = 2, T = time, H = 1 }.Check();
+        new GlaCase { T = time, H = 3, HasInitialState = false, Decay = GlaCase.WeakGate }.Check();
+    }
+
+    [GpuTheory]
+    [InlineData(1, 1)]
+    [InlineData(3, 3)]
+    [InlineData(8, 8)]
+    [InlineData(8, 2)]
+    [InlineData(6, 1)]
+    public void Heads(int heads, int kvHeads) => new GlaCase { B = 2, H = heads, KvHeads = kvHeads, K = 32 }.Check();
+
+    [GpuTheory]
+    [InlineData(GlaCase.ZeroGate)]
+    [InlineData(GlaCase.WeakGate)]
+    [InlineData(GlaCase.Gate)]
+    [InlineData(GlaCase.StrongGate)]
+    [InlineData(GlaCase.StrongerGate)]
+    [InlineData(GlaCase.SomeResets)]
+    [InlineData(GlaCase.AllResets)]
+    [InlineData(GlaCase.MixedGate)]
+    [InlineData(GlaCase.AlternatingGate)]
+    public void Decays(string decay)
+    {
+        new GlaCase { T = 300, Decay = decay, K = 128, V = 128 }.Check();
+        new GlaCase { T = 300, Decay = decay, K = 20, V = 33, GateDtype = ScalarType.Float32 }.Check();
+        new GlaCase { T = 300, Decay = decay, Dtype = ScalarType.Float16 }.Check();
+    }
+
+    [GpuTheory]
+    [InlineData(ScalarType.BFloat16, ScalarType.Float32)]
+    [InlineData(ScalarType.Float16, ScalarType.Float16)]
+    [InlineData(ScalarType.Float16, ScalarType.Float32)]
+    public void Dtypes(ScalarType dtype, ScalarType gate)
+    {
+        foreach (var (keySize, valueSize) in new[] { (64, 64), (128, 64), (60, 100), (7, 8) })
+            new GlaCase { Dtype = dtype, GateDtype = gate, K = keySize, V = valueSize }.Check();
+    }
+
+    [GpuTheory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Packed_sequences_some_of_them_empty(bool reverse)
+    {
+        int[] offsets = [0, 0, 20, 20, 90, 400, 401, 401];
+        new GlaCase { T = 401, Offsets = offsets, Reverse = reverse }.Check();
+        new GlaCase { T = 401, Offsets = offsets, Reverse = reverse, H = 4, KvHeads = 2, K = 30, V = 17, Decay = GlaCase.SomeResets }.Check();
+    }
+
+    [GpuFact]
+    public void Reversed() => new GlaCase { B = 2, T = 333, Reverse = true }.Check();
+
+    [GpuFact]
+    public void Without_a_token_the_state_stays()
+    {
+        using var scope = NewDisposeScope();
+        var inputs = new GlaCase { B = 2, T = 0 }.Inputs();
+        foreach (var mode in new[] { LinearAttentionMode.FusedChunk, LinearAttentionMode.Chunk })
+        {
+            var results = new GlaCase { B = 2, T = 0 }.Run(mode, inputs);
+            Assert.True(GlaCase.AreSame(results["finalState"], inputs[4]!));
+            Assert.Equal([2, 0, 2, 64], results["output"].shape);
+            Assert.Equal(2 * 2 * 64 * 64, results["dInitialState"].numel());
+        }
+    }
+
+    [GpuFact]
+    public void Views_are_read_where_they_lie()
+    {
+        using var scope = NewDisposeScope();
+        var shape = new GlaCase { B = 2, T = 150, H = 4, KvHeads = 2, K = 32, V = 48 };
+        var dense = shape.Inputs();
+        var (q, k, v, g) = (dense[0]!, dense[1]!, dense[2]!, dense[3]!);
+        Tensor HeadsFirst(Tensor x) => x.transpose(1, 2).contiguous().transpose(1, 2);
+        Tensor PartOf(Tensor x, int before) => nn.functional.pad(x, [before, 5])[.., .., .., TensorIndex.Slice(before, before + x.size(3))];
+        Tensor Scattered(Tensor x) => x.transpose(2, 3).contiguous().transpose(2, 3);
+        shape.Check([HeadsFirst(q), HeadsFirst(k), HeadsFirst(v), HeadsFirst(g), dense[4]]);
+        shape.Check([PartOf(q, 8), PartOf(k, 16), PartOf(v, 3), PartOf(g, 1), dense[4]]);
+        shape.Check([Scattered(q), k, Scattered(v), g, dense[4]!.transpose(2, 3).contiguous().transpose(2, 3)]);
+        shape.Check([q[.., ..1].expand(-1, 150, -1, -1), k, v, g[.., .., ..1].expand(-1, -1, 2, -1), dense[4]]);
+    }
+
+    [GpuFact]
+    public void The_gradient_of_a_sum_which_is_one_number_everywhere()
+    {
+        using var scope = NewDisposeScope();
+        var inputs = new GlaCase().Inputs();
+        Tensor[] Of(Func<Tensor, Tensor> loss)
+        {
+            var leaves = Array.ConvertAll(inputs, input => input!.detach().requires_grad_());
+            loss(FlaOps.Gla(leaves[0], leaves[1], leaves[2], leaves[3], LinearAttentionMode.FusedChunk, initialState: leaves[4]).output).Backward();
+            return Array.ConvertAll(leaves, leaf => leaf.grad!);
+        }
+        foreach (var (expanded, dense) in Of(output => output.sum()).Zip(Of(output => (output * ones_like(output)).sum())))
+            Assert.True(GlaCase.AreSame(expanded, dense));
+    }
+
+    [GpuFact]
+    public void Only_the_gradients_that_are_asked_for()
+    {
+        using var scope = NewDisposeScope();
+        var shape = new GlaCase { H = 4, KvHeads = 2 };
+        var inputs = shape.Inputs();
+        Tensor[] Of(params int[] wanted)
+        {
+            var leaves = inputs.Select((input, i) => input!.detach().requires_grad_(wanted.Contains(i))).ToArray();
+            var (output, finalState) = shape.Forward(LinearAttentionMode.FusedChunk, leaves);
+            (output.sum() + finalState!.sum()).Backward();
+            Assert.All(leaves.Where((_, i) => !wanted.Contains(i)), leaf => Assert.Null(leaf.grad));
+            return [.. wanted.Select(i => leaves[i].grad!)];
+        }
+        var all = Of(0, 1, 2, 3, 4);
+        for (var i = 0; i < all.Length; i++)
+            Assert.True(GlaCase.AreSame(all[i], Of(i).Single()), $"gradient {i}");
+    }
+
+    [GpuFact]
+    public void Every_number_of_the_results_is_written()
+    {
+        using var scope = NewDisposeScope();
+        var shape = new GlaCase { T = 301, H = 4, KvHeads = 2, K = 20, V = 33, Offsets = [0, 130, 130, 301] };
+        var x = shape.Inputs();
+        var (q, k, v, g) = (x[0]!.View(), x[1]!.View(), x[2]!.View(), x[3]!.View());
+        var gpu = GpuDevice.Get(0);
+        var tile = GlaChunkTile.Choose(shape.K, shape.V, ElementType.BFloat16, ElementType.BFloat16, true, gpu.Target!, out _)!;
+        var offsets = Sequences.Of(1, shape.T, tensor(shape.Offsets)).OffsetsOn(CUDA);
+        Tensor Poisoned(ScalarType dtype, params long[] sizes) => full(sizes, double.NaN, dtype: dtype, device: CUDA);
+        foreach (var segments in new[] { 1, 2 })
+        {
+            var kernels = new GlaChunkKernels
+            {
+                Device = gpu,
+                Tile = tile,
+                Segments = GlaSegments.Of(segments, 3),
+                Time = shape.T,
+                Sequences = new SequenceLayout(TensorPointer.Of(offsets), 3, 171, 0),
+                Heads = 4,
+                KvHeads = 2,
+                KeySize = shape.K,
+                ValueSize = shape.V,
+                Scale = 1,
+            };
+            Tensor[] results =
+            [
+                Poisoned(ScalarType.BFloat16, 1, 301, 4, 33), Poisoned(ScalarType.Float32, 3, 4, 20, 33),
+                Poisoned(ScalarType.BFloat16, 1, 301, 4, 20), Poisoned(ScalarType.BFloat16, 1, 301, 4, 20),
+                Poisoned(ScalarType.BFloat16, 1, 301, 4, 33), Poisoned(ScalarType.BFloat16, 1, 301, 4, 20),
+                Poisoned(ScalarType.Float32, 3, 4, 20, 33),
+            ];
+            var gradient = randn_like(results[0]);
+            var (states, stateGradients) =
+                (Poisoned(ScalarType.BFloat16, kernels.SavedStateCount), Poisoned(ScalarType.BFloat16, kernels.SavedStateCount));
+            var segmentStates = Poisoned(ScalarType.Float32, kernels.SegmentStateCount);
+            var segmentDecays = Poisoned(ScalarType.Float32, kernels.SegmentDecayCount);
+            var strong = full(kernels.StrongCount, -1, dtype: ScalarType.Int32, device: CUDA);
+            kernels.Forward(q, k, v, g, TensorPointer.Of(x[4]), results[0].View(), TensorPointer.Of(results[1]),
+                TensorPointer.Of(states), TensorPointer.Of(segmentStates), TensorPointer.Of(segmentDecays));
+            kernels.BackwardStates(q, g, gradient.View(), 0, TensorPointer.Of(results[6]), TensorPointer.Of(stateGradients),
+                TensorPointer.Of(segmentStates), TensorPointer.Of(segmentDecays));
+            kernels.Backward(q, k, v, g, gradient.View(), results[2].View(), results[3].View(), results[4].View(), results[5].View(),
+                TensorPointer.Of(states), TensorPointer.Of(stateGradients), TensorPointer.Of(strong));
+            for (var i = 0; i < results.Length; i++)
+                Assert.True(results[i].isfinite().all().ToBoolean(), $"{segments} segments: result {i}");
+        }
+        GC.KeepAlive((x, offsets));
+    }
+
+    [GpuFact]
+    public void Results_repeat_bit_by_bit()
+    {
+        using var scope = NewDisposeScope();
+        var shape = new GlaCase { B = 2, T = 700, H = 6, KvHeads = 2, K = 100, V = 64, Decay = GlaCase.SomeResets };
+        var inputs = shape.Inputs();
+        foreach (var mode in new[] { LinearAttentionMode.FusedChunk, LinearAttentionMode.Chunk })
+        {
+            var first = shape.Run(mode, inputs);
+            for (var run = 1; run < 5; run++)
+                GlaCase.Same(first, shape.Run(mode, inputs), $"{mode}, run {run}");
+        }
+    }
+
+    [GpuFact]
+    public void More_heads_than_a_grid_has_rows() => new GlaCase { B = 8300, T = 3, H = 8, K = 16, V = 16 }.Check();
+
+    [GpuFact]
+    public void All_modes_agree()
+    {
+        using var scope = NewDisposeScope();
+        var shape = new GlaCase { T = 2048, H = 2, K = 64, V = 128 };
+        var inputs = shape.Inputs();
+        var (expected, _) = shape.Forward(LinearAttentionMode.FusedRecurrent, inputs);
+        foreach (var mode in new[] { LinearAttentionMode.Auto, LinearAttentionMode.FusedChunk, LinearAttentionMode.Chunk })
+            Compare.Close(shape.Forward(mode, inputs).Item1, expected, 5e-3, mode.ToString());
+    }
+
+    [GpuFact]
+    public void A_long_sequence_is_cut_by_itself()
+    {
+        var shape = new GlaCase { T = 2048, H = 1 };
+        Assert.True(GlaSegments.For(1, 32, GpuDevice.Get(0).Info.MultiprocessorCount).Count > 1);
+        using var scope = NewDisposeScope();
+        var inputs = shape.Inputs();
+        var (expected, expectedState) = shape.Forward(LinearAttentionMode.FusedChunk, inputs);
+        var (output, state) = FlaOps.Gla(inputs[0]!, inputs[1]!, inputs[2]!, inputs[3]!, LinearAttentionMode.Chunk,
+            initialState: inputs[4], outputFinalState: true);
+        Compare.Close(output, expected, 4e-3, "output");
+        Compare.Close(state!, expectedState!, 4e-3, "final state");
+    }
+
+    [GpuFact]
+    public void A_state_carries_a_sequence_on()
+    {
+        using var scope = NewDisposeScope();
+        var shape = new GlaCase { B = 2, T = 200, K = 40, V = 64, Decay = GlaCase.WeakGate };
+        var x = shape.Inputs();
+        var (whole, wholeState) = shape.Forward(LinearAttentionMode.FusedChunk, x);
+        var (first, state) = FlaOps.Gla(Part(0, 0, 131), Part(1, 0, 131), Part(2, 0, 131), Part(3, 0, 131),
+            LinearAttentionMode.FusedChunk, initialState: x[4], outputFinalState: true);
+        var (second, lastState) = FlaOps.Gla(Part(0, 131, 69), Part(1, 131, 69), Part(2, 131, 69), Part(3, 131, 69),
+            LinearAttentionMode.FusedChunk, initialState: state, outputFinalState: true);
+        Compare.Close(cat([first, second], 1), whole, 4e-3, "output");
+        Compare.Close(lastState!, wholeState!, 4e-3, "final state");
+
+        Tensor Part(int input, int start, int length) => x[input]!.narrow(1, start, length);
+    }
+
+    [GpuFact]
+    public void Neighbours_in_a_pack_do_not_touch()
+    {
+        using var scope = NewDisposeScope();
+        var shape = new GlaCase { T = 300, Offsets = [0, 70, 190, 300] };
+        var inputs = shape.Inputs();
+        var others = Array.ConvertAll(inputs, input => input!.clone());
+        foreach (var x in others[..4])
+        {
+            x[.., ..70] = float.NaN;
+            x[.., 190..] = float.NaN;
+        }
+        foreach (var mode in new[] { LinearAttentionMode.FusedChunk, LinearAttentionMode.Chunk })
+        {
+            var (expected, actual) = (shape.Run(mode, inputs), shape.Run(mode, others));
+            foreach (var name in new[] { "output", "dq", "dk", "dv", "dg" })
+                Assert.True(GlaCase.AreSame(expected[name][.., 70..190], actual[name][.., 70..190]), $"{mode}: {name}");
+            Assert.True(GlaCase.AreSame(expected["finalState"][1], actual["finalState"][1]), $"{mode}: finalState");
+            Assert.True(GlaCase.AreSame(expected["dInitialState"][1], actual["dInitialState"][1]), $"{mode}: dInitialState");
+        }
+    }
+
+    [GpuFact]
+    public void Plans_say_which_kernel_and_why()
+    {
+        using var scope = NewDisposeScope();
+        var (wide, narrow) = (Queries(8, 1000, 64, 64), Queries(1, 5000, 2, 64));
+        Assert.Equal((LinearAttentionMode.FusedChunk, FlaOps.CudaPath), Taken(FlaOps.PlanGla(wide)));
+        Assert.Equal((LinearAttentionMode.Chunk, FlaOps.CudaPath), Taken(FlaOps.PlanGla(narrow)));
+        Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath), Taken(FlaOps.PlanGla(Queries(8, 16, 4, 64))));
+        Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath), Taken(FlaOps.PlanGla(narrow.to(float32))));
+        Assert.Equal((LinearAttentionMode.FusedChunk, FlaOps.CudaPath), Taken(FlaOps.PlanGla(narrow, LinearAttentionMode.FusedChunk)));
+        Assert.Contains("multiprocessors", FlaOps.PlanGla(wide).Reason, StringComparison.Ordinal);
+
+        var floats = FlaOps.PlanGla(narrow.to(float32), LinearAttentionMode.Chunk);
+        Assert.Equal((LinearAttentionMode.Chunk, FlaOps.TorchPath), Taken(floats));
+        Assert.Contains("bfloat16", floats.Reason, StringComparison.Ordinal);
+
+        var tooWide = Queries(1, 100, 1, 300);
+        Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath), Taken(FlaOps.PlanGla(tooWide)));
+        Assert.Contains("K = 300", FlaOps.PlanGla(tooWide, LinearAttentionMode.Chunk).Reason, StringComparison.Ordinal);
+
+        static Tensor Queries(params long[] sizes) => empty(sizes, dtype: ScalarType.BFloat16, device: CUDA);
+        static (LinearAttentionMode, string) Taken(ModeChoice choice) => (choice.Mode, choice.Path);
+    }
+
+    [GpuFact]
+    public void Wide_heads_without_gradients()
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        foreach (var (keySize, valueSize) in new[] { (256, 256), (200, 64), (256, 32), (64, 512) })
+        {
+            var shape = new GlaCase { T = 200, K = keySize, V = valueSize };
+            var inputs = shape.Inputs();
+            var (expected, expectedState) = Reference.NaiveGla.Run(
+                inputs[0]!.to(float64), inputs[1]!.to(float64), inputs[2]!.to(float64), inputs[3]!.to(float64), null, inputs[4]!.to(float64));
+            foreach (var mode in new[] { LinearAttentionMode.FusedChunk, LinearAttentionMode.Chunk })
+            {
+                var (output, state) = shape.Forward(mode, inputs);
+                Compare.Close(output, expected, 4e-3, $"{shape} {mode}: output");
+                Compare.Close(state!, expectedState, 5e-3, $"{shape} {mode}: final state");
+            }
+        }
+    }
+
+    [GpuFact]
+    public void Disabled_kernels_are_told_once_and_torch_goes_on() =>
+        ChildProcess.Run(1, typeof(GlaKernelTests), nameof(Fall_back), (CudaRuntime.DisabledVariable, "1"));
+
+    [GpuFact]
+    public void Strict_mode_does_not_go_on_without_its_kernel() =>
+        ChildProcess.Run(1, typeof(GlaKernelTests), nameof(Refuse), (CudaRuntime.DisabledVariable, "1"), (CudaRuntime.StrictVariable, "1"));
+
+    [Fact(Explicit = true)]
+    public void Fall_back()
+    {
+        var messages = new List<string>();
+        CudaKernels.Message = messages.Add;
+        var shape = new GlaCase { T = 40 };
+        shape.Check(null, LinearAttentionMode.FusedChunk, LinearAttentionMode.FusedRecurrent, LinearAttentionMode.Auto);
+        Assert.Contains(CudaRuntime.DisabledVariable, Assert.Single(messages), StringComparison.Ordinal);
+        Assert.Equal(FlaOps.TorchPath, FlaOps.PlanGla(shape.Inputs()[0]!).Path);
+        Assert.Single(messages);
+    }
+
+    [Fact(Explicit = true)]
+    public void Refuse()
+    {
+        var x = new GlaCase().Inputs();
+        Assert.Contains(CudaRuntime.DisabledVariable, FlaOps.PlanGla(x[0]!).Reason, StringComparison.Ordinal);
+        var thrown = Assert.Throws<NotSupportedException>(() => FlaOps.Gla(x[0]!, x[1]!, x[2]!, x[3]!));
+        Assert.Contains(CudaRuntime.DisabledVariable, thrown.Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>The kernels of the head sizes, on all cores: one after the other they would take most of the tests' time.</summary>
+    private static int CompileAll()
+    {
+        var target = GpuDevice.Get(0).Target!;
+        var variants =
+            from keySize in s_sizes
+            from valueSize in s_sizes
+            let vector = Math.Min(8, (keySize | valueSize) & -(keySize | valueSize))
+            let tile = GlaChunkTile.Choose(keySize, valueSize, ElementType.BFloat16, ElementType.BFloat16, true, target, out _)
+            from variant in new[] { tile.Forward(vector), tile.State(vector, false), tile.State(vector, true), tile.Backward(vector) }
+            select variant;
+        var distinct = variants.Distinct().ToList();
+        Parallel.ForEach(distinct, variant => KernelCompiler.Default.Compile(variant, target));
+        return distinct.Count;
+    }
+}

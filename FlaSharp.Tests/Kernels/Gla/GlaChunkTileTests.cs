@@ -1,0 +1,117 @@
+using System.Text.RegularExpressions;
+using FlaSharp.Kernels.Gla;
+using FlaSharp.Kernels.Runtime;
+using Xunit;
+
+namespace FlaSharp.Tests.Kernels.Gla;
+
+/// <summary>That the shared memory is what the kernels compute, they assert where they are compiled.</summary>
+public sealed class GlaChunkTileTests
+{
+    private const ElementType BFloat16 = ElementType.BFloat16;
+    private static readonly ElementType[] s_gates = [BFloat16, ElementType.Float32];
+    private static readonly bool[] s_either = [false, true];
+
+    public static TheoryData<string> Targets => ["sm_80", "sm_86", "sm_89", "sm_90a", "compute_80"];
+
+    [Theory]
+    [InlineData(1, 1, 16, 16)]
+    [InlineData(16, 17, 16, 32)]
+    [InlineData(33, 64, 64, 64)]
+    [InlineData(100, 128, 128, 128)]
+    [InlineData(128, 256, 128, 128)] // in two parts
+    [InlineData(7, 500, 16, 128)]
+    [InlineData(129, 256, 256, 64)]
+    [InlineData(256, 16, 256, 16)]
+    public void Sizes_are_rounded_up(int keySize, int valueSize, int keys, int values)
+    {
+        var tile = GlaChunkTile.Choose(keySize, valueSize, BFloat16, BFloat16, false, CompilerTarget.Sm90a, out var reason);
+        Assert.NotNull(tile);
+        Assert.Equal((keys, values, ""), (tile.Keys, tile.Values, reason));
+    }
+
+    [Theory]
+    [InlineData(128, 128, false, "sm_90a", 64)]
+    [InlineData(128, 128, true, "sm_90a", 64)]
+    [InlineData(256, 256, false, "sm_90a", 32)]
+    [InlineData(128, 128, true, "sm_80", 64)]
+    [InlineData(128, 128, false, "sm_86", 32)]
+    [InlineData(64, 64, true, "sm_86", 64)]
+    public void Chunks_are_64_tokens_where_that_fits(int keySize, int valueSize, bool gradients, string target, int chunk) =>
+        Assert.Equal(chunk, GlaChunkTile.Choose(keySize, valueSize, BFloat16, BFloat16, gradients, Target(target), out _)!.Chunk);
+
+    [Theory]
+    [InlineData(257, 16, BFloat16, false, "sm_90a", "K = 257")]
+    [InlineData(16, 257, BFloat16, true, "sm_90a", "V = 257")]
+    [InlineData(16, 16, ElementType.Float32, false, "sm_90a", "bfloat16 and float16")]
+    [InlineData(128, 128, BFloat16, true, "sm_86", "99 KiB of a block of sm_86")]
+    [InlineData(200, 64, BFloat16, true, "sm_90a", "with gradients need more shared memory")]
+    public void What_has_no_tile_is_told_why(
+        int keySize, int valueSize, object element, bool gradients, string target, string why)
+    {
+        Assert.Null(GlaChunkTile.Choose(keySize, valueSize, (ElementType)element, (ElementType)element, gradients, Target(target), out var reason));
+        Assert.Contains(why, reason, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [MemberData(nameof(Targets))]
+    public void Every_tile_fits_its_gpu(string target)
+    {
+        int[] sizes = [1, .. GlaChunkTile.Sizes, .. GlaChunkTile.Sizes.Select(size => size + 1)];
+        var tiles = from keySize in sizes
+                    from valueSize in sizes
+                    from gate in s_gates
+                    from gradients in s_either
+                    let tile = GlaChunkTile.Choose(keySize, valueSize, BFloat16, gate, gradients, Target(target), out _)
+                    where tile is not null
+                    select (tile, gradients, keySize, valueSize);
+        foreach (var (tile, gradients, keySize, valueSize) in tiles.DistinctBy(found => (found.tile, found.gradients)))
+        {
+            Assert.True(keySize <= tile.Keys && (!gradients || valueSize <= tile.AllValues), tile.ToString());
+            Assert.True(!gradients || tile.Chunk == GlaChunkTile.GradientChunk);
+            KernelVariant[] variants = gradients
+                ? [tile.Forward(8), tile.State(8, false), tile.State(8, true), tile.Backward(8)]
+                : [tile.Forward(8), tile.State(8, false)];
+            Assert.All(variants, variant => Assert.True(variant.SharedBytes <= Target(target).MaxSharedBytes, variant.ToString()));
+        }
+    }
+
+    [Fact]
+    public void Three_chunks_are_on_their_way_where_the_blocks_leave_room()
+    {
+        // 3 (4 x 64 x 128 + 2 x 64 x 128 + 2 x 64 x 128 + 2 x 64 x 64 + 12 x 128 + 64) + 1024
+        AssertForward(128, 128, stages: 3, minBlocks: 1, sharedBytes: 3 * 75_328 + 1024, threads: 256);
+        AssertForward(64, 64, stages: 2, minBlocks: 2, sharedBytes: 2 * 41_792 + 1024, threads: 256);
+        AssertForward(16, 16, stages: 3, minBlocks: 2, sharedBytes: 3 * 16_640 + 1024, threads: 160);
+
+        static void AssertForward(int keySize, int valueSize, int stages, int minBlocks, int sharedBytes, int threads)
+        {
+            var variant = GlaChunkTile.Choose(keySize, valueSize, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _)!.Forward(8);
+            Assert.Equal((stages, minBlocks), (Define(variant, "STAGES"), Define(variant, "MIN_BLOCKS")));
+            Assert.Equal((sharedBytes, threads), (variant.SharedBytes, variant.Threads));
+            Assert.Equal(sharedBytes, Define(variant, "SHARED"));
+        }
+    }
+
+    [Fact]
+    public void Backward_has_all_values_in_one_block()
+    {
+        var tile = GlaChunkTile.Choose(64, 200, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _)!;
+        Assert.Equal((128, 256), (Define(tile.Forward(8), "VALUE_TILE"), Define(tile.Backward(8), "VALUE_TILE")));
+        Assert.Equal(256, tile.Backward(8).Threads);
+    }
+
+    [Fact]
+    public void A_choice_is_made_once()
+    {
+        var first = GlaChunkTile.Choose(64, 64, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _);
+        Assert.Same(first, GlaChunkTile.Choose(64, 64, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _));
+    }
+
+    private static CompilerTarget Target(string architecture) =>
+        CompilerTarget.Binary.Append(CompilerTarget.Ptx80).Single(target => target.Architecture == architecture);
+
+    private static int Define(KernelVariant variant, string name) => variant.Defines
+        .Select(define => Regex.Match(define, $"^{name}=(\\d+)$")).Where(match => match.Success).Select(match => int.Parse(match.Groups[1].Value))
+        .Single();
+}
