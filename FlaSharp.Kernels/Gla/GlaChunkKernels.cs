@@ -9,8 +9,8 @@ namespace FlaSharp.Kernels.Gla;
 /// query head has its own, are [B, T, H or Hkv, K or V]; states are dense float32 [S, H, K, V].
 /// </summary>
 /// <remarks>
-/// A sequence is cut into <see cref="Segments"/>. Where there are several, a pass over the states alone comes first, which works in
-/// <see cref="SegmentStateCount"/> and <see cref="SegmentDecayCount"/> floats.
+/// A sequence is cut into <see cref="Segments"/>. Where there are several, a pass over the states alone comes first, which works
+/// in <see cref="SegmentStateCount"/> and <see cref="SegmentDecayCount"/> floats.
 /// </remarks>
 internal sealed class GlaChunkKernels
 {
@@ -186,9 +186,9 @@ internal sealed class GlaChunkKernels
     /// <param name="savedStates">Of <see cref="Forward"/>.</param>
     /// <param name="savedStateGradients">Of <see cref="BackwardStates"/>.</param>
     /// <param name="strong"><see cref="StrongCount"/> numbers.</param>
-    public void Backward(TensorView q, TensorView k, TensorView v, TensorView g, TensorView outputGradient, TensorView queryGradient,
-        TensorView keyGradient, TensorView valueGradient, TensorView decayGradient, nint savedStates, nint savedStateGradients,
-        nint strong)
+    public void Backward(TensorView q, TensorView k, TensorView v, TensorView g, TensorView outputGradient,
+        TensorView queryGradient, TensorView keyGradient, TensorView valueGradient, TensorView decayGradient, nint savedStates,
+        nint savedStateGradients, nint strong)
     {
         var count = ChunkCount(Sequences.Length, Tile.Chunk);
         var chunks = GlaSegments.Of(Math.Max(1, count), count); // a segment for each
@@ -222,7 +222,7 @@ internal sealed class GlaChunkKernels
             var pass => key.Item1.State(key.Item3, pass == Pass.StateBackward),
         });
 
-    /// <summary>The state that each segment begins with (against time, its gradient): left in <paramref name="segmentStates"/>.</summary>
+    /// <summary>Leaves the state that each segment begins with, or its gradient, in <paramref name="segmentStates"/>.</summary>
     private nint JoinSegments(GlaChunkParameters.State parameters, Pass pass, int vector, nint initial, nint segmentStates,
         nint segmentDecays)
     {
@@ -254,7 +254,7 @@ internal sealed class GlaChunkKernels
         SegmentChunks = segments.Chunks,
     };
 
-    /// <summary>How many elements, up to 8, are aligned together in every row of every tensor; those that are made here are dense.</summary>
+    /// <summary>How many elements, up to 8, are aligned together in every row of the inputs, and so of dense outputs.</summary>
     private int Vector(TensorView g, params ReadOnlySpan<TensorView> others)
     {
         const int Most = 8;
@@ -268,7 +268,8 @@ internal sealed class GlaChunkKernels
         return 1 << BitOperations.TrailingZeroCount(multiples);
 
         // Its lowest bit is that of the largest power of 2 that divides address and strides.
-        static long Misalignment(in TensorView view, ElementType type) => view.Data / type.Bytes() | view.Batch | view.Time | view.Head;
+        static long Misalignment(in TensorView view, ElementType type) =>
+            view.Data / type.Bytes() | view.Batch | view.Time | view.Head;
     }
 
     private void Launch<TParameters>(Pass pass, int vector, int gridX, int gridY, in TParameters parameters)

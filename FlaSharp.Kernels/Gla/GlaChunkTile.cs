@@ -3,7 +3,7 @@ using FlaSharp.Kernels.Runtime;
 
 namespace FlaSharp.Kernels.Gla;
 
-/// <summary>The constants that the kernels Gla/chunk_*.cu are compiled with: what holds a head and fits into a block's memory.</summary>
+/// <summary>The constants that Gla/chunk_*.cu are compiled with: what holds a head and fits into a block's memory.</summary>
 /// <param name="Keys">KEY_TILE: K, rounded up.</param>
 /// <param name="Values">VALUE_TILE of the kernels that carry a state: V, rounded up, or a part of it.</param>
 /// <param name="AllValues">VALUE_TILE of backward: V, rounded up.</param>
@@ -25,7 +25,8 @@ internal sealed record GlaChunkTile(
     private const int TotalsBytes = 2 * ProducerThreads * sizeof(float);
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
-    private static readonly ConcurrentDictionary<(int, int, ElementType, ElementType, bool, CompilerTarget), (GlaChunkTile?, string)> s_choices = new();
+    private static readonly ConcurrentDictionary<
+        (int, int, ElementType, ElementType, bool, CompilerTarget), (GlaChunkTile?, string)> s_choices = new();
 
     /// <summary>What K and V are rounded up to.</summary>
     public static IReadOnlyList<int> Sizes => s_sizes;
@@ -78,7 +79,8 @@ internal sealed record GlaChunkTile(
         get
         {
             var output = Values > Keys ? 2 * Chunk * Values : 0; // smaller ones take the queries' place
-            return Chunk * (2 * Keys + 2 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * Chunk) + output + 3 * sizeof(float) * Keys + 64;
+            var factors = 3 * sizeof(float) * Keys + 64;
+            return Chunk * (4 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * Chunk) + output + factors;
         }
     }
 
@@ -101,7 +103,8 @@ internal sealed record GlaChunkTile(
         if (element == ElementType.Float32)
             return (null, "The kernels over chunks take bfloat16 and float16.");
         if (keySize > s_sizes[^1] || (gradients && valueSize > s_sizes[^1]))
-            return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, up to {s_sizes[^1]}.");
+            return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, "
+                + $"up to {s_sizes[^1]}.");
 
         var (keys, allValues) = (RoundUp(keySize), RoundUp(valueSize));
         var mostValues = Math.Min(allValues, keys > 128 ? 64 : 128);
@@ -109,7 +112,8 @@ internal sealed record GlaChunkTile(
             for (var values = mostValues; values >= Math.Min(mostValues, 64); values /= 2)
             {
                 var tile = new GlaChunkTile(keys, values, allValues, chunk, element, gate, target);
-                if (tile.Fits(FewestStages * tile.ForwardStageBytes + TotalsBytes) && (!gradients || tile.Fits(tile.BackwardBytes)))
+                if (tile.Fits(FewestStages * tile.ForwardStageBytes + TotalsBytes)
+                    && (!gradients || tile.Fits(tile.BackwardBytes)))
                     return (tile, "");
             }
         return (null, $"K = {keySize} and V = {valueSize}{(gradients ? " with gradients" : "")} need more shared memory than the "
@@ -121,14 +125,15 @@ internal sealed record GlaChunkTile(
     // As many chunks on their way as fit, with the blocks that registers leave room for.
     private int Stages(int stageBytes) => Fits(MostStages * stageBytes + TotalsBytes, StateMinBlocks) ? MostStages : FewestStages;
 
-    private bool Fits(int sharedBytes, int blocks = 1) => blocks * (sharedBytes + ReservedBytes) <= Target.MaxSharedBytes + ReservedBytes;
+    private bool Fits(int sharedBytes, int blocks = 1) =>
+        blocks * (sharedBytes + ReservedBytes) <= Target.MaxSharedBytes + ReservedBytes;
 
     private KernelVariant Variant(
         string pass, int vector, int threads, int minBlocks, int sharedBytes, int values, params string[] defines) =>
         new($"Gla/chunk_{pass}.cu", $"gla_chunk_{pass}",
             [
-                $"TYPE={Element.Name()}", $"GATE_TYPE={Gate.Name()}", $"KEY_TILE={Keys}", $"VALUE_TILE={values}", $"CHUNK={Chunk}",
-                $"VECTOR={vector}", $"MIN_BLOCKS={minBlocks}", $"SHARED={sharedBytes}", .. defines,
+                $"TYPE={Element.Name()}", $"GATE_TYPE={Gate.Name()}", $"KEY_TILE={Keys}", $"VALUE_TILE={values}",
+                $"CHUNK={Chunk}", $"VECTOR={vector}", $"MIN_BLOCKS={minBlocks}", $"SHARED={sharedBytes}", .. defines,
             ],
             threads, sharedBytes);
 }

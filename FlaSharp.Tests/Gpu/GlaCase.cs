@@ -98,7 +98,8 @@ internal sealed record GlaCase
     }
 
     /// <summary>Outputs and gradients by name; <see cref="LinearAttentionMode.Chunk"/> with three segments.</summary>
-    public Dictionary<string, Tensor> Run(LinearAttentionMode mode, Tensor?[] inputs) => Gradients(leaves => Forward(mode, leaves), inputs);
+    public Dictionary<string, Tensor> Run(LinearAttentionMode mode, Tensor?[] inputs) =>
+        Gradients(leaves => Forward(mode, leaves), inputs);
 
     /// <summary>Output and final state; <see cref="LinearAttentionMode.Chunk"/> with three segments.</summary>
     public (Tensor, Tensor?) Forward(LinearAttentionMode mode, Tensor?[] x) => mode == LinearAttentionMode.Chunk
@@ -106,7 +107,7 @@ internal sealed record GlaCase
         : FlaOps.Gla(x[0]!, x[1]!, x[2]!, x[3]!, mode, initialState: x[4], outputFinalState: true,
             cuSeqlens: Offsets is null ? null : tensor(Offsets), reverse: Reverse);
 
-    /// <summary>Fails unless all is within its limit. Writes the errors of the decays' gradient down: they are the largest.</summary>
+    /// <summary>Fails unless all is within its limit. Writes the errors of the decays' gradient down, the largest.</summary>
     public static void Close(Dictionary<string, Tensor> actual, Dictionary<string, Tensor> expected, string what)
     {
         foreach (var (name, value) in expected)

@@ -14,10 +14,12 @@ internal static class KernelTensor
     public static Tensor DenseRows(this Tensor tensor) =>
         tensor.size(3) == 1 || tensor.stride(3) == 1 ? tensor : tensor.contiguous();
 
-    /// <summary>Where a tensor with dense rows lies; the default, which is no tensor, for null. The caller keeps it alive.</summary>
+    /// <summary>Where a tensor with dense rows lies; for null the default, which is none. The caller keeps it alive.</summary>
     public static TensorView View(this Tensor? tensor)
     {
-        return tensor is null ? default : new TensorView(TensorPointer.Of(tensor), Stride(tensor, 0), Stride(tensor, 1), Stride(tensor, 2));
+        return tensor is null
+            ? default
+            : new TensorView(TensorPointer.Of(tensor), Stride(tensor, 0), Stride(tensor, 1), Stride(tensor, 2));
 
         // The stride of a dimension of one element means nothing, and should not make a row look misaligned.
         static long Stride(Tensor tensor, int dimension) => tensor.size(dimension) == 1 ? 0 : tensor.stride(dimension);

@@ -35,7 +35,8 @@ public static partial class FlaOps
     /// <returns>The output [B, T, H, V] in v's dtype, and the final state, float32 [S, H, K, V], or null. Gradients flow through
     /// both.</returns>
     /// <exception cref="ArgumentException">A shape, dtype, device, the mode, the scale or cuSeqlens does not fit.</exception>
-    /// <exception cref="NotSupportedException">Its CUDA kernel cannot run, and <see cref="CudaKernels.Strict"/> is set.</exception>
+    /// <exception cref="NotSupportedException">Its CUDA kernel cannot run, and <see cref="CudaKernels.Strict"/> is set.
+    /// </exception>
     public static (Tensor output, Tensor? finalState) Gla(Tensor q, Tensor k, Tensor v, Tensor g,
         LinearAttentionMode mode = LinearAttentionMode.Auto, double? scale = null, Tensor? initialState = null,
         bool outputFinalState = false, Tensor? cuSeqlens = null, bool reverse = false)
@@ -67,8 +68,8 @@ public static partial class FlaOps
     }
 
     /// <summary>How <see cref="Gla"/> runs for such queries: what <see cref="LinearAttentionMode.Auto"/> takes and why.</summary>
-    /// <param name="q">The queries [B, T, H, K]: device, sizes, dtype, and whether a gradient is recorded. The rest of the call is
-    /// taken to be like them: V = K, and decays in their dtype.</param>
+    /// <param name="q">The queries [B, T, H, K]: device, sizes, dtype, and whether a gradient is recorded. The rest of the call
+    /// is taken to be like them: V = K, and decays in their dtype.</param>
     /// <param name="mode">The mode that <see cref="Gla"/> is called with.</param>
     /// <param name="cuSeqlens">The packed sequences that <see cref="Gla"/> is called with.</param>
     /// <exception cref="ArgumentException">q has no such shape, or cuSeqlens does not fit it.</exception>

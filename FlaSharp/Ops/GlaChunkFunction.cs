@@ -29,12 +29,13 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
     /// <param name="sequences">The layout of the tokens.</param>
     /// <param name="reverse">Whether each sequence runs backwards.</param>
     /// <param name="outputFinalState">Whether the final state is wanted.</param>
-    /// <param name="segments">Parts of each sequence that are worked on at the same time, if it is long enough; null for as many as
-    /// keep the GPU busy.</param>
+    /// <param name="segments">Parts of each sequence that are worked on at the same time, if it is long enough; null for as many
+    /// as keep the GPU busy.</param>
     public static (Tensor output, Tensor? finalState) Run(Tensor q, Tensor k, Tensor v, Tensor g, double scale,
         Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, int? segments)
     {
-        var outputs = new GlaChunkFunction(q, k, v, scale, sequences, reverse, outputFinalState, segments).Run(q, k, v, g, initialState);
+        var function = new GlaChunkFunction(q, k, v, scale, sequences, reverse, outputFinalState, segments);
+        var outputs = function.Run(q, k, v, g, initialState);
         return (outputs[0]!, outputs[1]);
     }
 
@@ -49,7 +50,8 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
         var states = saved is not null && NeedsTokens(saved) ? SavedStates(kernels, device) : null;
         var (segmentStates, segmentDecays) = SegmentStates(kernels, device);
         kernels.Forward(q.View(), k.View(), v.View(), g.View(), TensorPointer.Of(initialState), output.View(),
-            TensorPointer.Of(finalState), TensorPointer.Of(states), TensorPointer.Of(segmentStates), TensorPointer.Of(segmentDecays));
+            TensorPointer.Of(finalState), TensorPointer.Of(states), TensorPointer.Of(segmentStates),
+            TensorPointer.Of(segmentDecays));
         GC.KeepAlive((q, k, v, g, initialState, offsets));
         GC.KeepAlive((segmentStates, segmentDecays));
 
@@ -100,16 +102,17 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
 
     private GlaChunkKernels Kernels(Tensor q, Tensor g, Tensor? offsets, bool gradients)
     {
-        var tile = GlaChunkTile.Choose(KeySize, ValueSize, q.dtype.Element()!.Value, g.dtype.Element()!.Value, gradients, Gpu.Target!,
-            out var reason) ?? throw new NotSupportedException(reason);
+        var tile = GlaChunkTile.Choose(KeySize, ValueSize, q.dtype.Element()!.Value, g.dtype.Element()!.Value, gradients,
+            Gpu.Target!, out var reason) ?? throw new NotSupportedException(reason);
         var chunks = GlaChunkKernels.ChunkCount(Sequences.MaxLength, tile.Chunk);
+        var blocks = GlaChunkKernels.BlockCount(Sequences.Count, Heads, ValueSize, tile);
         return new GlaChunkKernels
         {
             Device = Gpu,
             Tile = tile,
             Segments = _segments is { } count
                 ? GlaSegments.Of(count, chunks)
-                : GlaSegments.For(GlaChunkKernels.BlockCount(Sequences.Count, Heads, ValueSize, tile), chunks, Gpu.Info.MultiprocessorCount),
+                : GlaSegments.For(blocks, chunks, Gpu.Info.MultiprocessorCount),
             Time = Time,
             Sequences = Layout(offsets),
             Heads = Heads,

@@ -1,13 +1,14 @@
 using FlaSharp.Autograd;
-using FlaSharp.Kernels.Runtime;
 using FlaSharp.Interop;
+using FlaSharp.Kernels.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace FlaSharp.Ops;
 
-/// <summary>What the functions on the CUDA kernels of gated linear attention share. Inputs: q, k, v, g and the initial state.</summary>
-internal abstract class GlaCudaFunction(Tensor q, Tensor k, Tensor v, double scale, Sequences sequences, bool reverse) : FlaFunction
+/// <summary>What the functions on the CUDA kernels of gated linear attention share. Inputs: q, k, v, g, initial state.</summary>
+internal abstract class GlaCudaFunction(Tensor q, Tensor k, Tensor v, double scale, Sequences sequences, bool reverse)
+    : FlaFunction
 {
     private readonly long _batch = q.size(0);
 
@@ -32,13 +33,14 @@ internal abstract class GlaCudaFunction(Tensor q, Tensor k, Tensor v, double sca
         new(TensorPointer.Of(offsets), Sequences.Count, Sequences.MaxLength, reverse ? 1 : 0);
 
     /// <summary>Uninitialised [B, T, H, size].</summary>
-    protected Tensor PerHead(long size, ScalarType dtype, Device device) => empty(_batch, Time, Heads, size, dtype: dtype, device: device);
+    protected Tensor PerHead(long size, ScalarType dtype, Device device) =>
+        empty(_batch, Time, Heads, size, dtype: dtype, device: device);
 
     /// <summary>Uninitialised float32 [S, H, K, V].</summary>
     protected Tensor States(Device device) =>
         empty(Sequences.Count, Heads, KeySize, ValueSize, dtype: ScalarType.Float32, device: device);
 
-    /// <summary>[B, T, H, size] to [B, T, Hkv, size] in a dtype. The sum is float32, whatever the dtype, and its order is fixed.</summary>
+    /// <summary>[B, T, H, size] to [B, T, Hkv, size] in a dtype. The sum is made in float32, in a fixed order.</summary>
     protected Tensor SumGroups(Tensor perHead, ScalarType dtype)
     {
         var sum = Heads == KvHeads ? perHead : perHead.unflatten(2, KvHeads, -1).sum(3);

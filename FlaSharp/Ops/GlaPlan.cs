@@ -6,7 +6,7 @@ namespace FlaSharp.Ops;
 
 /// <summary>How a call of <see cref="FlaOps.Gla"/> runs.</summary>
 /// <param name="Choice">The mode, what computes it, and why.</param>
-/// <param name="Missing">Why the CUDA kernel that should compute it cannot; null if it can, or none is made for such a call.</param>
+/// <param name="Missing">Why the CUDA kernel that should compute it cannot; null if it can, or none is meant to.</param>
 internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
 {
     private const int ShortSequence = 16; // up to it the chunked form has nothing to gain over a handful of steps
@@ -44,17 +44,19 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
             problem.KeySize, problem.ValueSize, element, gate, problem.Gradients, device.Target!, out var noChunks);
         var noRecurrence = Math.Max(problem.KeySize, problem.ValueSize) <= GlaRecurrentTile.MaxSize
             ? null
-            : $"K = {problem.KeySize} and V = {problem.ValueSize}: the kernels of the recurrence take up to {GlaRecurrentTile.MaxSize}.";
+            : $"K = {problem.KeySize} and V = {problem.ValueSize}: the recurrence takes up to {GlaRecurrentTile.MaxSize}.";
         var (taken, reason) = mode == LinearAttentionMode.Auto ? Auto(problem, device, tile, noChunks) : (mode, "Asked for.");
         var missing = taken == LinearAttentionMode.FusedRecurrent ? noRecurrence : tile is null ? noChunks : null;
         if (missing is null)
             return new(new ModeChoice(taken, FlaOps.CudaPath, $"{reason} {gpu}"));
-        // In float32 the chunks are libtorch's by design: its products of matrices are exact there, as those of the kernels are not.
-        return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), element == ElementType.Float32 ? null : missing);
+        // In float32 the chunks are libtorch's by design: it keeps all digits, tensor cores do not.
+        var isMeant = element == ElementType.Float32 && taken != LinearAttentionMode.FusedRecurrent;
+        return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), isMeant ? null : missing);
     }
 
     /// <summary>The one place that says which mode is the fastest where.</summary>
-    private static (LinearAttentionMode, string) Auto(in GlaProblem problem, GpuDevice device, GlaChunkTile? tile, string noChunks)
+    private static (LinearAttentionMode, string) Auto(
+        in GlaProblem problem, GpuDevice device, GlaChunkTile? tile, string noChunks)
     {
         var length = problem.Sequences.MaxLength;
         if (length <= ShortSequence)
@@ -63,11 +65,10 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
             return (LinearAttentionMode.FusedRecurrent, noChunks);
         var blocks = GlaChunkKernels.BlockCount(problem.Sequences.Count, problem.Heads, problem.ValueSize, tile);
         var multiprocessors = device.Info.MultiprocessorCount;
+        var made = $"Sequences, heads and values make {blocks} blocks for {multiprocessors} multiprocessors";
         return GlaSegments.IsBusy(blocks, multiprocessors)
-            ? (LinearAttentionMode.FusedChunk,
-                $"Sequences, heads and values make {blocks} blocks, enough for {multiprocessors} multiprocessors: one pass does it.")
-            : (LinearAttentionMode.Chunk,
-                $"Sequences, heads and values make {blocks} blocks, few for {multiprocessors} multiprocessors: time is cut, too.");
+            ? (LinearAttentionMode.FusedChunk, $"{made}: enough for a single pass.")
+            : (LinearAttentionMode.Chunk, $"{made}: too few, so time is cut as well.");
     }
 
     /// <summary>With TorchSharp's operations.</summary>
@@ -76,7 +77,7 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
         var length = problem.Sequences.MaxLength;
         var (taken, reason) = mode != LinearAttentionMode.Auto ? (mode, "Asked for.")
             : length <= ShortSequence ? (LinearAttentionMode.FusedRecurrent, ShortReason(length))
-            : (LinearAttentionMode.Chunk, $"The longest sequence has {length} tokens: products of matrices over chunks are the fastest.");
+            : (LinearAttentionMode.Chunk, $"The longest sequence has {length} tokens: products over chunks keep a GPU busy.");
         return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {path}"));
     }
 

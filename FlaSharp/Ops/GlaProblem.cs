@@ -22,7 +22,8 @@ internal readonly record struct GlaProblem(DeviceType Device, int DeviceIndex, S
     public static GlaProblem Of(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? initialState, Sequences sequences)
     {
         var gradients = is_grad_enabled()
-            && (q.requires_grad || k.requires_grad || v.requires_grad || g.requires_grad || initialState is { requires_grad: true });
+            && (q.requires_grad || k.requires_grad || v.requires_grad || g.requires_grad
+                || initialState is { requires_grad: true });
         return Of(q, sequences) with
         {
             ValueSize = checked((int)v.size(3)),

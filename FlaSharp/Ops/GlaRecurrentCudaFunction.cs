@@ -22,7 +22,8 @@ internal sealed class GlaRecurrentCudaFunction : GlaCudaFunction
     public static (Tensor output, Tensor? finalState) Run(Tensor q, Tensor k, Tensor v, Tensor g, double scale,
         Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState)
     {
-        var outputs = new GlaRecurrentCudaFunction(q, k, v, scale, sequences, reverse, outputFinalState).Run(q, k, v, g, initialState);
+        var function = new GlaRecurrentCudaFunction(q, k, v, scale, sequences, reverse, outputFinalState);
+        var outputs = function.Run(q, k, v, g, initialState);
         return (outputs[0]!, outputs[1]);
     }
 
@@ -65,15 +66,15 @@ internal sealed class GlaRecurrentCudaFunction : GlaCudaFunction
             dq = PerHead(KeySize, q.dtype, device);
             product = needs[3] ? PerHead(KeySize, ScalarType.Float32, device) : null;
             states = needs[3] ? empty(kernels.SavedStateCount, dtype: ScalarType.Float32, device: device) : null;
-            kernels.BackwardQuery(q.View(), k.View(), v.View(), g.View(), TensorPointer.Of(initialState), output.View(), dq.View(),
-                product.View(), TensorPointer.Of(states));
+            kernels.BackwardQuery(q.View(), k.View(), v.View(), g.View(), TensorPointer.Of(initialState), output.View(),
+                dq.View(), product.View(), TensorPointer.Of(states));
         }
         if (needs[1] || needs[3])
         {
             dk = PerHead(KeySize, shared ? ScalarType.Float32 : k.dtype, device);
             dg = needs[3] ? PerHead(KeySize, shared ? ScalarType.Float32 : g.dtype, device) : null;
-            kernels.BackwardKey(q.View(), k.View(), v.View(), g.View(), output.View(), TensorPointer.Of(finalState), product.View(),
-                TensorPointer.Of(states), dk.View(), dg.View(), shared);
+            kernels.BackwardKey(q.View(), k.View(), v.View(), g.View(), output.View(), TensorPointer.Of(finalState),
+                product.View(), TensorPointer.Of(states), dk.View(), dg.View(), shared);
         }
         GC.KeepAlive((q, k, v, g, initialState, offsets, output));
         GC.KeepAlive((finalState, product, states));

@@ -49,7 +49,8 @@ public sealed class GlaChunkTileTests
     public void What_has_no_tile_is_told_why(
         int keySize, int valueSize, object element, bool gradients, string target, string why)
     {
-        Assert.Null(GlaChunkTile.Choose(keySize, valueSize, (ElementType)element, (ElementType)element, gradients, Target(target), out var reason));
+        var type = (ElementType)element;
+        Assert.Null(GlaChunkTile.Choose(keySize, valueSize, type, type, gradients, Target(target), out var reason));
         Assert.Contains(why, reason, StringComparison.Ordinal);
     }
 
@@ -72,7 +73,8 @@ public sealed class GlaChunkTileTests
             KernelVariant[] variants = gradients
                 ? [tile.Forward(8), tile.State(8, false), tile.State(8, true), tile.Backward(8)]
                 : [tile.Forward(8), tile.State(8, false)];
-            Assert.All(variants, variant => Assert.True(variant.SharedBytes <= Target(target).MaxSharedBytes, variant.ToString()));
+            foreach (var variant in variants)
+                Assert.True(variant.SharedBytes <= Target(target).MaxSharedBytes, variant.ToString());
         }
     }
 
@@ -86,7 +88,8 @@ public sealed class GlaChunkTileTests
 
         static void AssertForward(int keySize, int valueSize, int stages, int minBlocks, int sharedBytes, int threads)
         {
-            var variant = GlaChunkTile.Choose(keySize, valueSize, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _)!.Forward(8);
+            var tile = GlaChunkTile.Choose(keySize, valueSize, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _)!;
+            var variant = tile.Forward(8);
             Assert.Equal((stages, minBlocks), (Define(variant, "STAGES"), Define(variant, "MIN_BLOCKS")));
             Assert.Equal((sharedBytes, threads), (variant.SharedBytes, variant.Threads));
             Assert.Equal(sharedBytes, Define(variant, "SHARED"));
@@ -112,6 +115,8 @@ public sealed class GlaChunkTileTests
         CompilerTarget.Binary.Append(CompilerTarget.Ptx80).Single(target => target.Architecture == architecture);
 
     private static int Define(KernelVariant variant, string name) => variant.Defines
-        .Select(define => Regex.Match(define, $"^{name}=(\\d+)$")).Where(match => match.Success).Select(match => int.Parse(match.Groups[1].Value))
+        .Select(define => Regex.Match(define, $"^{name}=(\\d+)$"))
+        .Where(match => match.Success)
+        .Select(match => int.Parse(match.Groups[1].Value))
         .Single();
 }
