@@ -11,7 +11,7 @@ internal static unsafe class CpuScratch
 
     [ThreadStatic] private static float[]? s_memory;
 
-    /// <summary>Whether the memory is filled with NaN, so that a kernel that reads what it did not write is seen. For tests.</summary>
+    /// <summary>Whether the memory is filled with NaN, so that reading what was not written is seen. For tests.</summary>
     public static bool IsPoisoned { get; set; }
 
     /// <summary>

@@ -346,7 +346,8 @@ public sealed class SsdTests
             set => _tensors[name] = value?.detach().requires_grad_();
         }
 
-        public override string ToString() => $"x [{string.Join(", ", this["x"]!.shape)}], b [{string.Join(", ", this["b"]!.shape)}]";
+        public override string ToString() =>
+            $"x [{string.Join(", ", this["x"]!.shape)}], b [{string.Join(", ", this["b"]!.shape)}]";
 
         public Inputs Without(params string[] names)
         {
@@ -403,8 +404,10 @@ public sealed class SsdTests
 
         public (Tensor output, Tensor state, Dictionary<string, Tensor> gradients) Recurrence()
         {
-            var inputs = _tensors.ToDictionary(pair => pair.Key, pair => pair.Value is not { } input ? null
-                : (PerTokenNames.Contains(pair.Key) ? PerToken(input) : input).detach().to(float64).requires_grad_(input.requires_grad));
+            var inputs = _tensors.ToDictionary(pair => pair.Key, pair => pair.Value is not { } input
+                ? null
+                : (PerTokenNames.Contains(pair.Key) ? PerToken(input) : input)
+                    .detach().to(float64).requires_grad_(input.requires_grad));
             var (output, state) = NaiveSsd.Run(inputs["x"]!, inputs["dt"]!, inputs["a"]!, inputs["b"]!, inputs["c"]!, inputs["d"], inputs["z"],
                 inputs["dtBias"], DtSoftplus, DtLimit, inputs["initialState"], _offsets);
             return (output, state, Gradients(output, state, inputs));

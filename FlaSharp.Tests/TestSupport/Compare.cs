@@ -18,8 +18,8 @@ public static class Compare
     }
 
     /// <summary>
-    /// Like <see cref="Close"/> for a gradient that sums one term per token. Where the terms happen to cancel, a sum near zero is no scale
-    /// for the rounding of the terms: then the scale is the root of the sum of their squares, which is how large such a sum usually is.
+    /// Like <see cref="Close"/> for a gradient that sums one term per token. Where the terms happen to cancel, a sum near zero is
+    /// no scale for their rounding: then the scale is the root of the sum of their squares, the usual size of such a sum.
     /// </summary>
     /// <param name="actual">The sum.</param>
     /// <param name="terms">[B, T, ...] that make up the sum.</param>

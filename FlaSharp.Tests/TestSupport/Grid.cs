@@ -1,8 +1,8 @@
 namespace FlaSharp.Tests.TestSupport;
 
 /// <summary>
-/// The sizes on which an operation with a state is compared with its float64 reference. Every pair of a key and a value size is there,
-/// and every pair of a number of tokens or of heads with any of them, except that long sequences have small states: the
+/// The sizes on which an operation with a state is compared with its float64 reference. Every pair of a key and a value size is
+/// there, and every pair of a number of tokens or of heads with any of them, except that long sequences have small states: the
 /// reference goes token by token.
 /// </summary>
 internal static class Grid
