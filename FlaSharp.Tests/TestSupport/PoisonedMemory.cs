@@ -4,7 +4,7 @@ using FlaSharp.Kernels.Cpu;
 
 namespace FlaSharp.Tests.TestSupport;
 
-/// <summary>Every test runs with NaN in the memory for results and for kernels' working data: what nobody wrote is seen.</summary>
+/// <summary>Tests run with NaN in the memory for results and for kernels' working data: what nobody wrote is seen.</summary>
 internal static class PoisonedMemory
 {
     [ModuleInitializer]
