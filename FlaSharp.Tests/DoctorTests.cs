@@ -20,7 +20,7 @@ public sealed class DoctorTests
         var nvrtc = NvrtcLibrary.TryLoad(out var problem);
         Assert.Equal(nvrtc is null ? problem : $"{nvrtc.Version}, {nvrtc.Path}", report.Nvrtc);
         Assert.Equal(cuda.is_available() ? "cuda" : "cpu", report.Device.Split(':')[0]);
-        Assert.Equal(cuda.is_available(), !report.Gpus.SequenceEqual(["none"]));
+        Assert.True(!cuda.is_available() || !report.Gpus.Contains("none")); // a libtorch for the CPU may run beside a GPU
     }
 
     [Fact]

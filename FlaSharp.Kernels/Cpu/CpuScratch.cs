@@ -11,6 +11,9 @@ internal static unsafe class CpuScratch
 
     [ThreadStatic] private static float[]? s_memory;
 
+    /// <summary>Whether the memory is filled with NaN, so that reading what was not written is seen. For tests.</summary>
+    public static bool IsPoisoned { get; set; }
+
     /// <summary>
     /// Memory aligned to a vector, with whatever was left in it. Valid until this thread calls again: a kernel takes all it needs
     /// in one call.
@@ -21,6 +24,9 @@ internal static unsafe class CpuScratch
         if (s_memory is null || s_memory.Length < floats + spare)
             s_memory = GC.AllocateUninitializedArray<float>(floats + spare, pinned: true);
         var address = (nint)Unsafe.AsPointer(ref s_memory[0]);
-        return (float*)((address + AlignmentBytes - 1) & -AlignmentBytes);
+        var memory = (float*)((address + AlignmentBytes - 1) & -AlignmentBytes);
+        if (IsPoisoned)
+            new Span<float>(memory, floats).Fill(float.NaN);
+        return memory;
     }
 }

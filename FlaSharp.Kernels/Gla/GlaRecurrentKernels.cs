@@ -5,8 +5,8 @@ using FlaSharp.Kernels.Runtime;
 namespace FlaSharp.Kernels.Gla;
 
 /// <summary>
-/// Gated linear attention as its recurrence, in float32, on a GPU: the launches of Gla/recurrent_*.cu. q, k, v, g and the gradients
-/// of what has a query head's own are [B, T, H or Hkv, K or V]; states are dense float32 [S, H, K, V].
+/// Gated linear attention as its recurrence, in float32, on a GPU: the launches of Gla/recurrent_*.cu. States are dense float32
+/// [S, H, K, V].
 /// </summary>
 /// <remarks>
 /// The gradients of k, v and g come for each query head. Where several of them share a kv head, ask for float32 and add them up.
@@ -16,7 +16,8 @@ internal sealed class GlaRecurrentKernels
     // Steps between two states that the first backward pass saves for the second.
     private const int SavedSteps = 128;
 
-    private static readonly ConcurrentDictionary<(GlaRecurrentTile, ElementType, ElementType, Pass, CompilerTarget), KernelVariant> s_variants = new();
+    private static readonly ConcurrentDictionary<
+        (GlaRecurrentTile, ElementType, ElementType, Pass, CompilerTarget), KernelVariant> s_variants = new();
 
     private readonly GpuDevice _device;
     private readonly CompilerTarget _target;
@@ -60,9 +61,6 @@ internal sealed class GlaRecurrentKernels
     /// <summary>Of g: <see cref="Element"/> or float32.</summary>
     public required ElementType Gate { get; init; }
 
-    /// <summary>Floats that <see cref="BackwardQuery"/> leaves for <see cref="BackwardKey"/> for each token: [B, T, H, K].</summary>
-    public long ProductCount => Tokens * Heads * KeySize;
-
     /// <summary>Floats of the states that <see cref="BackwardQuery"/> leaves for <see cref="BackwardKey"/>.</summary>
     public long SavedStateCount
     {
@@ -91,7 +89,8 @@ internal sealed class GlaRecurrentKernels
     /// <param name="initialState">0 for zeros.</param>
     /// <param name="o">[B, T, H, V].</param>
     /// <param name="finalState">0 if unwanted; it may be <paramref name="initialState"/>.</param>
-    public void Forward(TensorView q, TensorView k, TensorView v, TensorView g, nint initialState, TensorView o, nint finalState) =>
+    public void Forward(
+        TensorView q, TensorView k, TensorView v, TensorView g, nint initialState, TensorView o, nint finalState) =>
         Run(new ForwardParameters
         {
             Decay = g,
@@ -143,8 +142,8 @@ internal sealed class GlaRecurrentKernels
     /// <param name="queryGradient">[B, T, H, K].</param>
     /// <param name="product">float32 [B, T, H, K], or none.</param>
     /// <param name="savedStates"><see cref="SavedStateCount"/> floats, aligned to 16 bytes, or 0.</param>
-    public void BackwardQuery(TensorView q, TensorView k, TensorView v, TensorView g, nint initialState, TensorView outputGradient,
-        TensorView queryGradient, TensorView product, nint savedStates) =>
+    public void BackwardQuery(TensorView q, TensorView k, TensorView v, TensorView g, nint initialState,
+        TensorView outputGradient, TensorView queryGradient, TensorView product, nint savedStates) =>
         Run(Pass.Query, new BackwardParameters
         {
             Decay = g,
@@ -173,8 +172,9 @@ internal sealed class GlaRecurrentKernels
     /// <param name="keyGradient">[B, T, H, K].</param>
     /// <param name="decayGradient">[B, T, H, K], or none if unwanted.</param>
     /// <param name="floatGradients">Whether both gradients are float32.</param>
-    public void BackwardKey(TensorView q, TensorView k, TensorView v, TensorView g, TensorView outputGradient, nint finalStateGradient,
-        TensorView product, nint savedStates, TensorView keyGradient, TensorView decayGradient, bool floatGradients) =>
+    public void BackwardKey(TensorView q, TensorView k, TensorView v, TensorView g, TensorView outputGradient,
+        nint finalStateGradient, TensorView product, nint savedStates, TensorView keyGradient, TensorView decayGradient,
+        bool floatGradients) =>
         Run(Pass.Key, new BackwardParameters
         {
             Decay = g,
@@ -218,7 +218,8 @@ internal sealed class GlaRecurrentKernels
             kernel.Launch(checked((uint)Lines * (uint)slices), 1, 1, LaunchStream.Current, parameters);
     }
 
-    private static KernelVariant Variant(GlaRecurrentTile tile, ElementType element, ElementType gate, Pass pass, CompilerTarget target) =>
+    private static KernelVariant Variant(
+        GlaRecurrentTile tile, ElementType element, ElementType gate, Pass pass, CompilerTarget target) =>
         s_variants.GetOrAdd((tile, element, gate, pass, target), static key =>
         {
             var (tile, element, gate, pass, target) = key;

@@ -81,8 +81,8 @@ internal sealed record GlaRecurrentTile(int Rows, int ThreadColumns, int Warps, 
     private KernelVariant Variant(string pass, int sharedBytes, ElementType element, ElementType gate, params string[] defines) =>
         new($"Gla/recurrent_{pass}.cu", $"gla_recurrent_{pass}",
             [
-                $"ROWS={Rows}", $"THREAD_COLUMNS={ThreadColumns}", $"WARPS={Warps}", $"STEPS={Steps}", $"SHARED_BYTES={sharedBytes}",
-                $"ELEMENT={element.Name()}", $"GATE={gate.Name()}", .. defines,
+                $"ROWS={Rows}", $"THREAD_COLUMNS={ThreadColumns}", $"WARPS={Warps}", $"STEPS={Steps}",
+                $"SHARED_BYTES={sharedBytes}", $"ELEMENT={element.Name()}", $"GATE={gate.Name()}", .. defines,
             ],
             Threads, sharedBytes);
 

@@ -6,24 +6,12 @@
 //   dg_t = rowsum_V(S dS) + sum over the chunk of k (v dS^T) + sum from t to the chunk's end of (q dq - k dk),
 // anchored anew in each chunk. The pairs (t, t) cancel in it exactly; they are left out before and added to dq and dk after.
 // In chunks whose decays are too strong for a frame, the pairs of tokens are left to gla_chunk_backward_pairs.
-#include "fla/gla.cuh"
+#include "fla/gla_backward.cuh"
 #include "fla/pair_rows.cuh"
 #include "fla/transposed_state.cuh"
 #include "fla/warp_tile.cuh"
 
 using namespace fla;
-
-struct GlaChunkBackward {
-    GlaShape shape; // with a segment for each chunk
-    TensorView q, k, v, g, grad_output;
-    TensorView grad_q, grad_k, grad_v, grad_g; // of H heads each: where these share keys, the caller adds them
-    const bf16* states;      // the scaled state before each chunk, [slots, H, state_values / 8, K / 8] blocks of 8 x 8
-    const bf16* state_grads; // the scaled gradient after each chunk
-    int* strong;             // tells which chunks are left with their pairs, [slots, H]
-    int state_values;
-    float scale;
-    int blocks; // sequences * H * segments
-};
 
 typedef TYPE T;
 typedef GATE_TYPE G;
@@ -63,24 +51,7 @@ constexpr int TOTALS = PAIRS, ANCHORS = TOTALS + Gates::STRIPS * K * 4;
 constexpr int ANCHOR_ROWS = KeyGrad::ROW_WARPS + THREADS / K;
 static_assert(ANCHORS + ANCHOR_ROWS * K * 4 <= GRAD_PAIRS);
 
-// The block's chunk.
-struct Chunk {
-    GlaBlock<C> block;
-    int kv_head, rows, first;
-    i64 slot; // of the chunk and head
-
-    __device__ __forceinline__ explicit Chunk(const GlaChunkBackward& p)
-        : block(p.shape, blockIdx.x), kv_head(block.head / p.shape.group), rows(block.rows(0)), first(block.first * C),
-          slot(block.slot(p.shape.sequences, 0) * p.shape.heads + block.head) {}
-
-    template <class X> __device__ __forceinline__ Rows<X> rows_of(const TensorView& view, int head) const {
-        return block.sequence.rows<X>(view, head);
-    }
-};
-
-template <class Tile> __device__ __forceinline__ void load(const Chunk& chunk, const Tile& tile, const TensorView& view, int head, int cols) {
-    load_tile<VECTOR, THREADS>(tile, chunk.rows_of<bf16>(view, head), chunk.first, chunk.rows, cols, opaque(threadIdx.x));
-}
+typedef GlaChunk<C> Chunk;
 
 __device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int slice) {
     i64 from = (chunk.slot * p.state_values + slice * SLICE) * K;
@@ -94,20 +65,6 @@ __device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chu
     copy_async_commit();
 }
 
-// The chunk's log-decays, from global memory: they are needed at the beginning and at the end. Bit 2 i + c of the result tells that
-// number c of row i was limited and so has no gradient.
-__device__ __forceinline__ u64 sum_up(const GlaChunkBackward& p, const Chunk& chunk, Gates& gates) {
-    auto g = chunk.rows_of<G>(p.g, chunk.kv_head);
-    u64 limited = 0;
-    gates.sum_up([&](int row, int col) {
-        int cols = row < chunk.rows ? p.shape.key_size - col : 0;
-        float2 pair = cols > 0 ? load_gates<VECTOR>(g[chunk.first + row] + col, cols) : make_float2(0.f, 0.f);
-        limited |= (u64)((pair.x * LOG2E < MIN_LOG2_DECAY) | (pair.y * LOG2E < MIN_LOG2_DECAY) << 1) << 2 * (row - gates.row);
-        return pair;
-    });
-    return limited;
-}
-
 // A and dA of a loaded chunk; queries and keys are scaled. Tells whether the decays are too strong for a frame: both are 0 then.
 __device__ __forceinline__ bool prepare(const GlaChunkBackward& p, const Chunk& chunk, u32 memory) {
     int thread = opaque(threadIdx.x), warp = thread / 32, lane = thread % 32;
@@ -115,7 +72,7 @@ __device__ __forceinline__ bool prepare(const GlaChunkBackward& p, const Chunk& 
     ValueTile v(memory + VALUE), grad_output(memory + GRAD_OUTPUT);
     Gates::Totals totals(memory + TOTALS);
     Gates gates(thread);
-    sum_up(p, chunk, gates);
+    load_gates<G, VECTOR>(p, chunk, gates);
     gates.store_totals(totals);
     copy_async_wait<1>();
     __syncthreads();
@@ -136,11 +93,7 @@ __device__ __forceinline__ bool prepare(const GlaChunkBackward& p, const Chunk& 
         pairs.store(PairTile(memory + PAIRS));
     } else {
         if (!strong) pairs.multiply(grad_output, v);
-#pragma unroll
-        for (int j = 0; j < PairRows<C>::BLOCKS; j++)
-#pragma unroll
-            for (int e = 0; e < 8; e++)
-                if (pairs.row(e) == pairs.col(j, e)) shared_store(memory + DIAGONAL + pairs.row(e) * 4, pairs.sum[j][e / 4][e % 4]);
+        pairs.store_diagonal(memory + DIAGONAL);
         pairs.mask([](int i, int j) { return j < i; });
         pairs.store(PairTile(memory + GRAD_PAIRS));
     }
@@ -251,7 +204,7 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_backward(const __grid_constant__ GlaChunkBackward p) {
-    Chunk chunk(p);
+    Chunk chunk(p, blockIdx.x);
     if (chunk.block.chunks == 0) return;
     u32 memory = shared_memory();
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
@@ -260,10 +213,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
     PairTile pairs(memory + PAIRS), grad_pairs(memory + GRAD_PAIRS);
     StateTile state{memory + STATES}, state_grad{memory + STATES + StateTile::BYTES};
 
-    load(chunk, q, p.q, chunk.block.head, p.shape.key_size);
-    load(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
-    load(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
-    load(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
+    load<VECTOR, THREADS>(chunk, q, p.q, chunk.block.head, p.shape.key_size);
+    load<VECTOR, THREADS>(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
+    load<VECTOR, THREADS>(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
+    load<VECTOR, THREADS>(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
     copy_async_commit();
     load_states(p, chunk, memory, 0);
     bool strong = prepare(p, chunk, memory);
@@ -315,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
 
     Gates::Totals totals(memory + TOTALS);
     Gates gates(opaque(threadIdx.x));
-    u64 limited = sum_up(p, chunk, gates);
+    u64 limited = load_gates<G, VECTOR>(p, chunk, gates);
     gates.store_totals(totals);
     __syncthreads();
     gates.join(totals);

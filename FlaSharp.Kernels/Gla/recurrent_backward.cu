@@ -1,15 +1,15 @@
-// The gradients of q, k and g of the recurrence in recurrent_forward.cu, in two passes over time. A block has all of V (ROWS) and some
-// of K (COLUMNS), so that no sum crosses blocks. With c_t = v_t . do_t, and states kept transposed:
+// The gradients of q, k and g of the recurrence in recurrent_forward.cu, in two passes over time. A block has all of V (ROWS) and
+// some of K (COLUMNS), so that no sum crosses blocks. With c_t = v_t . do_t, and states kept transposed:
 //     forwards (LATE = 0):  S_t  = S_{t-1} diag(exp(g_t)) + v_t k_t^T             dq_t = scale (S'_t^T do_t + c_t k_t)
 //     backwards (LATE = 1): dS_t = dS_{t+1} diag(exp(g_{t+1})) + scale do_t q_t^T     dk_t = dS'_t^T v_t + scale c_t q_t
 // where S' and dS' are decayed but lack the term of their step. Backwards each decay comes one step late.
 //
 // dg_t is the sum over pairs of a later output and an earlier key, those that its decay lies between:
 //     dg_t = dg_{t+1} + scale q_t (S'_t^T do_t) - k_t (dS'_t^T v_t)
-// The terms c_t, of an output with its own key, would cancel; left out, they leave no rounding errors behind, and strong decays keep
-// their accuracy. Nor do errors build up over time: a reset sets dg_t to 0, and at the last token, where the final state's gradient
-// comes in, and every SAVED_STEPS tokens before it, dg_t is the sum over V of exp(g_t) S_{t-1} dS_t itself, with an S that the first
-// pass has saved.
+// The terms c_t, of an output with its own key, would cancel; left out, they leave no rounding errors behind, and strong decays
+// keep their accuracy. Nor do errors build up over time: a reset sets dg_t to 0, and at the last token, where the final state's
+// gradient comes in, and every SAVED_STEPS tokens before it, dg_t is the sum over V of exp(g_t) S_{t-1} dS_t itself, with an S
+// that the first pass has saved.
 //
 // Constants: those of recurrence.cuh, SHARED_BYTES, LATE, SAVED_STEPS, and GATE and ELEMENT as in recurrent_forward.cu.
 #include "fla/recurrence.cuh"
@@ -19,20 +19,20 @@ using T = ELEMENT;
 using G = GATE;
 
 struct GlaRecurrentBackward {
-    TensorView decay;           // [B, T, Hkv, K]: g
-    TensorView write;           // [B, T, Hkv, V]: v; late [B, T, H, V]: do
-    TensorView read;            // [B, T, H, V]: do; late [B, T, Hkv, V]: v
-    TensorView value;           // [B, T, Hkv, K]: k; late [B, T, H, K]: q
-    TensorView other;           // [B, T, H, K]: q; late [B, T, Hkv, K]: k
-    TensorView output;          // [B, T, H, K]: dq; late dk. Float32 if `float_output`
-    TensorView product;         // float32 [B, T, H, K]: the first pass's scale q_t (S'_t^T do_t)
-    TensorView decay_gradient;  // [B, T, H, K]: late, dg. Float32 if `float_decay_gradient`, else of g's type
-    const float* initial_state; // [S, H, K, V], or null for zeros; late the final state's gradient
-    float* saved_states;        // [tokens / SAVED_STEPS + S, H, slices of K, ROWS * COLUMNS]: from the first pass to the second
-    Sequences sequences;        // late they are in the opposite order
-    int heads;                  // H
-    int group;                  // H / Hkv
-    int key_size, value_size;   // K, V
+    TensorView decay;            // [B, T, Hkv, K]: g
+    TensorView write;            // [B, T, Hkv, V]: v; late [B, T, H, V]: do
+    TensorView read;             // [B, T, H, V]: do; late [B, T, Hkv, V]: v
+    TensorView value;            // [B, T, Hkv, K]: k; late [B, T, H, K]: q
+    TensorView other;            // [B, T, H, K]: q; late [B, T, Hkv, K]: k
+    TensorView output;           // [B, T, H, K]: dq; late dk. Float32 if `float_output`
+    TensorView product;          // float32 [B, T, H, K]: the first pass's scale q_t (S'_t^T do_t)
+    TensorView decay_gradient;   // [B, T, H, K]: late, dg. Float32 if `float_decay_gradient`, else of g's type
+    const float* initial_state;  // [S, H, K, V], or null for zeros; late the final state's gradient
+    float* saved_states;         // [tokens / SAVED_STEPS + S, H, slices of K, ROWS * COLUMNS]: from the first pass to the second
+    Sequences sequences;         // late they are in the opposite order
+    int heads;                   // H
+    int group;                   // H / Hkv
+    int key_size, value_size;    // K, V
     float value_scale, output_scale;
     int float_output, float_decay_gradient;
 };
@@ -48,12 +48,12 @@ struct Tile {
 // A tile as the steps need it.
 struct Prepared {
     float write[STEPS * ROWS], read[STEPS * ROWS];
-    float dot[STEPS];                    // c
-    float value[STEPS * COLUMNS];        // divided by D, times its scale
-    float factor[STEPS * COLUMNS];       // of outputs: D times their scale
-    float other[STEPS * COLUMNS];        // times `factor`
-    float step_decay[STEPS * COLUMNS];   // before a step, if any channel decays step by step
-    float frame_decay[FRAMES * COLUMNS]; // after a frame
+    float dot[STEPS];                     // c
+    float value[STEPS * COLUMNS];         // divided by D, times its scale
+    float factor[STEPS * COLUMNS];        // of outputs: D times their scale
+    float other[STEPS * COLUMNS];         // times `factor`
+    float step_decay[STEPS * COLUMNS];    // before a step, if any channel decays step by step
+    float frame_decay[FRAMES * COLUMNS];  // after a frame
     float product[LATE ? STEPS * COLUMNS : 4];
 };
 
@@ -80,10 +80,11 @@ __device__ __forceinline__ void copy_tile(Tile& tile, const Sources& sources, in
     if (LATE) copy_rows<COLUMNS, ALIGNED>(tile.product, sources.product, first, p.product.data ? length : 0, columns);
 }
 
-// Prepares the decays and columns of the first `steps` of a tile, with THREADS_USED threads, of which this one is the `thread`-th;
-// whether a channel of this thread's decays step by step.
+// Prepares the decays and columns of the first `steps` of a tile, with THREADS_USED threads, of which this one is the
+// `thread`-th; whether a channel of this thread's decays step by step.
 template <int THREADS_USED>
-__device__ __forceinline__ bool prepare_columns(const Tile& tile, Prepared& prepared, int steps, int thread, const GlaRecurrentBackward& p) {
+__device__ __forceinline__ bool prepare_columns(const Tile& tile, Prepared& prepared, int steps, int thread,
+                                                const GlaRecurrentBackward& p) {
     bool stepwise = false;
 #pragma unroll 1
     for (int i = thread; i < COLUMNS * FRAMES && i / COLUMNS * FRAME < steps; i += THREADS_USED) {
@@ -105,8 +106,10 @@ __device__ __forceinline__ bool prepare_columns(const Tile& tile, Prepared& prep
     return stepwise;
 }
 
-// Prepares the rows of the first `steps` of a tile, up to a whole batch, with WARPS_USED warps, of which this one is the `warp`-th.
-template <int WARPS_USED> __device__ __forceinline__ void prepare_rows(const Tile& tile, Prepared& prepared, int steps, int warp) {
+// Prepares the rows of the first `steps` of a tile, up to a whole batch, with WARPS_USED warps, of which this one is the
+// `warp`-th.
+template <int WARPS_USED>
+__device__ __forceinline__ void prepare_rows(const Tile& tile, Prepared& prepared, int steps, int warp) {
     int lane = threadIdx.x % 32;
 #pragma unroll 1
     for (int step = warp; step < min(steps + BATCH - 1, STEPS); step += WARPS_USED) {
@@ -114,7 +117,8 @@ template <int WARPS_USED> __device__ __forceinline__ void prepare_rows(const Til
 #pragma unroll
         for (int row = 4 * lane; row - 4 * lane < ROWS; row += 128)
             if (ROWS % 128 == 0 || row < ROWS) {
-                Vector<4> write = load_numbers(tile.write + step * ROWS + row), read = load_numbers(tile.read + step * ROWS + row);
+                Vector<4> write = load_numbers(tile.write + step * ROWS + row),
+                          read = load_numbers(tile.read + step * ROWS + row);
                 store(prepared.write + step * ROWS + row, write);
                 store(prepared.read + step * ROWS + row, read);
 #pragma unroll
@@ -129,7 +133,7 @@ __device__ __forceinline__ bool prepare(const Tile& tile, Prepared& prepared, in
     if constexpr (WARPS == 1) {
         prepare_rows<1>(tile, prepared, steps, 0);
         return prepare_columns<32>(tile, prepared, steps, threadIdx.x, p);
-    } else { // the two take about as long
+    } else {  // the two take about as long
         int warp = threadIdx.x / 32;
         if (warp < WARPS / 2) return prepare_columns<THREADS / 2>(tile, prepared, steps, threadIdx.x, p);
         prepare_rows<WARPS / 2>(tile, prepared, steps, warp - WARPS / 2);
@@ -155,8 +159,8 @@ struct DecayGradient {
         }
     }
 
-    // The gradient of the decay of this thread's step of a batch (that is, of the token one step before), and then on to the end of
-    // the batch. `change` is what the thread's step adds.
+    // The gradient of the decay of this thread's step of a batch (that is, of the token one step before), and then on to the end
+    // of the batch. `change` is what the thread's step adds.
     __device__ __forceinline__ float advance(int i, const Place& place, float change, float step_decay) {
         float gradient = 0;
 #pragma unroll
@@ -172,7 +176,7 @@ struct DecayGradient {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) gla_recurrent_backward(const __grid_constant__ GlaRecurrentBackward p) {
-    Shared& shared = *reinterpret_cast<Shared*>(shared_memory());
+    Shared& shared = shared_memory_as<Shared>();
     int slices = (p.key_size + COLUMNS - 1) / COLUMNS;
     int line = blockIdx.x / slices, slice = blockIdx.x % slices, first_column = slice * COLUMNS;
     int head = line % p.heads, kv_head = head / p.group;
@@ -185,7 +189,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gla_recurrent_backward(
     OutputRows<T> output(sequence, p.output, head, first_column, p.float_output);
     OutputRows<float> product(sequence, p.product, head, first_column, true);
     OutputRows<G> decay_gradient(sequence, p.decay_gradient, head, first_column, p.float_decay_gradient);
-    auto saved = [&](int tokens_after) { // the state before a token, by how many come after it
+    auto saved = [&](int tokens_after) {  // the state before a token, by how many come after it
         i64 tokens_before = p.sequences.offsets ? p.sequences.offsets[sequence.index] : (i64)sequence.index * length;
         i64 slot = tokens_before / SAVED_STEPS + sequence.index + tokens_after / SAVED_STEPS;
         return p.saved_states + ((slot * p.heads + head) * slices + slice) * (ROWS * COLUMNS);
@@ -202,9 +206,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gla_recurrent_backward(
     }
     __syncthreads();
     int row_bytes = p.value_size * sizeof(T), present = min(columns, COLUMNS);
-    bool aligned = sources.decay.aligned(present * sizeof(G)) && sources.write.aligned(row_bytes) && sources.read.aligned(row_bytes) &&
-                   sources.value.aligned(present * sizeof(T)) && sources.other.aligned(present * sizeof(T)) &&
-                   (!LATE || sources.product.aligned(present * sizeof(float)));
+    bool aligned = sources.decay.aligned(present * sizeof(G)) && sources.write.aligned(row_bytes) &&
+                   sources.read.aligned(row_bytes) && sources.value.aligned(present * sizeof(T)) &&
+                   sources.other.aligned(present * sizeof(T)) && (!LATE || sources.product.aligned(present * sizeof(float)));
     auto copy = [&](int first) {
         if (first < end) {
             Tile& tile = shared.tiles[(first - start) / STEPS % 2];
@@ -249,7 +253,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gla_recurrent_backward(
                 int column = place.output_column + i, at = (batch + place.step) * COLUMNS + column;
                 float term = prepared.other[at] * sums[i];
                 if (present && column < columns) {
-                    output.put(step, column, fmaf(prepared.value[at], prepared.dot[batch + place.step], sums[i]) * prepared.factor[at]);
+                    output.put(step, column,
+                               fmaf(prepared.value[at], prepared.dot[batch + place.step], sums[i]) * prepared.factor[at]);
                     if (!LATE && p.product.data) product.put(step, column, term);
                 }
                 if (LATE && p.decay_gradient.data) {

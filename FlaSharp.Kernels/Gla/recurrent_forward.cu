@@ -1,13 +1,14 @@
 // The recurrence of gated linear attention, with true float32 states S [K, V] of each sequence and head:
 //     S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T,     o_t = scale S_t^T q_t
-// A block has all of K (ROWS) and some of V (COLUMNS). It reads its part of the state once and writes it once, to the same memory if
-// the caller wants so.
+// A block has all of K (ROWS) and some of V (COLUMNS). It reads its part of the state once and writes it once, to the same memory
+// if the caller wants so.
 //
 // The gradient of v is the same recurrence, run backwards:
 //     dS_t = diag(exp(g_{t+1})) dS_{t+1} + scale q_t do_t^T,     dv_t = dS_t^T k_t
 // with q, do, k instead of k, v, q, from the final state's gradient to the initial state's. Each decay comes one step `late`.
 //
-// Constants: those of recurrence.cuh, SHARED_BYTES, TILES on their way (2, or 1 where memory is short), and two of float, bf16 and fp16: GATE of g, ELEMENT of the other tensors.
+// Constants: those of recurrence.cuh, SHARED_BYTES, TILES on their way (2, or 1 where memory is short), and two of float, bf16
+// and fp16: GATE of g, ELEMENT of the other tensors.
 #include "fla/recurrence.cuh"
 
 using namespace fla;
@@ -15,19 +16,19 @@ using T = ELEMENT;
 using G = GATE;
 
 struct GlaRecurrentForward {
-    TensorView decay;           // [B, T, Hkv, K]: g
-    TensorView write;           // [B, T, Hkv, K]: k; late [B, T, H, K]: q
-    TensorView value;           // [B, T, Hkv, V]: v; late [B, T, H, V]: do
-    TensorView read;            // [B, T, H, K]: q; late [B, T, Hkv, K]: k
-    TensorView output;          // [B, T, H, V]: o; late dv. Float32 if `float_output`
-    const float* initial_state; // [S, H, K, V], or null for zeros; late the final state's gradient
-    float* final_state;         // [S, H, K, V], or null; late the initial state's gradient
-    Sequences sequences;        // late they are in the opposite order
-    int heads;                  // H
-    int group;                  // H / Hkv
-    int key_size, value_size;   // K, V
+    TensorView decay;            // [B, T, Hkv, K]: g
+    TensorView write;            // [B, T, Hkv, K]: k; late [B, T, H, K]: q
+    TensorView value;            // [B, T, Hkv, V]: v; late [B, T, H, V]: do
+    TensorView read;             // [B, T, H, K]: q; late [B, T, Hkv, K]: k
+    TensorView output;           // [B, T, H, V]: o; late dv. Float32 if `float_output`
+    const float* initial_state;  // [S, H, K, V], or null for zeros; late the final state's gradient
+    float* final_state;          // [S, H, K, V], or null; late the initial state's gradient
+    Sequences sequences;         // late they are in the opposite order
+    int heads;                   // H
+    int group;                   // H / Hkv
+    int key_size, value_size;    // K, V
     float value_scale, output_scale;
-    int late; // 0 or 1
+    int late;  // 0 or 1
     int float_output;
 };
 
@@ -43,11 +44,11 @@ struct Tile {
 
 // A tile as the steps need it.
 struct Prepared {
-    float write[STEPS * ROWS];        // divided by D
-    float read[STEPS * ROWS];         // times D
-    float step_decay[STEPS * ROWS];   // before a step, if any channel decays step by step
-    float frame_decay[FRAMES * ROWS]; // after a frame
-    float value[STEPS * COLUMNS];     // times the scale
+    float write[STEPS * ROWS];         // divided by D
+    float read[STEPS * ROWS];          // times D
+    float step_decay[STEPS * ROWS];    // before a step, if any channel decays step by step
+    float frame_decay[FRAMES * ROWS];  // after a frame
+    float value[STEPS * COLUMNS];      // times the scale
 };
 
 struct Sources {
@@ -93,8 +94,9 @@ __device__ __forceinline__ bool prepare(const Tile& tile, Prepared& prepared, in
     return stepwise;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gla_recurrent_forward(const __grid_constant__ GlaRecurrentForward p) {
-    Shared& shared = *reinterpret_cast<Shared*>(shared_memory());
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+    gla_recurrent_forward(const __grid_constant__ GlaRecurrentForward p) {
+    Shared& shared = shared_memory_as<Shared>();
     int slices = (p.value_size + COLUMNS - 1) / COLUMNS;
     int line = blockIdx.x / slices, first_column = blockIdx.x % slices * COLUMNS;
     int head = line % p.heads, kv_head = head / p.group;
@@ -143,7 +145,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gla_recurrent_forw
         bool run_stepwise = __syncthreads_or(stepwise);
         int next = first + STEPS;
         if (TILES == 2) copy(next + STEPS);
-        if (next < end) stepwise = prepare(shared.tiles[next / STEPS % TILES], shared.prepared[next / STEPS % 2], end - next, p.value_scale);
+        if (next < end)
+            stepwise = prepare(shared.tiles[next / STEPS % TILES], shared.prepared[next / STEPS % 2], end - next, p.value_scale);
         if (TILES == 1) {
             __syncthreads();
             copy(next + STEPS);

@@ -57,7 +57,8 @@ internal sealed class KernelSources(Func<string, string?> read)
     {
         foreach (var line in text.Split('\n'))
         {
-            if (After("#", line.TrimStart()) is { } directive && After("include", directive) is { Length: > 1 } include && include[0] is '"' or '<')
+            if (After("#", line.TrimStart()) is { } directive
+                && After("include", directive) is { Length: > 1 } include && include[0] is '"' or '<')
             {
                 var end = include.IndexOf(include[0] == '<' ? '>' : '"', 1);
                 if (end > 0)

@@ -9,12 +9,12 @@ namespace FlaSharp.Kernels.Runtime;
 /// </summary>
 internal sealed class NvrtcLibrary
 {
-    private static readonly Lazy<(NvrtcLibrary? library, string problem)> s_found = new(Find);
+    private static readonly Lazy<(NvrtcLibrary? library, string problem)> s_found = new(() => Find(NvrtcSearch.OfThisProcess()));
 
     private NvrtcLibrary(string path, Version version, IReadOnlyList<int> architectures) =>
         (Path, Version, Architectures) = (path, version, architectures);
 
-    /// <summary>The file, or the name that the system's loader knows.</summary>
+    /// <summary>The file.</summary>
     public string Path { get; }
 
     public Version Version { get; }
@@ -39,23 +39,30 @@ internal sealed class NvrtcLibrary
         {string.Concat(failures.Select(failure => $"  {failure}\n"))}Name its file or folder in {NvrtcSearch.Override}.
         """;
 
-    private static (NvrtcLibrary?, string) Find()
+    /// <summary>Loads the first candidate that is an NVRTC; null and the reason if none is.</summary>
+    public static (NvrtcLibrary?, string) Find(NvrtcSearch search)
     {
-        var search = new NvrtcSearch(Environment.GetEnvironmentVariable, LoadedTorch.Folder);
         var failures = new List<string>();
         foreach (var candidate in search.Candidates())
         {
-            foreach (var builtins in NvrtcSearch.Builtins(candidate))
-                NativeLibrary.TryLoad(builtins, out _);
             if (!NativeLibrary.TryLoad(candidate, out var handle))
             {
                 if (System.IO.Path.IsPathRooted(candidate))
                     failures.Add($"{candidate} cannot be loaded");
                 continue;
             }
+            if (!NativeLibrary.TryGetExport(handle, nameof(Nvrtc.nvrtcGetCUBIN), out _))
+            {
+                failures.Add($"{candidate} is no NVRTC");
+                continue;
+            }
+            // Of what the system's loader found, only the process knows the folder.
+            var path = System.IO.Path.IsPathRooted(candidate) ? candidate : LoadedFiles.Find(candidate) ?? candidate;
+            foreach (var builtins in NvrtcSearch.Builtins(path))
+                NativeLibrary.TryLoad(builtins, out _);
             NativeLibraries.NvrtcHandle = handle;
             NvrtcException.ThrowIfFailed(Nvrtc.nvrtcVersion(out var major, out var minor));
-            return (new NvrtcLibrary(candidate, new Version(major, minor), SupportedArchitectures()), "");
+            return (new NvrtcLibrary(path, new Version(major, minor), SupportedArchitectures()), "");
         }
         return (null, NotFound(search.Places, failures));
     }

@@ -3,7 +3,8 @@ namespace FlaSharp.Kernels.Runtime;
 /// <summary>Where NVRTC may lie. Nothing is loaded here.</summary>
 /// <param name="environment">Gives an environment variable, or null.</param>
 /// <param name="torchFolder">The folder of the loaded libtorch, or null.</param>
-internal sealed class NvrtcSearch(Func<string, string?> environment, string? torchFolder)
+/// <param name="applicationFolders">Those of its native libraries; the one of libtorch may be a link's target.</param>
+internal sealed class NvrtcSearch(Func<string, string?> environment, string? torchFolder, IEnumerable<string> applicationFolders)
 {
     public const string Override = "FLASHARP_NVRTC";
 
@@ -11,6 +12,13 @@ internal sealed class NvrtcSearch(Func<string, string?> environment, string? tor
     private static readonly string[] s_names = OperatingSystem.IsWindows()
         ? ["nvrtc64_130_0.dll", "nvrtc64_120_0.dll"]
         : ["libnvrtc.so.13", "libnvrtc.so.12"];
+
+    public static NvrtcSearch OfThisProcess()
+    {
+        var folders = AppContext.GetData("NATIVE_DLL_SEARCH_DIRECTORIES") as string ?? AppContext.BaseDirectory;
+        return new NvrtcSearch(Environment.GetEnvironmentVariable, LoadedTorch.Folder,
+            folders.Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries));
+    }
 
     /// <summary>Every place looked at, for the message where there is nothing.</summary>
     public List<string> Places { get; } = [];
@@ -41,6 +49,8 @@ internal sealed class NvrtcSearch(Func<string, string?> environment, string? tor
             foreach (var package in SubFolders(packages, "*"))
                 yield return (Path.Combine(package, OperatingSystem.IsWindows() ? "bin" : "lib"), "Python packages");
         }
+        foreach (var folder in applicationFolders)
+            yield return (folder, "application");
         foreach (var variable in (string[])["CUDA_HOME", "CUDA_PATH"])
             if (environment(variable) is { Length: > 0 } toolkit)
                 yield return (Toolkit(toolkit), variable);

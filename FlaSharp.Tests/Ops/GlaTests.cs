@@ -17,35 +17,26 @@ public sealed class GlaTests : IDisposable
     private const double Float32Limit = 1e-5;
 
     /// <summary>Every way to compute it; "torch" is the recurrence in TorchSharp operations, not taken on a CPU.</summary>
-    public static TheoryData<string> Paths { get; } = ["FusedRecurrent", "torch", "Chunk", "FusedChunk"];
+    private static readonly string[] s_paths = ["FusedRecurrent", "torch", "Chunk", "FusedChunk"];
+
+    public static TheoryData<string> Paths => [.. s_paths];
 
     private readonly DisposeScope _scope = NewDisposeScope();
 
     public void Dispose() => _scope.Dispose();
 
-    [Theory]
-    [MemberData(nameof(Paths))]
-    public void Any_length(string path)
-    {
-        foreach (var time in new[] { 1, 2, 15, 16, 17, 63, 64, 65, 129 })
-            Check(path, new Case { Batch = 2, Time = time, Heads = 3, KeySize = 8, ValueSize = 16 });
-        Check(path, new Case { Batch = 1, Time = 500, Heads = 1, KeySize = 16, ValueSize = 7 });
-        Check(path, new Case { Batch = 1, Time = 1024, Heads = 1, KeySize = 7, ValueSize = 8, WithState = false });
-    }
-
     [Fact]
-    public void A_long_sequence() =>
-        Check("FusedRecurrent", new Case { Batch = 1, Time = 2048, Heads = 1, KeySize = 8, ValueSize = 16 });
-
-    [Theory]
-    [MemberData(nameof(Paths))]
-    public void Any_head_size(string path)
+    public void Any_sizes()
     {
-        foreach (var (keySize, valueSize) in
-            new[] { (1, 1), (1, 64), (7, 8), (8, 7), (16, 1), (32, 60), (60, 32), (64, 100), (100, 64) })
-            Check(path, new Case { Batch = 1, Time = 70, Heads = 2, KeySize = keySize, ValueSize = valueSize });
-        Check(path, new Case { Batch = 1, Time = 66, Heads = 1, KeySize = 128, ValueSize = 256 });
-        Check(path, new Case { Batch = 1, Time = 17, Heads = 1, KeySize = 256, ValueSize = 128 });
+        foreach (var (time, heads, keySize, valueSize) in Grid.Cases())
+        {
+            using var scope = NewDisposeScope();
+            Case layout = new() { Time = time, Heads = heads, KeySize = keySize, ValueSize = valueSize };
+            var inputs = layout.Inputs();
+            var expected = Expected(layout, inputs);
+            foreach (var path in s_paths)
+                Gradients.Close(Run(path, layout, inputs), expected, Float32Limit, Float32Limit, $"{path} {layout}");
+        }
     }
 
     [Theory]

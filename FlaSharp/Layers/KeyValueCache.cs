@@ -1,3 +1,4 @@
+using FlaSharp.Interop;
 using FlaSharp.Ops;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -73,8 +74,8 @@ internal sealed class KeyValueCache(long rows, int? window) : IDisposable
             needed = Math.Max(needed, kept[b] + added[b]);
         var capacity = isRecorded ? needed : needed + Math.Max(needed / 2, 64);
 
-        var newKeys = keys.new_empty([rows, capacity, keys.size(2), keys.size(3)]);
-        var newValues = values.new_empty([rows, capacity, values.size(2), values.size(3)]);
+        var newKeys = Scratch.Empty([rows, capacity, keys.size(2), keys.size(3)], keys.dtype, keys.device);
+        var newValues = Scratch.Empty([rows, capacity, values.size(2), values.size(3)], values.dtype, values.device);
         for (var b = 0; b < rows; b++)
         {
             if (kept[b] == 0)

@@ -61,7 +61,7 @@ public sealed class Mamba2 : SequenceLayer
     /// <param name="dHasHeadDim">Whether the skip weight D is [E], one per channel, and not [H].</param>
     /// <param name="rmsNorm">Whether the gated output is normed; otherwise it is gated only.</param>
     /// <param name="normBeforeGate">Whether the norm precedes the gate, norm(y) * silu(z), and not norm(y * silu(z)).</param>
-    /// <param name="normEps">Of that norm, which is taken over each of the G groups.</param>
+    /// <param name="normEps">Of that norm. It is taken over each of the G groups.</param>
     /// <param name="useConvBias">Whether the convolution has a bias.</param>
     /// <param name="useBias">Whether in_proj and out_proj have a bias.</param>
     /// <param name="activation">After the convolution: "silu", also called "swish".</param>
@@ -102,6 +102,7 @@ public sealed class Mamba2 : SequenceLayer
         _d = MakeParameter([dHasHeadDim ? _innerSize : _numHeads], device, DtypeOf(SkipName, dtype));
         _inProj = nn.Linear(hiddenSize, _innerSize + ConvSize + _numHeads, useBias, device, dtype);
         _conv = new ShortConvolution(ConvSize, convKernel, useConvBias, activation, device, dtype);
+        // Per group, as state-spaces/mamba does. Hugging Face's module norms all of E, a known fault: transformers PR 40861.
         if (rmsNorm)
             _norm = new GatedRMSNorm(_innerSize, normEps, normBeforeGate: normBeforeGate, groupSize: _innerSize / nGroups,
                 device: device, dtype: dtype);

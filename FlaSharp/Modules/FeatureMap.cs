@@ -14,7 +14,7 @@ internal static class FeatureMap
         ["logsigmoid"] = nn.functional.logsigmoid,
         ["silu"] = x => nn.functional.silu(x),
         ["swish"] = x => nn.functional.silu(x),
-        ["sqrelu"] = x => nn.functional.relu(x).square(),
+        ["sqrelu"] = x => Square(nn.functional.relu(x)),
         ["gelu"] = nn.functional.gelu,
         ["elu"] = x => nn.functional.elu(x, 1.0) + 1, // positive, as a feature map of linear attention should be
     };
@@ -26,4 +26,6 @@ internal static class FeatureMap
         Guard.OneOf(name, [.. s_maps.Keys], parameterName);
         return s_maps[name];
     }
+
+    private static Tensor Square(Tensor x) => x * x;
 }

@@ -27,8 +27,8 @@ internal sealed class CausalConvFunction : FlaFunction
     {
         saved?.Save(inputs);
         var call = new Call(inputs);
-        var y = empty(call.X.shape);
-        var finalState = _outputFinalState ? empty(_sequences.Count, call.Width - 1, call.X.size(2)) : null;
+        var y = Scratch.Empty(call.X.shape);
+        var finalState = _outputFinalState ? Scratch.Empty([_sequences.Count, call.Width - 1, call.X.size(2)]) : null;
         new CausalConvCpu
         {
             Offsets = _sequences.Offsets.ToArray(),
@@ -53,9 +53,9 @@ internal sealed class CausalConvFunction : FlaFunction
         var call = new Call(inputs);
         var gradY = call.Channels.Pad(gradOutputs[0], 2);
         var gradFinal = call.StateIn(gradOutputs[1]);
-        var gradX = empty(call.X.shape);
-        var gradInitial = saved.NeedsGrad[3] ? empty_like(call.InitialState!) : null;
-        var gradWeights = empty(CausalConvCpu.Blocks(_sequences.Tokens, call.Width), call.Width + 1, call.X.size(2));
+        var gradX = Scratch.Empty(call.X.shape);
+        var gradInitial = saved.NeedsGrad[3] ? Scratch.EmptyLike(call.InitialState!) : null;
+        var gradWeights = Scratch.Empty([CausalConvCpu.Blocks(_sequences.Tokens, call.Width), call.Width + 1, call.X.size(2)]);
         new CausalConvCpu
         {
             Offsets = _sequences.Offsets.ToArray(),

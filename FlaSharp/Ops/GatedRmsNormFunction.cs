@@ -15,7 +15,7 @@ internal sealed unsafe class GatedRmsNormFunction(double eps, bool isSwish, bool
         saved?.Save(x, gate, weight);
 
         var (denseX, denseGate, denseWeight) = (x.DenseFloat32(), gate.DenseFloat32(), weight?.DenseFloat32());
-        var y = empty_like(denseX);
+        var y = Scratch.EmptyLike(denseX);
         Kernel(x).Forward(TensorPointer.Float32(denseX), TensorPointer.Float32(denseGate),
             TensorPointer.Float32(denseWeight), TensorPointer.Float32(y));
         GC.KeepAlive((denseX, denseGate, denseWeight));
@@ -29,8 +29,8 @@ internal sealed unsafe class GatedRmsNormFunction(double eps, bool isSwish, bool
         var (x, gate, weight) = (saved[0]!, saved[1]!, saved[2]);
         var (denseX, denseGate, denseWeight) = (x.DenseFloat32(), gate.DenseFloat32(), weight?.DenseFloat32());
         var dy = gradient.DenseFloat32();
-        var (dx, dGate) = (empty_like(denseX), empty_like(denseX));
-        var dWeight = saved.NeedsGrad[2] ? empty_like(denseWeight!) : null;
+        var (dx, dGate) = (Scratch.EmptyLike(denseX), Scratch.EmptyLike(denseX));
+        var dWeight = saved.NeedsGrad[2] ? Scratch.EmptyLike(denseWeight!) : null;
         Kernel(x).Backward(TensorPointer.Float32(denseX), TensorPointer.Float32(denseGate), TensorPointer.Float32(denseWeight),
             TensorPointer.Float32(dy), TensorPointer.Float32(dx), TensorPointer.Float32(dGate), TensorPointer.Float32(dWeight));
         GC.KeepAlive((denseX, denseGate, denseWeight, dy));

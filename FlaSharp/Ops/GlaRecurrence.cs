@@ -84,10 +84,10 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
     private static Tensor Rows(Tensor x) => x.to(ScalarType.Float32).contiguous();
 
     /// <summary>Uninitialised [B, T, H, size].</summary>
-    private static Tensor PerHead(Tensor q, long size) => empty(q.size(0), q.size(1), q.size(2), size, dtype: ScalarType.Float32);
+    private static Tensor PerHead(Tensor q, long size) => Scratch.Empty([q.size(0), q.size(1), q.size(2), size]);
 
     /// <summary>Uninitialised [count, H, K, V].</summary>
-    private Tensor States(long count) => empty(count, _call.Heads, _call.KeySize, _call.ValueSize, dtype: ScalarType.Float32);
+    private Tensor States(long count) => Scratch.Empty([count, _call.Heads, _call.KeySize, _call.ValueSize]);
 
     /// <summary>[B, T, H, ...] to [B, T, Hkv, ...], head by head: the order of a sum must not depend on the threads.</summary>
     private Tensor? SumGroups(Tensor? perHead)

@@ -15,7 +15,7 @@ internal sealed unsafe class RmsNormFunction(double eps) : FlaFunction
         saved?.Save(x, weight);
 
         var (denseX, denseWeight) = (x.DenseFloat32(), weight?.DenseFloat32());
-        var y = empty_like(denseX);
+        var y = Scratch.EmptyLike(denseX);
         var size = x.size(-1);
         RmsNormCpu.Forward(TensorPointer.Float32(denseX), TensorPointer.Float32(denseWeight), TensorPointer.Float32(y),
             x.numel() / size, size, (float)eps);
@@ -29,8 +29,8 @@ internal sealed unsafe class RmsNormFunction(double eps) : FlaFunction
             return [null, null];
         var (x, weight) = (saved[0]!, saved[1]);
         var (denseX, denseWeight, dy) = (x.DenseFloat32(), weight?.DenseFloat32(), gradient.DenseFloat32());
-        var dx = empty_like(denseX);
-        var dWeight = saved.NeedsGrad[1] ? empty_like(denseWeight!) : null;
+        var dx = Scratch.EmptyLike(denseX);
+        var dWeight = saved.NeedsGrad[1] ? Scratch.EmptyLike(denseWeight!) : null;
         var size = x.size(-1);
         RmsNormCpu.Backward(TensorPointer.Float32(denseX), TensorPointer.Float32(denseWeight), TensorPointer.Float32(dy),
             TensorPointer.Float32(dx), TensorPointer.Float32(dWeight), x.numel() / size, size, (float)eps);

@@ -24,7 +24,7 @@ internal sealed unsafe class RotaryFunction(bool interleaved) : FlaFunction
         if (wide.stride(-1) != 1)
             wide = wide.contiguous();
         var (denseCos, denseSin) = (cos.DenseFloat32(), sin.DenseFloat32());
-        var y = empty(x.shape, ScalarType.Float32);
+        var y = Scratch.Empty(x.shape);
         var kernel = new RotaryCpu
         {
             Batch = x.size(0),

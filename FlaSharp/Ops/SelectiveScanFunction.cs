@@ -19,10 +19,10 @@ internal sealed class SelectiveScanFunction(Sequences sequences, bool deltaSoftp
     protected override unsafe Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
         var call = new Call(inputs);
-        var y = empty_like(call.U);
-        var finalState = outputFinalState ? empty(sequences.Count, call.Channels.Padded, call.A.size(1)) : null;
+        var y = Scratch.EmptyLike(call.U);
+        var finalState = outputFinalState ? Scratch.Empty([sequences.Count, call.Channels.Padded, call.A.size(1)]) : null;
         var chunkStates = saved is null ? null
-            : empty(SelectiveScanCpu.ChunkCount(_offsets, (int)call.A.size(1)), call.Channels.Padded, call.A.size(1));
+            : Scratch.Empty([SelectiveScanCpu.ChunkCount(_offsets, (int)call.A.size(1)), call.Channels.Padded, call.A.size(1)]);
         saved?.Save([.. inputs, chunkStates]);
         new SelectiveScanCpu
         {
@@ -60,15 +60,15 @@ internal sealed class SelectiveScanFunction(Sequences sequences, bool deltaSoftp
 
         var gradY = call.Channels.Pad(gradOutputs[0], 2) ?? zeros_like(call.U);
         var gradFinal = call.Channels.Pad(gradOutputs[1], 1);
-        var gradU = empty_like(call.U);
-        var gradDelta = empty_like(call.U);
-        var gradZ = call.Z is null ? null : empty_like(call.Z);
-        var gradInitial = saved.NeedsGrad[8] ? empty_like(call.InitialState!) : null;
-        var gradB = empty([tiles, .. call.B.shape]);
-        var gradC = empty([tiles, .. call.C.shape]);
-        var gradA = empty(ranges, channels, states);
-        var gradD = empty(ranges, channels);
-        var gradBias = empty(ranges, channels);
+        var gradU = Scratch.EmptyLike(call.U);
+        var gradDelta = Scratch.EmptyLike(call.U);
+        var gradZ = call.Z is null ? null : Scratch.EmptyLike(call.Z);
+        var gradInitial = saved.NeedsGrad[8] ? Scratch.EmptyLike(call.InitialState!) : null;
+        var gradB = Scratch.Empty([tiles, .. call.B.shape]);
+        var gradC = Scratch.Empty([tiles, .. call.C.shape]);
+        var gradA = Scratch.Empty([ranges, channels, states]);
+        var gradD = Scratch.Empty([ranges, channels]);
+        var gradBias = Scratch.Empty([ranges, channels]);
         new SelectiveScanCpu
         {
             Offsets = _offsets,

@@ -19,9 +19,9 @@ internal sealed class SsdFunction(Sequences sequences, bool outputFinalState) : 
         var dense = inputs.Select((input, i) => i is 0 or 3 or 4 ? input!.DenseTokens(out _) : input?.contiguous()).ToArray();
         saved?.Save(dense);
         var kernel = Kernel(dense);
-        var y = empty(dense[0]!.shape);
-        var finalState = outputFinalState ? empty(StateSizes(dense)) : null;
-        using var states = empty(kernel.StateBufferSize);
+        var y = Scratch.Empty(dense[0]!.shape);
+        var finalState = outputFinalState ? Scratch.Empty(StateSizes(dense)) : null;
+        using var states = Scratch.Empty([kernel.StateBufferSize]);
         kernel.Forward(TensorPointer.Float32(y), TensorPointer.Float32(finalState), TensorPointer.Float32(states));
         GC.KeepAlive(dense);
         return [y, finalState];
@@ -35,10 +35,10 @@ internal sealed class SsdFunction(Sequences sequences, bool outputFinalState) : 
         var kernel = Kernel(inputs);
         var gradY = gradOutputs[0]?.contiguous() ?? zeros_like(inputs[0]!);
         var gradFinal = gradOutputs[1]?.contiguous();
-        var gradients = Array.ConvertAll(inputs, input => input is null ? null : empty(input.shape));
-        using var gradDirect = inputs[5] is { } d ? empty(kernel.ChunkCount, d.size(0), d.size(1)) : null;
-        using var states = empty(kernel.StateBufferSize);
-        using var gradStates = empty(kernel.StateBufferSize);
+        var gradients = Array.ConvertAll(inputs, input => input is null ? null : Scratch.Empty(input.shape));
+        using var gradDirect = inputs[5] is { } d ? Scratch.Empty([kernel.ChunkCount, d.size(0), d.size(1)]) : null;
+        using var states = Scratch.Empty([kernel.StateBufferSize]);
+        using var gradStates = Scratch.Empty([kernel.StateBufferSize]);
         kernel.Backward(TensorPointer.Float32(gradY), TensorPointer.Float32(gradFinal), new SsdGradients
         {
             X = TensorPointer.Float32(gradients[0]),

@@ -15,7 +15,7 @@ internal sealed unsafe class SwiGluFunction : FlaFunction
         saved?.Save(gate, up);
 
         var (denseGate, denseUp) = (gate.DenseFloat32(), up.DenseFloat32());
-        var y = empty_like(denseGate);
+        var y = Scratch.EmptyLike(denseGate);
         SwiGluCpu.Forward(TensorPointer.Float32(denseGate), TensorPointer.Float32(denseUp), TensorPointer.Float32(y), y.numel());
         GC.KeepAlive((denseGate, denseUp));
         return [y.InDtype(gate.dtype)];
@@ -27,7 +27,7 @@ internal sealed unsafe class SwiGluFunction : FlaFunction
             return [null, null];
         var (gate, up) = (saved[0]!, saved[1]!);
         var (denseGate, denseUp, dy) = (gate.DenseFloat32(), up.DenseFloat32(), gradient.DenseFloat32());
-        var (dGate, dUp) = (empty_like(denseGate), empty_like(denseGate));
+        var (dGate, dUp) = (Scratch.EmptyLike(denseGate), Scratch.EmptyLike(denseGate));
         SwiGluCpu.Backward(TensorPointer.Float32(denseGate), TensorPointer.Float32(denseUp), TensorPointer.Float32(dy),
             TensorPointer.Float32(dGate), TensorPointer.Float32(dUp), dy.numel());
         GC.KeepAlive((denseGate, denseUp, dy));

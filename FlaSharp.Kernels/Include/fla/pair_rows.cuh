@@ -61,6 +61,15 @@ template <int C> struct PairRows {
                 if (!keep(row(e), col(j, e))) sum[j][e / 4][e % 4] = 0.f;
     }
 
+    // The pairs (t, t), to C numbers in shared memory.
+    __device__ __forceinline__ void store_diagonal(u32 memory) const {
+#pragma unroll
+        for (int j = 0; j < BLOCKS; j++)
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                if (row(e) == col(j, e)) shared_store(memory + row(e) * 4, sum[j][e / 4][e % 4]);
+    }
+
     __device__ __forceinline__ void store(const SharedTile<bf16, C, C>& tile) const {
 #pragma unroll
         for (int j = 0; j < BLOCKS; j++)

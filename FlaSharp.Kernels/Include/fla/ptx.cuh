@@ -34,11 +34,12 @@ __device__ __forceinline__ int opaque(int x) {
 
 // Shared memory is addressed by 32-bit numbers: half the registers of pointers.
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-// The address of the block's dynamic shared memory, a multiple of 1024.
-__device__ __forceinline__ u32 shared_memory() {
+// The block's dynamic shared memory as a structure; and its address, a multiple of 1024.
+template <class T> __device__ __forceinline__ T& shared_memory_as() {
     extern __shared__ __align__(1024) unsigned char memory[];
-    return shared_address(memory);
+    return *reinterpret_cast<T*>(memory);
 }
+__device__ __forceinline__ u32 shared_memory() { return shared_address(&shared_memory_as<unsigned char>()); }
 template <class T> __device__ __forceinline__ T shared_load(u32 address) {
     T x;
     if constexpr (sizeof(T) == 2)

@@ -49,7 +49,7 @@ public sealed class KernelSourcesTests
     public void Resources_have_the_names_that_includes_have()
     {
         var source = TestKernels.Sources.Resolve("Test/axpy.cu");
-        Assert.Equal(["test/axpy.cuh", "test/multiply_add.cuh"], source.Headers.Select(header => header.Key));
+        Assert.Equal(["Test/axpy.cuh", "Test/multiply_add.cuh"], source.Headers.Select(header => header.Key));
         Assert.DoesNotContain('\r', source.Text);
     }
 

@@ -1,5 +1,6 @@
 using FlaSharp.Kernels.Runtime;
 using FlaSharp.Tests.TestSupport;
+using TorchSharp;
 using Xunit;
 
 namespace FlaSharp.Tests.Kernels.Runtime;
@@ -35,15 +36,15 @@ public sealed class NvrtcSearchTests : IDisposable
     }
 
     [Fact]
-    public void The_order_is_libtorch_Python_toolkit_loader()
+    public void The_order_is_libtorch_Python_application_toolkit_loader()
     {
         string[] expected =
         [
             Make("site/torch/lib/libnvrtc-2bb82d1a.so.12"), Make("site/nvidia/cuda_nvrtc/lib/libnvrtc.so.12"),
-            Make("cuda/lib64/libnvrtc.so.12.8"), Make("cuda/lib64/libnvrtc.so.12.4"),
+            Make("application/libnvrtc.so.12"), Make("cuda/lib64/libnvrtc.so.12.8"), Make("cuda/lib64/libnvrtc.so.12.4"),
         ];
         var found = Candidates("site/torch/lib", ("CUDA_HOME", _root.File("cuda"))).ToList();
-        Assert.Equal(expected, found.Take(4));
+        Assert.Equal(expected, found.Take(5));
         Assert.Equal(["libnvrtc.so.13", "libnvrtc.so.12"], found.TakeLast(2));
     }
 
@@ -74,11 +75,26 @@ public sealed class NvrtcSearchTests : IDisposable
         Assert.All(places, place => Assert.Contains(place, message.Split('\n')));
     }
 
+    [Fact]
+    public void A_file_that_is_no_NVRTC_is_named_and_not_used()
+    {
+        torch.InitializeDeviceType(DeviceType.CPU);
+        var text = Make("libnvrtc.so.12");
+        var (library, problem) = NvrtcLibrary.Find(Search("torch/lib", (NvrtcSearch.Override, text)));
+        Assert.Null(library);
+        Assert.Contains($"  {text} cannot be loaded\n", problem, StringComparison.Ordinal);
+
+        var other = Path.Combine(LoadedTorch.Folder!, "libc10.so");
+        (library, problem) = NvrtcLibrary.Find(Search("torch/lib", (NvrtcSearch.Override, other)));
+        Assert.Null(library);
+        Assert.Contains($"  {other} is no NVRTC\n", problem, StringComparison.Ordinal);
+    }
+
     private IEnumerable<string> Candidates(string torch, params (string name, string value)[] environment) =>
         Search(torch, environment).Candidates();
 
     private NvrtcSearch Search(string torch, params (string name, string value)[] environment) =>
-        new(environment.ToDictionary().GetValueOrDefault, _root.File(torch));
+        new(environment.ToDictionary().GetValueOrDefault, _root.File(torch), [_root.File("application")]);
 
     private string Make(string file)
     {

@@ -19,6 +19,13 @@ public sealed class SsdChunkTests
         Check(batch, time, heads, groups, headSize, stateSize, decay);
 
     [Fact]
+    public void Agrees_with_the_recurrence_on_the_grid()
+    {
+        foreach (var (time, heads, stateSize, headSize) in Grid.Cases())
+            Check(1, time, heads, heads, headSize, stateSize, 1);
+    }
+
+    [Fact]
     public void Packed_sequences_agree_with_the_recurrence() => Check(1, 211, 4, 2, 8, 6, 1, [0, 0, 17, 17, 18, 147, 211, 211]);
 
     private static void Check(long batch, long time, long heads, long groups, long headSize, long stateSize, double decay, long[]? offsets = null)

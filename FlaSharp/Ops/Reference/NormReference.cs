@@ -30,7 +30,7 @@ internal static class NormReference
         return output.to(x.dtype).MoveToOuterDisposeScope();
     }
 
-    private static Tensor Normalize(Tensor x, double eps) => x * (x.square().mean([-1], keepdim: true) + eps).rsqrt();
+    private static Tensor Normalize(Tensor x, double eps) => x * ((x * x).mean([-1], keepdim: true) + eps).rsqrt();
 
     private static Tensor Weighted(Tensor x, Tensor? weight) =>
         weight is null ? x : x * weight.InDtype(ScalarType.Float32);

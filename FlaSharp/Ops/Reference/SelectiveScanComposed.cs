@@ -1,4 +1,5 @@
 using FlaSharp.Autograd;
+using FlaSharp.Interop;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -52,8 +53,9 @@ internal sealed class SelectiveScanComposed(Sequences sequences, bool deltaSoftp
         var gradY = gradOutputs[0] is { } given ? call.Layout.TimeFirst(given) : zeros_like(call.U);
         var gradState = gradOutputs[1]?.to(ScalarType.Float32) ?? zeros_like(call.InitialState);
         var gradA = zeros_like(call.A);
-        var (gradU, gradDelta, gradZ) = (empty_like(call.U), empty_like(call.U), call.Z is null ? null : empty_like(call.U));
-        var (gradB, gradC) = (empty_like(call.B), empty_like(call.C));
+        var (gradU, gradDelta) = (Scratch.EmptyLike(call.U), Scratch.EmptyLike(call.U));
+        var gradZ = call.Z is null ? null : Scratch.EmptyLike(call.U);
+        var (gradB, gradC) = (Scratch.EmptyLike(call.B), Scratch.EmptyLike(call.C));
         var gradD = zeros([call.U.size(2)], ScalarType.Float32, call.U.device);
 
         for (var from = (call.Length - 1) / call.BlockSize * call.BlockSize; from >= 0; from -= call.BlockSize)

@@ -1,5 +1,5 @@
 // y = a x + y, to test the kernel runtime with.
-#include "test/axpy.cuh"
+#include "Test/axpy.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS) axpy(const __grid_constant__ AxpyParameters p)
 {

@@ -1,5 +1,5 @@
 #pragma once
-#include "test/multiply_add.cuh"
+#include "Test/multiply_add.cuh"
 
 struct AxpyParameters
 {

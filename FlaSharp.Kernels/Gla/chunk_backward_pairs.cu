@@ -1,0 +1,174 @@
+// Gated linear attention backward: the pairs of tokens within those chunks whose decays are too strong for a frame, which
+// gla_chunk_backward marks and leaves out. At each level of binary splitting (gate_frame.cuh), with X the queries and keys scaled by
+// their decays to and from the border between the halves, Y = (dA + dA^T) X holds the gradients of both.
+#include "fla/gla_backward.cuh"
+#include "fla/pair_rows.cuh"
+#include "fla/warp_tile.cuh"
+
+using namespace fla;
+
+typedef TYPE T;
+typedef GATE_TYPE G;
+constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
+constexpr int WARPS = 8, THREADS = 32 * WARPS;
+static_assert(C == 64); // four warps have the rows of A, four those of dA
+
+typedef ChunkGates<C, K, THREADS> Gates;
+typedef SharedTile<bf16, C, K> KeyTile;
+typedef SharedTile<bf16, C, V> ValueTile;
+typedef SharedTile<bf16, C, C> PairTile;
+typedef FloatTile<C, K> GradTile;
+typedef GlaChunk<C> Chunk;
+
+constexpr int Q = 0, KEY = Q + KeyTile::BYTES, SPLIT = KEY + KeyTile::BYTES, PAIRS = SPLIT + KeyTile::BYTES;
+constexpr int GRAD_PAIRS = PAIRS + PairTile::BYTES, DIAGONAL = GRAD_PAIRS + PairTile::BYTES, TOTALS = DIAGONAL + C * 4;
+constexpr int VALUE = TOTALS + Gates::STRIPS * K * 4, GRAD_OUTPUT = VALUE + ValueTile::BYTES, GRADS = VALUE;
+constexpr int END_OF_SHARED = 2 * ValueTile::BYTES > GradTile::BYTES ? VALUE + 2 * ValueTile::BYTES : VALUE + GradTile::BYTES;
+static_assert(END_OF_SHARED == SHARED);
+
+// Adds two neighbouring numbers to those in global memory.
+template <class X> __device__ __forceinline__ void add_pair(X* there, int cols, float x, float y) {
+    store_pair<VECTOR>(there, cols, to_float(there[0]) + x, cols > 1 ? to_float(there[1]) + y : 0.f);
+}
+
+// dA + dA^T at one level, as a left operand.
+__device__ __forceinline__ void load_level(u32 (&a)[4], const PairTile& grad_pairs, int row, int col, int half, int lane) {
+    u32 upper[4];
+    load_left(a, grad_pairs, row, col, lane);
+    load_left_transposed(upper, grad_pairs, col, row, lane);
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        int i = row + lane / 4 + e % 2 * 8, j = col + lane % 4 * 2 + e / 2 * 8;
+        a[e] = (a[e] | upper[e]) & ((apart(i, j, half) ? 0xffffu : 0u) | (apart(i, j + 1, half) ? 0xffff0000u : 0u));
+    }
+}
+
+// The gradients of the chunk's queries, or of its keys. Adds q dq or subtracts k dk in grad_g.
+__device__ __forceinline__ void add_gradients(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, const Gates& gates, bool of_queries,
+                                              float (&grad_g)[Gates::ROWS][2]) {
+    int thread = opaque(threadIdx.x), lane = thread % 32;
+    KeyTile q(memory + Q), k(memory + KEY), split(memory + SPLIT), own = of_queries ? q : k, other = of_queries ? k : q;
+    PairTile grad_pairs(memory + GRAD_PAIRS);
+    GradTile grads(memory + GRADS);
+    Gates::Totals totals(memory + TOTALS);
+    float added[Gates::ROWS][2], factor = of_queries ? p.scale : 1.f, sign = of_queries ? 1.f : -1.f;
+#pragma unroll
+    for (int i = 0; i < Gates::ROWS; i++) { // the pairs (t, t)
+        float diagonal = p.scale * shared_load<float>(memory + DIAGONAL + (gates.row + i) * 4);
+        u32 pair = shared_load<u32>(other.at(gates.row + i, gates.col));
+        added[i][0] = diagonal * Pair<T>::low(pair), added[i][1] = diagonal * Pair<T>::high(pair);
+    }
+#pragma unroll 1
+    for (int half = C / 2; half > 0; half /= 2) {
+        gates.split<T>(split, q, k, half, p.scale, totals);
+        __syncthreads();
+        WarpTile<C, K, WARPS> grad(thread / 32, lane);
+        grad.add<C>([&](u32(&a)[4], int row, int col) { load_level(a, grad_pairs, row, col, half, lane); },
+                    [&](u32(&b)[4], int row, int col) { load_right(b, split, row, col, lane); });
+        grad.visit([&](int row, int col, float& x, float& y) { shared_store(grads.at(row, col), make_float2(x, y)); });
+        __syncthreads();
+        gates.visit_level(half, totals, [&](int i, bool query, float2 decay) {
+            if (query != of_queries) return;
+            float2 y = shared_load<float2>(grads.at(gates.row + i, gates.col));
+            u32 pair = shared_load<u32>(own.at(gates.row + i, gates.col));
+            y.x *= decay.x * factor, y.y *= decay.y * factor;
+            added[i][0] += y.x, added[i][1] += y.y;
+            grad_g[i][0] += sign * Pair<T>::low(pair) * y.x, grad_g[i][1] += sign * Pair<T>::high(pair) * y.y;
+        });
+    }
+    auto target = chunk.rows_of<T>(of_queries ? p.grad_q : p.grad_k, chunk.block.head);
+    int cols = p.shape.key_size - gates.col;
+#pragma unroll
+    for (int i = 0; i < Gates::ROWS; i++)
+        if (gates.row + i < chunk.rows && cols > 0)
+            add_pair(target[chunk.first + gates.row + i] + gates.col, cols, added[i][0], added[i][1]);
+}
+
+__device__ __forceinline__ void add_chunk(const GlaChunkBackward& p, const Chunk& chunk) {
+    u32 memory = shared_memory();
+    int thread = opaque(threadIdx.x), warp = thread / 32, lane = thread % 32;
+    KeyTile q(memory + Q), k(memory + KEY);
+    ValueTile v(memory + VALUE), grad_output(memory + GRAD_OUTPUT);
+    PairTile pair_tile(memory + PAIRS), grad_pairs(memory + GRAD_PAIRS);
+    Gates::Totals totals(memory + TOTALS);
+    load<VECTOR, THREADS>(chunk, q, p.q, chunk.block.head, p.shape.key_size);
+    load<VECTOR, THREADS>(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
+    load<VECTOR, THREADS>(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
+    load<VECTOR, THREADS>(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
+    copy_async_commit();
+    Gates gates(thread);
+    u64 limited = load_gates<G, VECTOR>(p, chunk, gates);
+    gates.store_totals(totals);
+    copy_async_wait<0>();
+    __syncthreads();
+    gates.join(totals);
+    to_bf16<T, THREADS>(v, thread);
+    to_bf16<T, THREADS>(grad_output, thread);
+    __syncthreads();
+
+    PairRows<C> pairs(warp % 4, lane);
+    if (warp >= 4) {
+        pairs.multiply(grad_output, v);
+        pairs.store_diagonal(memory + DIAGONAL);
+        pairs.mask([](int i, int j) { return j < i; });
+        pairs.store(grad_pairs);
+        pairs.block = PairRows<C>::BLOCKS; // no rows of A
+    }
+    add_split_pairs<T>(pairs, gates, q, k, KeyTile(memory + SPLIT), p.scale, totals, [] { __syncthreads(); });
+    if (pairs.exist()) pairs.store(pair_tile);
+    __syncthreads();
+
+    WarpTile<C, V, WARPS> grad_v(warp, lane);
+    grad_v.add<C>([&](u32(&a)[4], int row, int depth) { load_left_transposed(a, pair_tile, depth, row, lane); },
+                  [&](u32(&b)[4], int depth, int col) { load_right(b, grad_output, depth, col, lane); });
+    auto value_target = chunk.rows_of<T>(p.grad_v, chunk.block.head);
+    grad_v.visit([&](int row, int col, float& x, float& y) {
+        int cols = p.shape.value_size - col;
+        if (row < chunk.rows && cols > 0) add_pair(value_target[chunk.first + row] + col, cols, x, y);
+    });
+    __syncthreads(); // the gradients of the outputs are read
+
+    float grad_g[Gates::ROWS][2] = {};
+#pragma unroll 1
+    for (int of_queries = 0; of_queries < 2; of_queries++) add_gradients(p, chunk, memory, gates, of_queries, grad_g);
+
+    // Sums from each row to the chunk's end.
+#pragma unroll
+    for (int i = Gates::ROWS - 2; i >= 0; i--) grad_g[i][0] += grad_g[i + 1][0], grad_g[i][1] += grad_g[i + 1][1];
+    __syncthreads(); // the totals of the decays are read
+    shared_store(totals.at(gates.row / Gates::ROWS, gates.col), make_float2(grad_g[0][0], grad_g[0][1]));
+    __syncthreads();
+    float2 beyond = make_float2(0.f, 0.f);
+    for (int s = gates.row / Gates::ROWS + 1; s < Gates::STRIPS; s++) {
+        float2 total = shared_load<float2>(totals.at(s, gates.col));
+        beyond.x += total.x, beyond.y += total.y;
+    }
+    auto gate_target = chunk.rows_of<G>(p.grad_g, chunk.block.head);
+    int cols = p.shape.key_size - gates.col;
+#pragma unroll
+    for (int i = 0; i < Gates::ROWS; i++)
+        if (gates.row + i < chunk.rows && cols > 0)
+            add_pair(gate_target[chunk.first + gates.row + i] + gates.col, cols, limited >> 2 * i & 1 ? 0.f : grad_g[i][0] + beyond.x,
+                     limited >> (2 * i + 1) & 1 ? 0.f : grad_g[i][1] + beyond.y);
+    __syncthreads();
+}
+
+// A small grid: each block looks at the marks of its chunks, THREADS at a time.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) gla_chunk_backward_pairs(const __grid_constant__ GlaChunkBackward p) {
+    __shared__ u32 marks[WARPS];
+    for (i64 first = blockIdx.x; first < p.blocks; first += (i64)THREADS * gridDim.x) {
+        i64 mine = first + (i64)threadIdx.x * gridDim.x;
+        bool strong = false;
+        if (mine < p.blocks) {
+            Chunk chunk(p, (int)mine);
+            strong = chunk.block.chunks > 0 && p.strong[chunk.slot];
+        }
+        u32 of_warp = __ballot_sync(~0u, strong);
+        if (threadIdx.x % 32 == 0) marks[threadIdx.x / 32] = of_warp;
+        __syncthreads();
+        for (int warp = 0; warp < WARPS; warp++)
+            for (u32 left = marks[warp]; left != 0; left &= left - 1)
+                add_chunk(p, Chunk(p, (int)(first + (i64)(warp * 32 + __ffs(left) - 1) * gridDim.x)));
+        __syncthreads();
+    }
+}

@@ -1,0 +1,59 @@
+// What the kernels of gated linear attention's backward over chunks share.
+#pragma once
+#include "fla/gate_frame.cuh"
+#include "fla/gla.cuh"
+
+namespace fla {
+
+struct GlaChunkBackward {
+    GlaShape shape; // with a segment for each chunk
+    TensorView q, k, v, g, grad_output;
+    TensorView grad_q, grad_k, grad_v, grad_g; // of H heads each: where these share keys, the caller adds them
+    const bf16* states;      // the scaled state before each chunk, [slots, H, state_values / 8, K / 8] blocks of 8 x 8
+    const bf16* state_grads; // the scaled gradient after each chunk
+    int* strong;             // tells which chunks are left with their pairs, [slots, H]
+    int state_values;
+    float scale;
+    int blocks; // sequences * H * segments
+};
+
+// One chunk of one head.
+template <int C> struct GlaChunk {
+    GlaBlock<C> block;
+    int kv_head, rows, first;
+    i64 slot; // of the chunk and head
+
+    __device__ __forceinline__ GlaChunk(const GlaChunkBackward& p, int index)
+        : block(p.shape, index),
+          kv_head(block.head / p.shape.group),
+          rows(block.rows(0)),
+          first(block.first * C),
+          slot(block.slot(p.shape.sequences, 0) * p.shape.heads + block.head) {}
+
+    template <class X> __device__ __forceinline__ Rows<X> rows_of(const TensorView& view, int head) const {
+        return block.sequence.template rows<X>(view, head);
+    }
+};
+
+// The chunk's log-decays, from global memory: they are needed at the beginning and at the end. Bit 2 i + c of the result tells that
+// number c of row i was limited and so has no gradient.
+template <class G, int VEC, int C, int K, int THREADS>
+__device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaChunk<C>& chunk, ChunkGates<C, K, THREADS>& gates) {
+    auto g = chunk.template rows_of<G>(p.g, chunk.kv_head);
+    u64 limited = 0;
+    gates.sum_up([&](int row, int col) {
+        int cols = row < chunk.rows ? p.shape.key_size - col : 0;
+        float2 pair = cols > 0 ? load_gates<VEC>(g[chunk.first + row] + col, cols) : make_float2(0.f, 0.f);
+        limited |= (u64)((pair.x * LOG2E < MIN_LOG2_DECAY) | (pair.y * LOG2E < MIN_LOG2_DECAY) << 1) << 2 * (row - gates.row);
+        return pair;
+    });
+    return limited;
+}
+
+// Begins to copy the chunk's rows of one tensor and head.
+template <int VEC, int THREADS, int C, class Tile>
+__device__ __forceinline__ void load(const GlaChunk<C>& chunk, const Tile& tile, const TensorView& view, int head, int cols) {
+    load_tile<VEC, THREADS>(tile, chunk.template rows_of<bf16>(view, head), chunk.first, chunk.rows, cols, opaque(threadIdx.x));
+}
+
+} // namespace fla
