@@ -29,8 +29,8 @@ internal static class AdviseCommand
             Target target = common.Target(parsed);
             ReportOutput output = common.Output(parsed);
             using Stopclock clock = common.Clock(parsed, target);
-            var sizes = new ModelSizes(
-                parsed.GetValue(hidden)!.Value, parsed.GetValue(heads)!.Value, parsed.GetValue(seq)!.Value, parsed.GetValue(batch));
+            int Given(Option<int?> option) => parsed.GetValue(option)!.Value; // since it is required
+            var sizes = new ModelSizes(Given(hidden), Given(heads), Given(seq), parsed.GetValue(batch));
             var report = new Report("advise", $"One layer, {sizes}, {common.DtypeName(parsed)}", Machine.Of(target), new Table(
                 new("layer", "layer"), new("takes", "takes"), new("parameters", "parameters"),
                 new("forward_ms", "fwd, ms"), new("forward_backward_ms", "fwd+bwd, ms")));

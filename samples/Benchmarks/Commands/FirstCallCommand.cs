@@ -23,7 +23,7 @@ internal static class FirstCallCommand
         Option<LinearAttentionMode> mode = Choices.OneOf("--mode", "Of the operation.", LinearAttentionMode.Auto);
         Option<int> repeats = Choices.AtLeast("--repeats", "Processes of each kind.", 1, 3);
         Option<int> random = Choices.AtLeast("--random", "Calls of random sizes after a warm-up.", 0, 200);
-        var command = new Command("first-call", "Times the first result of a new process, with an empty and a filled kernel cache.")
+        var command = new Command("first-call", "Times a new process's first result, with an empty and a filled kernel cache.")
         {
             shapes.Option, mode, repeats, random,
         };
@@ -41,9 +41,11 @@ internal static class FirstCallCommand
                 new("forward_after_start_s", "fwd after ready, s"),
                 new("forward_backward_after_start_s", "fwd+bwd after ready, s"), new("compiled", "kernels compiled"),
                 new("peer_first_s", "peer's first call, s")));
-            report.Notes.Add("Seconds since the process was started; medians (10th-90th percentile). Ready: libtorch is loaded and the "
-                + "inputs lie on the device. 'After ready' counts from there to the end of the first forward pass, and to that of the "
-                + "first forward and backward pass, which follows it. An empty cache is a new folder in FLASHARP_CACHE_DIR.");
+            report.Notes.Add("Seconds since the process was started; medians (10th-90th percentile). Ready: libtorch is loaded "
+                + "and the inputs lie on the device. 'After ready' counts from there to the end of the first forward pass, and "
+                + "to that of the first forward and backward pass, which follows it. An empty cache is a new folder in "
+                + $"{CubinCache.FolderVariable}. The command's own process holds the device meanwhile, so that no run waits for "
+                + "a GPU to wake up.");
             var chart = new Chart("seconds", "First forward + backward after the library is ready", "s");
             report.Charts.Add(chart);
             string[] fixedArguments = ["--mode", parsed.GetValue(mode).ToString().ToLowerInvariant(),
@@ -113,9 +115,9 @@ internal static class FirstCallCommand
         {
             JsonObject calls = warm[0]["random"]!.AsObject();
             report.Values[$"random_calls {shape}"] = calls.DeepClone();
-            report.Notes.Add(string.Create(CultureInfo.InvariantCulture, $"{random} calls, forward and backward, of random B, T and ")
-                + $"packed lengths, up to the tokens of {shape}, after a warm-up: slowest {Number(calls, "slowest_ms"):F3} ms "
-                + $"({calls["slowest"]}), median {Number(calls, "median_ms"):F3} ms, {calls["compiled"]} new compilations.");
+            report.Notes.Add($"{random} calls, forward and backward, of random B, T and packed lengths, up to the tokens of "
+                + $"{shape}, after a warm-up: slowest {Cell.Text(Number(calls, "slowest_ms"))} ms ({calls["slowest"]}), "
+                + $"median {Cell.Text(Number(calls, "median_ms"))} ms, {calls["compiled"]} new compilations.");
         }
 
         JsonObject Start(string cache, int calls) => ChildProcess.Run(
@@ -133,7 +135,8 @@ internal static class FirstCallCommand
                 runs.Max(run => run["compiled"]!.GetValue<int>()), peer?.FirstSeconds);
             chart.Add(shape.ToString(), $"{name} cache", both.Median);
             chart.Add(shape.ToString(), "peer", peer?.FirstSeconds);
-            ReportOutput.Progress($"{shape}, {name} cache: ready after {Cell.Text(ready)}, then forward and backward {Cell.Text(both)} s");
+            ReportOutput.Progress(
+                $"{shape}, {name} cache: ready after {Cell.Text(ready)}, then forward and backward {Cell.Text(both)} s");
 
             Timing Seconds(Func<JsonObject, double> value) => Timing.Of(runs.Select(value));
         }

@@ -78,8 +78,10 @@ internal static class KernelsCommand
         Target target = clock.Target;
         ByteFloor floor = ByteFloor.Measure(clock);
         report.Values["copy_bytes_per_second"] = floor.BytesPerSecond;
-        report.Notes.Add($"Floor: forward moves 5 tensors of B*T*H*D elements, backward 9 more, at {floor.BytesPerSecond / 1e9:F0} "
-            + "GB/s, measured by a large copy on the device.");
+        report.Notes.Add("Floor: forward moves 5 tensors of B*T*H*D elements, backward 9 more, at "
+            + $"{floor.BytesPerSecond / 1e9:F0} GB/s, measured by a large copy on the device.");
+        report.Notes.Add("Forward runs without a graph; forward + backward through autograd, into the gradients of q, k, v and "
+            + "g, with a given gradient of the output. bench_peers.py does the same, by Triton's do_bench (see --flush).");
         var forwardChart = new Chart("forward", "Forward", "ms");
         var bothChart = new Chart("forward-backward", "Forward + backward", "ms");
         report.Charts.AddRange([forwardChart, bothChart]);
@@ -89,7 +91,8 @@ internal static class KernelsCommand
             long needed = GlaTimings.EstimateBytes(shape, dtype, target.CacheBytes);
             if (skipLarge && needed > target.FreeBytes)
             {
-                report.Notes.Add($"{shape} left out: it needs about {needed >> 20} MiB, of which {target.FreeBytes >> 20} are free.");
+                report.Notes.Add(
+                    $"{shape} left out: it needs about {needed >> 20} MiB, of which {target.FreeBytes >> 20} are free.");
                 continue;
             }
 

@@ -32,7 +32,7 @@ internal static class LayersCommand
             AllowMultipleArgumentsPerToken = true,
             DefaultValueFactory = _ => ["all"],
         };
-        var command = new Command("layers", "Times the forward pass of each layer at the sizes of flash-linear-attention's issue 22.")
+        var command = new Command("layers", "Times the forward pass of each layer at the sizes of fla's issue 22.")
         {
             sizes,
         };
@@ -92,10 +92,8 @@ internal static class LayersCommand
                     Timing forward = timings.Forward();
                     string peerName = PeerName(choice);
                     PeerFigure? peer = peers.Find($"seed {peerName}|H{heads}_C{hidden}_T{time}");
-                    double? published =
-                        s_published.TryGetValue((choice.Name, hidden), out double value) && s_sizes.Any(size.SequenceEqual) ? value : null;
                     report.Table.Add(name, choice.ToString(), takes, forward, peer is null ? null : peerName, peer?.ForwardMs,
-                        Peers.Ratio(peer?.ForwardMs, forward.Median), published);
+                        Peers.Ratio(peer?.ForwardMs, forward.Median), Published(size, choice));
                     chart.Add(name, choice.ToString(), forward.Median);
                     chart.Add(name, peerName, peer?.ForwardMs);
                     ReportOutput.Progress($"{name} {choice}: {Cell.Text(forward)} ms");
@@ -104,6 +102,9 @@ internal static class LayersCommand
             }
         }
     }
+
+    private static double? Published(long[] size, LayerChoice choice) =>
+        s_sizes.Any(size.SequenceEqual) && s_published.TryGetValue((choice.Name, size[1]), out double value) ? value : null;
 
     /// <summary>In the JSON of bench_peers.py; it has none of Mamba-2.</summary>
     private static string PeerName(LayerChoice choice) => choice.Name switch

@@ -37,10 +37,11 @@ internal static class MemoryCommand
                 new("forward_mib", "fwd, MiB"), new("forward_backward_mib", "fwd+bwd, MiB"),
                 new("results_mib", "of which results, MiB"), new("peer", "peer"), new("peer_mib", "its peak, MiB"),
                 new("ratio", "peer / own")));
-            report.Notes.Add("TorchSharp has no statistics of its memory. Each row is a fresh process that makes the inputs, calls "
-                + $"the operation on {WarmUpLength} tokens so that its kernels are loaded, and then asks the driver how much memory "
-                + "went until after the pass. libtorch gives nothing back to the driver, so that is the peak of what it held, with "
-                + "its rounding: up to 20 MiB a block above the tensors, and at most as much below where the inputs' blocks had room.");
+            report.Notes.Add("TorchSharp has no statistics of its memory. Each row is a fresh process that makes the inputs, "
+                + $"calls the operation on {WarmUpLength} tokens so that its kernels are loaded, and then asks the driver how "
+                + "much memory went until after the pass. libtorch gives nothing back to the driver, so that is the peak of what it "
+                + "held, with its rounding: up to 20 MiB a block above the tensors, and at most as much below where the inputs' "
+                + "blocks had room.");
             report.Notes.Add("Results: the output and the gradients of q, k, v and g, which any implementation has to make.");
             report.Charts.Add(new Chart("peak", "Peak extra memory of forward + backward", "MiB"));
             ScalarType dtype = common.Dtype(parsed);
@@ -50,7 +51,8 @@ internal static class MemoryCommand
                 {
                     if (mode == LinearAttentionMode.FusedRecurrent && shape.T > GlaModes.LongestRecurrence)
                         continue;
-                    Trial.Run(report, $"{shape} {mode}", () => Add(report, target, shape, mode, dtype, common.DtypeName(parsed), peers));
+                    Trial.Run(report, $"{shape} {mode}",
+                        () => Add(report, target, shape, mode, dtype, common.DtypeName(parsed), peers));
                     output.Save(report);
                 }
             }
@@ -91,14 +93,15 @@ internal static class MemoryCommand
     private static void Add(Report report, Target target, GlaShape shape, LinearAttentionMode mode, ScalarType dtype,
         string dtypeName, Peers peers)
     {
-        JsonObject child = ChildProcess.Run([ChildName, "--shapes", shape.ToString(), "--mode", mode.ToString().ToLowerInvariant(),
-            "--dtype", dtypeName, "--device", $"cuda:{target.Gpu!.Ordinal}"]);
+        JsonObject child = ChildProcess.Run([ChildName, "--shapes", shape.ToString(),
+            "--mode", mode.ToString().ToLowerInvariant(), "--dtype", dtypeName, "--device", $"cuda:{target.Gpu!.Ordinal}"]);
         double forward = child["forward_bytes"]!.GetValue<long>() / (double)(1 << 20);
         double both = child["forward_backward_bytes"]!.GetValue<long>() / (double)(1 << 20);
         double results = ResultTensors * shape.Elements * dtype.ElementSize() / (double)(1 << 20);
         string key = GlaModes.PeerKey(mode, shape);
         PeerFigure? peer = peers.Find(key);
-        report.Table.Add(shape.ToString(), mode.ToString(), GlaModes.Plan(shape, mode, dtype, target.Device), forward, both, results,
+        report.Table.Add(
+            shape.ToString(), mode.ToString(), GlaModes.Plan(shape, mode, dtype, target.Device), forward, both, results,
             peer is null ? null : key.Split('|')[0], peer?.PeakExtraMiB, Peers.Ratio(peer?.PeakExtraMiB, both));
         Chart chart = report.Charts[0];
         chart.Add(shape.ToString(), "results", results);
@@ -107,7 +110,8 @@ internal static class MemoryCommand
         ReportOutput.Progress($"{shape} {mode}: {Cell.Text(forward)}, with backward {Cell.Text(both)} MiB");
     }
 
-    private static JsonObject MeasureHere(GpuDevice gpu, GlaShape shape, LinearAttentionMode mode, ScalarType dtype, Device device)
+    private static JsonObject MeasureHere(
+        GpuDevice gpu, GlaShape shape, LinearAttentionMode mode, ScalarType dtype, Device device)
     {
         using var inputs = new GlaInputs(shape, dtype, device);
         using (DisposeScope scope = NewDisposeScope())

@@ -33,8 +33,8 @@ internal static class OverheadCommand
             ReportOutput output = common.Output(parsed);
             var report = new Report("overhead", $"Host time of a call, {common.DtypeName(parsed)}", Machine.Of(target),
                 new Table(new("shape", "B,T,H,D"), new("call", "call"), new("takes", "takes"), new("microseconds", "us a call")));
-            report.Notes.Add($"Median (10th-90th percentile) of {parsed.GetValue(bursts)} bursts of {CallsOfABurst} calls; the device "
-                + "is idle before each burst, and the burst ends without waiting for it.");
+            report.Notes.Add($"Median (10th-90th percentile) of {parsed.GetValue(bursts)} bursts of {CallsOfABurst} calls; the "
+                + "device is idle before each burst, and the burst ends without waiting for it.");
             if (target.Gpu is null)
                 report.Notes.Add("On the CPU a call returns with its result: these times contain the computation.");
             report.Charts.Add(new Chart("calls", "Host time of a call", "us"));

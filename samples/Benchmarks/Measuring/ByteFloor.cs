@@ -4,8 +4,8 @@ using static TorchSharp.torch;
 namespace Benchmarks.Measuring;
 
 /// <summary>
-/// The time that moving an operation's tensors takes at the speed of a large copy: no kernel that reads its inputs from memory and
-/// writes its outputs there is faster.
+/// The time that moving an operation's tensors takes at the speed of a large copy: no kernel that reads its inputs from memory
+/// and writes its outputs there is faster.
 /// </summary>
 /// <param name="bytesPerSecond">Of the copy, read and written.</param>
 internal sealed class ByteFloor(double bytesPerSecond)

@@ -13,7 +13,9 @@ internal sealed class GlaInputs : IDisposable
 
     private readonly Tensor _outputGradient;
 
-    /// <summary>Normally distributed; the gates are log-sigmoids of such values, cut off at -5, as fla's benchmark has them.</summary>
+    /// <summary>
+    /// Normally distributed; the gates are log-sigmoids of such values, cut off at -5, as fla's benchmark has them.
+    /// </summary>
     public GlaInputs(GlaShape shape, ScalarType dtype, Device device)
     {
         (Q, K, V) = (Leaf(Normal()), Leaf(Normal()), Leaf(Normal()));

@@ -5,29 +5,28 @@ namespace Benchmarks.Measuring;
 /// <summary>By events in the stream of the GPU's work: the host does not wait between intervals.</summary>
 internal sealed class GpuLaps(GpuDevice gpu) : ILaps
 {
-    private readonly List<CudaEvent> _begins = [];
-    private readonly List<CudaEvent> _ends = [];
+    private readonly List<(CudaEvent begin, CudaEvent end)> _laps = [];
 
-    public void Begin() => Record(_begins);
+    public void Begin()
+    {
+        _laps.Add((new CudaEvent(gpu), new CudaEvent(gpu))); // both now: making one takes host time
+        _laps[^1].begin.Record(LaunchStream.Current);
+    }
 
-    public void End() => Record(_ends);
+    public void End() => _laps[^1].end.Record(LaunchStream.Current);
 
     public double[] Milliseconds()
     {
         gpu.Synchronize();
-        return [.. _ends.Zip(_begins, (end, begin) => (double)end.MillisecondsSince(begin))];
+        return [.. _laps.Select(lap => (double)lap.end.MillisecondsSince(lap.begin))];
     }
 
     public void Dispose()
     {
-        foreach (CudaEvent mark in _begins.Concat(_ends))
-            mark.Dispose();
-    }
-
-    private void Record(List<CudaEvent> marks)
-    {
-        var mark = new CudaEvent(gpu);
-        marks.Add(mark);
-        mark.Record(LaunchStream.Current);
+        foreach ((CudaEvent begin, CudaEvent end) in _laps)
+        {
+            begin.Dispose();
+            end.Dispose();
+        }
     }
 }

@@ -28,7 +28,7 @@ internal sealed record LayerChoice(string Name, LinearAttentionMode? Mode)
         {
             return Name switch
             {
-                Gla => new GatedLinearAttention(hidden, heads, expandK: GlaExpandK, mode: Mode!.Value, device: device, dtype: dtype),
+                Gla => new GatedLinearAttention(hidden, heads, GlaExpandK, mode: Mode!.Value, device: device, dtype: dtype),
                 "Mamba" => new Mamba(hidden, device: device, dtype: dtype),
                 "Mamba2" => new Mamba2(hidden, headDim: Mamba2HeadDim(hidden), device: device, dtype: dtype),
                 _ => new SoftmaxAttention(hidden, heads, device: device, dtype: dtype),

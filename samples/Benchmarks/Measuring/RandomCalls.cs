@@ -24,7 +24,8 @@ internal static class RandomCalls
         var random = new Random(Seed);
         long tokens = shape.B * shape.T;
         // Short and long, one and many, single and packed.
-        foreach ((long batch, long time) in new[] { (1L, 1L), (1, 16), (1, tokens), (LargestBatch, Math.Max(1, tokens / LargestBatch)) })
+        (long batch, long time)[] kinds = [(1, 1), (1, 16), (1, tokens), (LargestBatch, Math.Max(1, tokens / LargestBatch))];
+        foreach ((long batch, long time) in kinds)
             Time(batch, time, null);
         Time(1, tokens, Lengths(random, tokens));
 

@@ -12,9 +12,7 @@ internal static class Cell
     {
         null => "",
         Timing timing => $"{Text(timing.Median)} ({Text(timing.P10)}-{Text(timing.P90)})",
-        double number => number.ToString(
-            Math.Abs(number) switch { >= 1000 => "F0", >= 100 => "F1", >= 10 => "F2", >= 1 => "F3", >= 0.01 or 0 => "F4", _ => "G2" },
-            CultureInfo.InvariantCulture),
+        double number => number.ToString(Format(Math.Abs(number)), CultureInfo.InvariantCulture),
         _ => Convert.ToString(value, CultureInfo.InvariantCulture)!,
     };
 
@@ -32,5 +30,15 @@ internal static class Cell
         long number => number,
         int number => number,
         _ => Text(value),
+    };
+
+    private static string Format(double size) => size switch
+    {
+        >= 1000 => "F0",
+        >= 100 => "F1",
+        >= 10 => "F2",
+        >= 1 => "F3",
+        >= 0.01 or 0 => "F4",
+        _ => "G2",
     };
 }

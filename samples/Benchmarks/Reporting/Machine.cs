@@ -20,10 +20,10 @@ internal sealed record Machine(string Device, string? Driver, string Libtorch, s
     {
         DoctorReport doctor = Doctor.Examine(target.Device);
         // Versions without the folders that they lie in on this machine.
-        string libtorch = doctor.Libtorch.Split(',')[0];
+        (string libtorch, string nvrtc) = (doctor.Libtorch.Split(',')[0], doctor.Nvrtc.Split(',')[0]);
         return target.Gpu is null
             ? new Machine($"cpu ({CpuName()}, {Environment.ProcessorCount} processors)", null, libtorch, null, doctor.FlaSharp)
-            : new Machine(target.Gpu.ToString(), doctor.Driver + KernelDriver(), libtorch, doctor.Nvrtc.Split(',')[0], doctor.FlaSharp);
+            : new Machine(target.Gpu.ToString(), doctor.Driver + KernelDriver(), libtorch, nvrtc, doctor.FlaSharp);
     }
 
     public override string ToString() =>

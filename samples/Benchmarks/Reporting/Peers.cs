@@ -42,5 +42,7 @@ internal sealed class Peers
     public static double? Ratio(double? peer, double? own) => peer / own;
 
     private static double? Number(JsonProperty entry, string name) =>
-        entry.Value.TryGetProperty(name, out JsonElement value) && value.ValueKind == JsonValueKind.Number ? value.GetDouble() : null;
+        entry.Value.TryGetProperty(name, out JsonElement value) && value.ValueKind == JsonValueKind.Number
+            ? value.GetDouble()
+            : null;
 }
