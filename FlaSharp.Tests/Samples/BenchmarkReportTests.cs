@@ -150,6 +150,16 @@ public sealed class BenchmarkReportTests
         Assert.Throws<InvalidOperationException>(() => Advice.Of([], new ModelSizes(8, 2, 64, 1)));
     }
 
+    [Fact]
+    public void Published_figures_belong_to_the_published_sizes()
+    {
+        Assert.Equal(10.77, LayersCommand.Published([1, 32, 197912], new LayerChoice(LayerChoice.Gla, LinearAttentionMode.Auto)));
+        Assert.Equal(13.93, LayersCommand.Published([32, 1024, 18432], new LayerChoice("Mamba", null)));
+        Assert.Null(LayersCommand.Published([1, 32, 1024], new LayerChoice("Mamba", null)));
+        Assert.Null(LayersCommand.Published([2, 64, 197912], new LayerChoice("Mamba", null)));
+        Assert.Null(LayersCommand.Published([1, 32, 197912], new LayerChoice("Mamba2", null)));
+    }
+
     private static Timing Just(double milliseconds) => Timing.Of([milliseconds]);
 
     private static Candidate Candidate(LinearAttentionMode mode, double forward, double both) =>

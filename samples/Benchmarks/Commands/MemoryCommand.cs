@@ -39,9 +39,9 @@ internal static class MemoryCommand
                 new("ratio", "peer / own")));
             report.Notes.Add("TorchSharp has no statistics of its memory. Each row is a fresh process that makes the inputs, "
                 + $"calls the operation on {WarmUpLength} tokens so that its kernels are loaded, and then asks the driver how "
-                + "much memory went until after the pass. libtorch gives nothing back to the driver, so that is the peak of what it "
-                + "held, with its rounding: up to 20 MiB a block above the tensors, and at most as much below where the inputs' "
-                + "blocks had room.");
+                + "much memory went until after the pass. libtorch gives nothing back to the driver, so that is the peak of what "
+                + "it held, with its rounding: up to 20 MiB a block above the tensors, and at most as much below where the "
+                + "inputs' blocks had room.");
             report.Notes.Add("Results: the output and the gradients of q, k, v and g, which any implementation has to make.");
             report.Charts.Add(new Chart("peak", "Peak extra memory of forward + backward", "MiB"));
             ScalarType dtype = common.Dtype(parsed);
