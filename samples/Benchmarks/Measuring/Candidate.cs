@@ -1,0 +1,4 @@
+namespace Benchmarks.Measuring;
+
+/// <summary>A layer with its times.</summary>
+internal sealed record Candidate(LayerChoice Choice, Timing Forward, Timing Both);

@@ -1,0 +1,56 @@
+using System.Numerics;
+using FlaSharp;
+using FlaSharp.Layers;
+using LanguageModel;
+using static TorchSharp.torch;
+
+namespace Benchmarks.Measuring;
+
+/// <summary>A layer, and for gated linear attention its mode.</summary>
+internal sealed record LayerChoice(string Name, LinearAttentionMode? Mode)
+{
+    public const string Gla = "GatedLinearAttention";
+    public const string Attention = "SoftmaxAttention";
+
+    private const double GlaExpandK = 0.5;
+
+    public static IReadOnlyList<LayerChoice> All { get; } =
+    [
+        .. Enum.GetValues<LinearAttentionMode>().Select(mode => new LayerChoice(Gla, mode)),
+        new("Mamba", null), new("Mamba2", null), new(Attention, null),
+    ];
+
+    /// <summary>The layer with FlaSharp's defaults.</summary>
+    /// <exception cref="UserError">The sizes do not fit it.</exception>
+    public SequenceLayer Create(long hidden, int heads, ScalarType dtype, Device device)
+    {
+        try
+        {
+            return Name switch
+            {
+                Gla => new GatedLinearAttention(hidden, heads, GlaExpandK, mode: Mode!.Value, device: device, dtype: dtype),
+                "Mamba" => new Mamba(hidden, device: device, dtype: dtype),
+                "Mamba2" => new Mamba2(hidden, headDim: Mamba2HeadDim(hidden), device: device, dtype: dtype),
+                _ => new SoftmaxAttention(hidden, heads, device: device, dtype: dtype),
+            };
+        }
+        catch (ArgumentException e)
+        {
+            throw new UserError($"These sizes do not make a layer {Name}: {e.Message.ReplaceLineEndings(" ")}");
+        }
+    }
+
+    /// <summary>What computes it, and whether that is a recurrence of thousands of TorchSharp operations.</summary>
+    public (string takes, bool isHopeless) Plan(long batch, long time, long hidden, int heads, ScalarType dtype, Device device)
+    {
+        if (Mode is not { } mode)
+            return ("", false);
+        var shape = new GlaShape(batch, time, heads, Math.Max(1, (long)(hidden * GlaExpandK) / heads));
+        return (GlaModes.Plan(shape, mode, dtype, device), GlaModes.IsHopeless(shape, mode, dtype, device));
+    }
+
+    public override string ToString() => Mode is { } mode ? $"{Name} {mode}" : Name;
+
+    /// <summary>The greatest power of two up to 64 that divides the inner width.</summary>
+    private static int Mamba2HeadDim(long hidden) => (int)Math.Min(64, 1L << BitOperations.TrailingZeroCount(2 * hidden));
+}

@@ -1,0 +1,3 @@
+using Benchmarks.Commands;
+
+return CommandLine.Run(args);
