@@ -33,7 +33,7 @@ internal sealed record GlaChunkTile(
 
     private int StateThreads => ProducerThreads + 32 * Math.Min(4, Values / 16);
 
-    private int StateMinBlocks => Keys * Values >= 8192 ? 1 : 2; // the state alone takes 128 registers there
+    private int StateMinBlocks => Keys * Values >= 4096 ? 1 : 2; // more registers for larger states
 
     /// <summary>The tile for a call.</summary>
     /// <param name="keySize">K.</param>
@@ -73,14 +73,18 @@ internal sealed record GlaChunkTile(
     public KernelVariant Backward(int vector) =>
         Variant("backward", vector, BackwardThreads, Fits(BackwardBytes, blocks: 2) ? 2 : 1, BackwardBytes, AllValues);
 
+    /// <summary>As <see cref="Forward"/>; of the pairs that <see cref="Backward"/> leaves.</summary>
+    public KernelVariant BackwardPairs(int vector) =>
+        Variant("backward_pairs", vector, BackwardThreads, 1, BackwardPairsBytes, AllValues);
+
     // Of chunk_forward.cu, as the others of their sources; these assert it.
     private int ForwardStageBytes
     {
         get
         {
             var output = Values > Keys ? 2 * Chunk * Values : 0; // smaller ones take the queries' place
-            var factors = 3 * sizeof(float) * Keys + 64;
-            return Chunk * (4 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * Chunk) + output + factors;
+            const int Flag = 64;
+            return Chunk * (4 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * Chunk) + output + Flag;
         }
     }
 
@@ -96,6 +100,9 @@ internal sealed record GlaChunkTile(
                 + (values < gradients ? gradients : 0) + (states < gradients ? gradients : 0);
         }
     }
+
+    private int BackwardPairsBytes => 6 * Chunk * Keys + 4 * Chunk * Chunk + sizeof(float) * Chunk + 2 * BackwardThreads * sizeof(float)
+        + 4 * Chunk * Math.Max(AllValues, Keys);
 
     private static (GlaChunkTile?, string) Choose(
         int keySize, int valueSize, ElementType element, ElementType gate, bool gradients, CompilerTarget target)

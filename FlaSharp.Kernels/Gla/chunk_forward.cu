@@ -38,12 +38,13 @@ typedef PlainTile<G, C, K> GateTile;
 typedef SharedTile<T, C, V> OutputTile;
 typedef SharedTile<bf16, C, C> PairTile;
 
-// One chunk on its way. The output may overwrite the queries; the operands of binary splitting overwrite the decays.
+// One chunk on its way. What is no longer needed makes room: the output may overwrite the queries; the operands of binary splitting,
+// and then the state's factors, overwrite the decays.
 struct Stage {
     static constexpr int Q = 0, OUTPUT = V <= K ? Q : Q + KeyTile::BYTES, KEY = V <= K ? Q + KeyTile::BYTES : OUTPUT + OutputTile::BYTES,
-                         VALUE = KEY + KeyTile::BYTES, GATE = VALUE + ValueTile::BYTES, PAIRS = GATE + C * K * sizeof(G),
-                         START = PAIRS + PairTile::BYTES, MIDDLE = START + K * 4, END = MIDDLE + K * 4, STRONG = END + K * 4,
-                         BYTES = STRONG + 64;
+                         VALUE = KEY + KeyTile::BYTES, GATE = VALUE + ValueTile::BYTES, PAIRS = GATE + GateTile::BYTES,
+                         STRONG = PAIRS + PairTile::BYTES, BYTES = STRONG + 64;
+    static constexpr int START = GATE, MIDDLE = START + K * 4, END = MIDDLE + K * 4;
     u32 memory;
 
     __device__ __forceinline__ explicit Stage(int n) : memory(shared_memory() + n % STAGES * BYTES) {}
@@ -95,46 +96,43 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
     gates.join(totals);
     bool strong = barrier_any(PRODUCING, PRODUCER_THREADS, gates.too_strong());
 
-    if (gates.row == 0) {
-#pragma unroll
-        for (int c = 0; c < 2; c++) {
-            u32 place = (gates.col + c) * 4;
-            shared_store(stage.start() + place, pow2(pending[c] + (strong ? 0.f : gates.middle[c])));
-            shared_store(stage.middle() + place, pow2(gates.end[c]));
-            pending[c] = strong ? 0.f : gates.end[c] - gates.middle[c];
-            shared_store(stage.end() + place, pow2(pending[c]));
-        }
-        if (gates.col == 0) shared_store(stage.strong(), (u32)strong);
-    }
     if (strong) {
         prepare_by_splitting(stage, scale);
+        produce_sync(); // the last level is read
     } else {
         gates.scale<T>(stage.q(), 1.f, gates.middle, scale);
         gates.scale<T>(stage.k(), -1.f, gates.middle, 1.f);
         produce_sync();
         PairRows<C> pairs(thread / 32, thread % 32);
-        if (!pairs.exist()) return;
-        pairs.multiply(stage.q(), stage.k());
-        pairs.mask([](int i, int j) { return j <= i; });
-        pairs.store(stage.pairs());
+        if (pairs.exist()) {
+            pairs.multiply(stage.q(), stage.k());
+            pairs.mask([](int i, int j) { return j <= i; });
+            pairs.store(stage.pairs());
+        }
     }
+    if (gates.row > 0) return;
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+        u32 place = (gates.col + c) * 4;
+        shared_store(stage.start() + place, pow2(pending[c] + (strong ? 0.f : gates.middle[c])));
+        shared_store(stage.middle() + place, pow2(gates.end[c]));
+        pending[c] = strong ? 0.f : gates.end[c] - gates.middle[c];
+        shared_store(stage.end() + place, pow2(pending[c]));
+    }
+    if (gates.col == 0) shared_store(stage.strong(), (u32)strong);
 }
 
 __device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock<C>& block) {
-    int kv_head = block.head / p.shape.group, value = blockIdx.y * V;
-    auto q = block.sequence.rows<bf16>(p.q, block.head), k = block.sequence.rows<bf16>(p.k, kv_head);
-    auto v = block.sequence.rows<bf16>(p.v, kv_head);
-    auto g = block.sequence.rows<G>(p.g, kv_head);
-    v.first += value;
-
     auto load = [&](int n) {
         if (n < block.chunks) {
-            int thread = opaque(threadIdx.x);
-            Stage stage(n);
+            int thread = opaque(threadIdx.x), head = opaque(block.head), kv_head = head / p.shape.group, value = blockIdx.y * V;
             int first = (block.first + n) * C, rows = block.rows(n);
-            load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), g, first, rows, p.shape.key_size, thread);
-            load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), q, first, rows, p.shape.key_size, thread);
-            load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), k, first, rows, p.shape.key_size, thread);
+            Stage stage(n);
+            auto v = block.sequence.rows<bf16>(p.v, kv_head);
+            v.first += value;
+            load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), block.sequence.rows<G>(p.g, kv_head), first, rows, p.shape.key_size, thread);
+            load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), block.sequence.rows<bf16>(p.q, head), first, rows, p.shape.key_size, thread);
+            load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), block.sequence.rows<bf16>(p.k, kv_head), first, rows, p.shape.key_size, thread);
             load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, first, rows, p.shape.value_size - value, thread);
         }
         copy_async_commit();
@@ -160,19 +158,28 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
     i64 state_size = (i64)shape.key_size * shape.value_size;
     TransposedState<ROW_TILES, K> state;
     state.load(p.initial ? p.initial + block.state * state_size : nullptr, shape.key_size, shape.value_size, value, lane);
-    auto o = block.sequence.rows<T>(p.o, block.head);
-    i64 saved_size = (i64)gridDim.y * V * (K / 2); // pairs of a saved state
-    u32* saved = reinterpret_cast<u32*>(p.states) + saved_pair<K>(value, 0, lane) +
-                 (block.slot(shape.sequences, 0) * shape.heads + block.head) * saved_size;
 
-    for (int n = 0; n < block.chunks; n++, saved += shape.heads * saved_size) {
+    for (int n = 0; n < block.chunks; n++) {
         lane = opaque(lane);
         Stage stage(n);
         barrier_wait(FULL + n % STAGES, THREADS);
         state.scale(stage.start(), lane);
+        if (p.states) {
+            i64 slot = block.slot(shape.sequences, n) * shape.heads + opaque(block.head);
+            u32* saved = reinterpret_cast<u32*>(p.states) + slot * gridDim.y * V * (K / 2) + saved_pair<K>(value, 0, lane);
+#pragma unroll
+            for (int k = 0; k < K; k += 16)
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) {
+                    u32 a[4];
+                    pack_left(a, state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
+                    save_left<K>(saved, a, m * 16, k);
+                }
+        }
 
 #pragma unroll
         for (int t0 = 0; t0 < C; t0 += OUT_ROWS) {
+            lane = opaque(lane);
             float out[ROW_TILES][OUT_ROWS / 8][4] = {};
 #pragma unroll
             for (int k = 0; k < K; k += 16) { // o^T = S^T q^T
@@ -180,7 +187,6 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
 #pragma unroll
                 for (int m = 0; m < ROW_TILES; m++) {
                     pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
-                    if (p.states && t0 == 0) save_left<K>(saved, a[m], m * 16, k);
                 }
 #pragma unroll
                 for (int t = 0; t < OUT_ROWS; t += 16) {
@@ -192,6 +198,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
             if (t0 + OUT_ROWS == C && shared_load<u32>(stage.strong())) state.scale(stage.middle(), lane);
 #pragma unroll
             for (int j = 0; j < t0 + OUT_ROWS; j += 16) { // o^T += v^T A^T; with the last rows also S^T += v^T k
+                lane = opaque(lane);
                 u32 a[ROW_TILES][4], b[4];
 #pragma unroll
                 for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.v(), j, row + m * 16, lane);
@@ -215,6 +222,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
                                      transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
         }
         __syncwarp();
+        auto o = block.sequence.rows<T>(p.o, opaque(block.head));
         store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, o, (block.first + n) * C, block.rows(n), value, shape.value_size, lane);
         if (n + STAGES < block.chunks) barrier_arrive(EMPTY + n % STAGES, THREADS);
     }

@@ -39,11 +39,19 @@ template <int C> struct GlaChunk {
 // number c of row i was limited and so has no gradient.
 template <class G, int VEC, int C, int K, int THREADS>
 __device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaChunk<C>& chunk, ChunkGates<C, K, THREADS>& gates) {
+    typedef ChunkGates<C, K, THREADS> Gates;
     auto g = chunk.template rows_of<G>(p.g, chunk.kv_head);
+    int cols = p.shape.key_size - gates.col;
+    const G* from = g[chunk.first + min(gates.row, chunk.rows - 1)] + (cols > 0 ? gates.col : 0);
+    float2 pairs[Gates::ROWS];
+#pragma unroll
+    for (int i = 0; i < Gates::ROWS; i++) { // without conditions, so that all are under way at once; beyond the end the last row again
+        pairs[i] = load_gates<VEC>(from, cols);
+        if (gates.row + i + 1 < chunk.rows) from += g.stride;
+    }
     u64 limited = 0;
-    gates.sum_up([&](int row, int col) {
-        int cols = row < chunk.rows ? p.shape.key_size - col : 0;
-        float2 pair = cols > 0 ? load_gates<VEC>(g[chunk.first + row] + col, cols) : make_float2(0.f, 0.f);
+    gates.sum_up([&](int row, int) {
+        float2 pair = row < chunk.rows && cols > 0 ? pairs[row - gates.row] : make_float2(0.f, 0.f);
         limited |= (u64)((pair.x * LOG2E < MIN_LOG2_DECAY) | (pair.y * LOG2E < MIN_LOG2_DECAY) << 1) << 2 * (row - gates.row);
         return pair;
     });
