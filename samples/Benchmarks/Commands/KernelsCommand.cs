@@ -19,13 +19,9 @@ internal static class KernelsCommand
             Description = $"Which operations, with commas between. [{string.Join('|', GlaModes.Operations.Keys)}]",
             DefaultValueFactory = _ => string.Join(',', GlaModes.Operations.Keys),
         };
-        var skipLarge = new Option<bool>("--skip-large")
-        {
-            Description = "Leave out shapes that need more memory than is free.",
-        };
         var command = new Command("kernels", "Times gated linear attention, forward and with backward, by shape and mode.")
         {
-            operations, shapes.Option, skipLarge,
+            operations, shapes.Option, shapes.SkipLarge,
         };
         common.AddReport(command);
         common.AddTiming(command);
@@ -41,7 +37,8 @@ internal static class KernelsCommand
             var report = new Report("kernels", $"Gated linear attention, {common.DtypeName(parsed)}",
                 Machine.Of(target), NewTable());
             report.Notes.Add(common.Method(parsed, target));
-            Measure(report, clock, chosen, modes, common.Dtype(parsed), peers, parsed.GetValue(skipLarge), output);
+            Measure(report, clock, shapes.Fitting(chosen, parsed, report, target, common.Dtype(parsed)), modes,
+                common.Dtype(parsed), peers, output);
             return output.Finish(report);
         });
         return command;
@@ -73,7 +70,7 @@ internal static class KernelsCommand
         new("forward_ratio", "fwd: peer / own"), new("forward_backward_ratio", "fwd+bwd: peer / own"));
 
     private static void Measure(Report report, Stopclock clock, IReadOnlyList<GlaShape> shapes,
-        LinearAttentionMode[] modes, ScalarType dtype, Peers peers, bool skipLarge, ReportOutput output)
+        LinearAttentionMode[] modes, ScalarType dtype, Peers peers, ReportOutput output)
     {
         Target target = clock.Target;
         ByteFloor floor = ByteFloor.Measure(clock);
@@ -88,14 +85,6 @@ internal static class KernelsCommand
 
         foreach (GlaShape shape in shapes)
         {
-            long needed = GlaTimings.EstimateBytes(shape, dtype, target.CacheBytes);
-            if (skipLarge && needed > target.FreeBytes)
-            {
-                report.Notes.Add(
-                    $"{shape} left out: it needs about {needed >> 20} MiB, of which {target.FreeBytes >> 20} are free.");
-                continue;
-            }
-
             Trial.Run(report, $"{shape}", () =>
             {
                 using var timings = new GlaTimings(clock, shape, dtype);

@@ -22,7 +22,10 @@ internal static class MemoryCommand
     {
         var common = new CommonOptions();
         var shapes = new ShapeOption(GlaShape.Fla);
-        var command = new Command("memory", "Measures the peak of extra GPU memory of gated linear attention.") { shapes.Option };
+        var command = new Command("memory", "Measures the peak of extra GPU memory of gated linear attention.")
+        {
+            shapes.Option, shapes.SkipLarge,
+        };
         common.AddReport(command);
         common.AddPeers(command);
         command.SetAction(parsed =>
@@ -45,7 +48,7 @@ internal static class MemoryCommand
             report.Notes.Add("Results: the output and the gradients of q, k, v and g, which any implementation has to make.");
             report.Charts.Add(new Chart("peak", "Peak extra memory of forward + backward", "MiB"));
             ScalarType dtype = common.Dtype(parsed);
-            foreach (GlaShape shape in chosen)
+            foreach (GlaShape shape in shapes.Fitting(chosen, parsed, report, target, dtype))
             {
                 foreach (LinearAttentionMode mode in Enum.GetValues<LinearAttentionMode>())
                 {
