@@ -23,6 +23,7 @@ internal sealed record GlaChunkTile(
     private const int ProducerThreads = 128;
     private const int BackwardThreads = 256;
     private const int TotalsBytes = 2 * ProducerThreads * sizeof(float);
+    private const int MarkBytes = 32; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
     private static readonly ConcurrentDictionary<
@@ -73,6 +74,10 @@ internal sealed record GlaChunkTile(
     public KernelVariant Backward(int vector) =>
         Variant("backward", vector, BackwardThreads, Fits(BackwardBytes, blocks: 2) ? 2 : 1, BackwardBytes, AllValues);
 
+    /// <summary>As <see cref="Forward"/>; of the pairs that <see cref="Backward"/> leaves.</summary>
+    public KernelVariant BackwardPairs(int vector) =>
+        Variant("backward_pairs", vector, BackwardThreads, 1, BackwardPairsBytes, AllValues);
+
     // Of chunk_forward.cu, as the others of their sources; these assert it.
     private int ForwardStageBytes
     {
@@ -97,6 +102,16 @@ internal sealed record GlaChunkTile(
         }
     }
 
+    private int BackwardPairsBytes
+    {
+        get
+        {
+            var totals = 2 * sizeof(float) * BackwardThreads;
+            var valuesOrGradients = Math.Max(4 * Chunk * AllValues, sizeof(float) * Chunk * Keys);
+            return 6 * Chunk * Keys + 4 * Chunk * Chunk + sizeof(float) * Chunk + totals + valuesOrGradients;
+        }
+    }
+
     private static (GlaChunkTile?, string) Choose(
         int keySize, int valueSize, ElementType element, ElementType gate, bool gradients, CompilerTarget target)
     {
@@ -113,7 +128,7 @@ internal sealed record GlaChunkTile(
             {
                 var tile = new GlaChunkTile(keys, values, allValues, chunk, element, gate, target);
                 if (tile.Fits(FewestStages * tile.ForwardStageBytes + TotalsBytes)
-                    && (!gradients || tile.Fits(tile.BackwardBytes)))
+                    && (!gradients || tile.Fits(Math.Max(tile.BackwardBytes, tile.BackwardPairsBytes + MarkBytes))))
                     return (tile, "");
             }
         return (null, $"K = {keySize} and V = {valueSize}{(gradients ? " with gradients" : "")} need more shared memory than the "
