@@ -25,6 +25,7 @@ internal sealed class GlaChunkKernels
         State,
         StateBackward,
         Backward,
+        BackwardPairs,
     }
 
     public required GpuDevice Device { get; init; }
@@ -193,7 +194,8 @@ internal sealed class GlaChunkKernels
         var count = ChunkCount(Sequences.Length, Tile.Chunk);
         var chunks = GlaSegments.Of(Math.Max(1, count), count); // a segment for each
         var blocks = checked(Lines * chunks.Count);
-        Launch(Pass.Backward, Vector(g, q, k, v, outputGradient), blocks, 1, new GlaChunkParameters.Backward
+        var vector = Vector(g, q, k, v, outputGradient);
+        var parameters = new GlaChunkParameters.Backward
         {
             Shape = Shape(chunks),
             Q = q,
@@ -211,7 +213,10 @@ internal sealed class GlaChunkKernels
             StateValues = StateValues,
             Scale = Scale,
             Blocks = blocks,
-        });
+        };
+        Launch(Pass.Backward, vector, blocks, 1, parameters);
+        // Each block looks for the chunks that are left to it: as many as run at once.
+        Launch(Pass.BackwardPairs, vector, Math.Min(blocks, Device.Info.MultiprocessorCount), 1, parameters);
     }
 
     private static KernelVariant Variant(GlaChunkTile tile, Pass pass, int vector) =>
@@ -219,6 +224,7 @@ internal sealed class GlaChunkKernels
         {
             Pass.Forward => key.Item1.Forward(key.Item3),
             Pass.Backward => key.Item1.Backward(key.Item3),
+            Pass.BackwardPairs => key.Item1.BackwardPairs(key.Item3),
             var pass => key.Item1.State(key.Item3, pass == Pass.StateBackward),
         });
 

@@ -23,6 +23,7 @@ internal sealed record GlaChunkTile(
     private const int ProducerThreads = 128;
     private const int BackwardThreads = 256;
     private const int TotalsBytes = 2 * ProducerThreads * sizeof(float);
+    private const int MarkBytes = 32; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
     private static readonly ConcurrentDictionary<
@@ -101,8 +102,15 @@ internal sealed record GlaChunkTile(
         }
     }
 
-    private int BackwardPairsBytes => 6 * Chunk * Keys + 4 * Chunk * Chunk + sizeof(float) * Chunk + 2 * BackwardThreads * sizeof(float)
-        + 4 * Chunk * Math.Max(AllValues, Keys);
+    private int BackwardPairsBytes
+    {
+        get
+        {
+            var totals = 2 * sizeof(float) * BackwardThreads;
+            var valuesOrGradients = Math.Max(4 * Chunk * AllValues, sizeof(float) * Chunk * Keys);
+            return 6 * Chunk * Keys + 4 * Chunk * Chunk + sizeof(float) * Chunk + totals + valuesOrGradients;
+        }
+    }
 
     private static (GlaChunkTile?, string) Choose(
         int keySize, int valueSize, ElementType element, ElementType gate, bool gradients, CompilerTarget target)
@@ -120,7 +128,7 @@ internal sealed record GlaChunkTile(
             {
                 var tile = new GlaChunkTile(keys, values, allValues, chunk, element, gate, target);
                 if (tile.Fits(FewestStages * tile.ForwardStageBytes + TotalsBytes)
-                    && (!gradients || tile.Fits(tile.BackwardBytes)))
+                    && (!gradients || tile.Fits(Math.Max(tile.BackwardBytes, tile.BackwardPairsBytes + MarkBytes))))
                     return (tile, "");
             }
         return (null, $"K = {keySize} and V = {valueSize}{(gradients ? " with gradients" : "")} need more shared memory than the "

@@ -2,11 +2,12 @@ using FlaSharp.Kernels.Gla;
 
 namespace FlaSharp.Kernels.Runtime;
 
-/// <summary>The kernels that stand for all that this library can ask for: the tests compile them, on a machine without a GPU.</summary>
+/// <summary>Kernels that stand for all that this library can ask for: the tests compile them, without a GPU.</summary>
 internal static class KernelCatalog
 {
     // Each operation's launcher adds the function that lists its own.
-    private static readonly Func<CompilerTarget, IEnumerable<KernelVariant>>[] s_operations = [GlaChunkKernels.Variants, GlaRecurrentKernels.Variants];
+    private static readonly Func<CompilerTarget, IEnumerable<KernelVariant>>[] s_operations =
+        [GlaChunkKernels.Variants, GlaRecurrentKernels.Variants];
 
     public static IEnumerable<KernelVariant> AllVariants(CompilerTarget target) =>
         s_operations.SelectMany(variants => variants(target)).Distinct();

@@ -81,7 +81,7 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
 
         var (dq, dk) = (PerHead(KeySize, q.dtype, device), PerHead(KeySize, q.dtype, device));
         var (dv, dg) = (PerHead(ValueSize, v.dtype, device), PerHead(KeySize, g.dtype, device));
-        var strong = empty(kernels.StrongCount, dtype: ScalarType.Int32, device: device);
+        var strong = Scratch.Empty([kernels.StrongCount], ScalarType.Int32, device);
         kernels.Backward(q.View(), k.View(), v.View(), g.View(), output.View(), dq.View(), dk.View(), dv.View(), dg.View(),
             TensorPointer.Of(states), TensorPointer.Of(stateGradients), TensorPointer.Of(strong));
         GC.KeepAlive((q, k, v, g, output, offsets));
@@ -92,13 +92,12 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
     private static bool NeedsTokens(SavedTensors saved) => saved.NeedsGrad.AsSpan(0, 4).Contains(true);
 
     private static Tensor SavedStates(GlaChunkKernels kernels, Device device) =>
-        empty(kernels.SavedStateCount, dtype: ScalarType.BFloat16, device: device);
+        Scratch.Empty([kernels.SavedStateCount], ScalarType.BFloat16, device);
 
     /// <summary>Memory for the states between segments, if there are several.</summary>
     private static (Tensor?, Tensor?) SegmentStates(GlaChunkKernels kernels, Device device) => kernels.Segments.Count == 1
         ? (null, null)
-        : (empty(kernels.SegmentStateCount, dtype: ScalarType.Float32, device: device),
-            empty(kernels.SegmentDecayCount, dtype: ScalarType.Float32, device: device));
+        : (Scratch.Empty([kernels.SegmentStateCount], device: device), Scratch.Empty([kernels.SegmentDecayCount], device: device));
 
     private GlaChunkKernels Kernels(Tensor q, Tensor g, Tensor? offsets, bool gradients)
     {

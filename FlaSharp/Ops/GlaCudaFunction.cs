@@ -34,11 +34,11 @@ internal abstract class GlaCudaFunction(Tensor q, Tensor k, Tensor v, double sca
 
     /// <summary>Uninitialised [B, T, H, size].</summary>
     protected Tensor PerHead(long size, ScalarType dtype, Device device) =>
-        empty(_batch, Time, Heads, size, dtype: dtype, device: device);
+        Scratch.Empty([_batch, Time, Heads, size], dtype, device);
 
     /// <summary>Uninitialised float32 [S, H, K, V].</summary>
     protected Tensor States(Device device) =>
-        empty(Sequences.Count, Heads, KeySize, ValueSize, dtype: ScalarType.Float32, device: device);
+        Scratch.Empty([Sequences.Count, Heads, KeySize, ValueSize], device: device);
 
     /// <summary>[B, T, H, size] to [B, T, Hkv, size] in a dtype. The sum is made in float32, in a fixed order.</summary>
     protected Tensor SumGroups(Tensor perHead, ScalarType dtype)

@@ -65,7 +65,7 @@ internal sealed class GlaRecurrentCudaFunction : GlaCudaFunction
         {
             dq = PerHead(KeySize, q.dtype, device);
             product = needs[3] ? PerHead(KeySize, ScalarType.Float32, device) : null;
-            states = needs[3] ? empty(kernels.SavedStateCount, dtype: ScalarType.Float32, device: device) : null;
+            states = needs[3] ? Scratch.Empty([kernels.SavedStateCount], device: device) : null;
             kernels.BackwardQuery(q.View(), k.View(), v.View(), g.View(), TensorPointer.Of(initialState), output.View(),
                 dq.View(), product.View(), TensorPointer.Of(states));
         }

@@ -71,7 +71,7 @@ public sealed class GlaChunkTileTests
             Assert.True(keySize <= tile.Keys && (!gradients || valueSize <= tile.AllValues), tile.ToString());
             Assert.True(!gradients || tile.Chunk == GlaChunkTile.GradientChunk);
             KernelVariant[] variants = gradients
-                ? [tile.Forward(8), tile.State(8, false), tile.State(8, true), tile.Backward(8)]
+                ? [tile.Forward(8), tile.State(8, false), tile.State(8, true), tile.Backward(8), tile.BackwardPairs(8)]
                 : [tile.Forward(8), tile.State(8, false)];
             foreach (var variant in variants)
                 Assert.True(variant.SharedBytes <= Target(target).MaxSharedBytes, variant.ToString());
