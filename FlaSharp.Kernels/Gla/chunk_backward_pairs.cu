@@ -67,10 +67,17 @@ __device__ __forceinline__ void add_gradients(const GlaChunkBackward& p, const C
                     [&](u32(&b)[4], int row, int col) { load_right(b, split, row, col, lane); });
         grad.visit([&](int row, int col, float& x, float& y) { shared_store(grads.at(row, col), make_float2(x, y)); });
         __syncthreads();
+        float2 ys[Gates::ROWS];
+        u32 owns[Gates::ROWS];
+#pragma unroll
+        for (int i = 0; i < Gates::ROWS; i++) {
+            ys[i] = shared_load<float2>(grads.at(gates.row + i, gates.col));
+            owns[i] = shared_load<u32>(own.at(gates.row + i, gates.col));
+        }
         gates.visit_level(half, totals, [&](int i, bool query, float2 decay) {
             if (query != of_queries) return;
-            float2 y = shared_load<float2>(grads.at(gates.row + i, gates.col));
-            u32 pair = shared_load<u32>(own.at(gates.row + i, gates.col));
+            float2 y = ys[i];
+            u32 pair = owns[i];
             y.x *= decay.x * factor, y.y *= decay.y * factor;
             added[i][0] += y.x, added[i][1] += y.y;
             grad_g[i][0] += sign * Pair<T>::low(pair) * y.x, grad_g[i][1] += sign * Pair<T>::high(pair) * y.y;

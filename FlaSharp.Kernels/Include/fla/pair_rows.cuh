@@ -32,12 +32,12 @@ template <int C> struct PairRows {
         }
     }
 
-    // Adds factor * x y^T where keep(i, j), up to the diagonal. Slower than the above, with fewer registers.
-    template <class Operand, class Tile, class Keep>
-    __device__ __forceinline__ void add(const Tile& x, const Tile& y, float factor, Keep keep) {
+    // Adds factor * x y^T where keep(i, j), in the blocks with has(block, j). Slower than the above, with fewer registers.
+    template <class Operand, class Tile, class Has, class Keep>
+    __device__ __forceinline__ void add(const Tile& x, const Tile& y, float factor, Has has, Keep keep) {
 #pragma unroll
         for (int j = 0; j < BLOCKS; j++) {
-            if (j > block) continue;
+            if (!has(block, j)) continue;
             float product[2][4] = {};
 #pragma unroll 4
             for (int k = 0; k < Tile::COLS; k += 16) {
@@ -82,6 +82,8 @@ template <int C> struct PairRows {
 
 // The level of binary splitting at which a pair of tokens is apart: half the size of its block.
 __device__ __forceinline__ bool apart(int i, int j, int half) { return (i ^ j) / half == 1; }
+// Whether blocks of 16 tokens hold such pairs.
+__device__ __forceinline__ bool blocks_apart(int i, int j, int half) { return half < 16 ? i == j : apart(i, j, half / 16); }
 
 // Adds to `pairs` the products of q and k under decays of any strength. `split` is scratch memory, which may still be read by the
 // threads that `sync` joins.
@@ -90,13 +92,16 @@ __device__ __forceinline__ void add_split_pairs(PairRows<C>& pairs, const ChunkG
                                                 const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
                                                 const SharedTile<bf16, C, K>& split, float scale,
                                                 const typename ChunkGates<C, K, THREADS>::Totals& totals, Sync sync) {
-    if (pairs.exist()) pairs.template add<T>(q, k, scale, [](int i, int j) { return i == j; });
+    if (pairs.exist())
+        pairs.template add<T>(q, k, scale, [](int i, int j) { return i == j; }, [](int i, int j) { return i == j; });
 #pragma unroll 1
     for (int half = C / 2; half > 0; half /= 2) {
         sync();
         gates.template split<T>(split, q, k, half, scale, totals);
         sync();
-        if (pairs.exist()) pairs.template add<bf16>(split, split, 1.f, [half](int i, int j) { return j < i && apart(i, j, half); });
+        if (pairs.exist())
+            pairs.template add<bf16>(split, split, 1.f, [half](int i, int j) { return j <= i && blocks_apart(i, j, half); },
+                                     [half](int i, int j) { return j < i && apart(i, j, half); });
     }
 }
 
