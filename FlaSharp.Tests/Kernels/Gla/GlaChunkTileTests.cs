@@ -84,13 +84,16 @@ public sealed class GlaChunkTileTests
     public void Three_chunks_are_on_their_way_where_the_blocks_leave_room()
     {
         // 3 (64 x (4 x 128 + 2 x 128 + 2 x 128 + 2 x 64) + 64) + 1024
-        AssertForward(128, 128, stages: 3, minBlocks: 1, sharedBytes: 3 * 73_792 + 1024, threads: 256);
-        AssertForward(64, 64, stages: 2, minBlocks: 2, sharedBytes: 2 * 41_024 + 1024, threads: 256);
-        AssertForward(16, 16, stages: 3, minBlocks: 2, sharedBytes: 3 * 16_448 + 1024, threads: 160);
+        AssertForward(128, 128, "sm_90a", stages: 3, minBlocks: 1, sharedBytes: 3 * 73_792 + 1024, threads: 256);
+        AssertForward(128, 128, "sm_80", stages: 2, minBlocks: 1, sharedBytes: 2 * 73_792 + 1024, threads: 256);
+        AssertForward(64, 32, "sm_90a", stages: 3, minBlocks: 2, sharedBytes: 3 * 36_928 + 1024, threads: 192);
+        AssertForward(64, 32, "sm_80", stages: 2, minBlocks: 2, sharedBytes: 2 * 36_928 + 1024, threads: 192);
+        AssertForward(16, 16, "sm_80", stages: 3, minBlocks: 2, sharedBytes: 3 * 16_448 + 1024, threads: 160);
 
-        static void AssertForward(int keySize, int valueSize, int stages, int minBlocks, int sharedBytes, int threads)
+        static void AssertForward(
+            int keySize, int valueSize, string target, int stages, int minBlocks, int sharedBytes, int threads)
         {
-            var tile = GlaChunkTile.Choose(keySize, valueSize, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _)!;
+            var tile = GlaChunkTile.Choose(keySize, valueSize, BFloat16, BFloat16, true, Target(target), out _)!;
             var variant = tile.Forward(8);
             Assert.Equal((stages, minBlocks), (Define(variant, "STAGES"), Define(variant, "MIN_BLOCKS")));
             Assert.Equal((sharedBytes, threads), (variant.SharedBytes, variant.Threads));
