@@ -86,21 +86,19 @@ internal sealed class GlaChunkKernels
         (long)sequences * heads * ((valueSize + tile.Values - 1) / tile.Values);
 
     /// <summary>
-    /// Kernels that stand for all: every tile in bfloat16, and the other types and alignments with some of them.
+    /// Kernels that stand for all: every tile of bfloat16 on Hopper, square ones elsewhere, and a few of other types and alignments.
     /// </summary>
     public static IEnumerable<KernelVariant> Variants(CompilerTarget target)
     {
+        const ElementType BFloat16 = ElementType.BFloat16;
         (int keys, int values, ElementType element, ElementType gate, int vector)[] cases =
         [
             .. from keys in GlaChunkTile.Sizes
                from values in GlaChunkTile.Sizes
-               select (keys, values, ElementType.BFloat16, ElementType.BFloat16, 8),
-            (16, 16, ElementType.BFloat16, ElementType.BFloat16, 1),
-            (64, 64, ElementType.BFloat16, ElementType.BFloat16, 1),
-            (128, 128, ElementType.BFloat16, ElementType.BFloat16, 1),
-            (64, 64, ElementType.BFloat16, ElementType.Float32, 8),
-            (128, 128, ElementType.BFloat16, ElementType.Float32, 8),
-            (64, 64, ElementType.Float16, ElementType.Float16, 8),
+               where target.IsHopper || keys == values
+               select (keys, values, BFloat16, BFloat16, 8),
+            (64, 64, BFloat16, BFloat16, 1),
+            (64, 64, BFloat16, ElementType.Float32, 8),
             (128, 128, ElementType.Float16, ElementType.Float32, 1),
         ];
         yield return s_scan;

@@ -73,13 +73,21 @@ internal sealed class GlaRecurrentKernels
 
     private int Lines => checked(Sequences.Count * Heads);
 
-    /// <summary>Every kernel for a target.</summary>
-    public static IEnumerable<KernelVariant> Variants(CompilerTarget target) =>
-        from tile in GlaRecurrentTile.All
-        from element in ElementTypes.All
-        from gate in new[] { element, ElementType.Float32 }.Distinct()
-        from pass in Enum.GetValues<Pass>()
-        select Variant(tile, element, gate, pass, target);
+    /// <summary>
+    /// Kernels that stand for all: every tile of bfloat16 on Hopper, every other one elsewhere, and each type with one tile.
+    /// </summary>
+    public static IEnumerable<KernelVariant> Variants(CompilerTarget target)
+    {
+        var tiles = GlaRecurrentTile.All.Where((_, i) => target.IsHopper || i % 2 == 0);
+        var types =
+            from element in ElementTypes.All
+            from gate in new[] { element, ElementType.Float32 }.Distinct()
+            select (GlaRecurrentTile.Of(64, 64, 1, 1), element, gate);
+        return
+            from call in tiles.Select(tile => (tile, ElementType.BFloat16, ElementType.BFloat16)).Concat(types)
+            from pass in Enum.GetValues<Pass>()
+            select Variant(call.Item1, call.Item2, call.Item3, pass, target);
+    }
 
     /// <summary>o and the final state. One token costs a read and a write of the state.</summary>
     /// <param name="q">[B, T, H, K].</param>
