@@ -25,15 +25,13 @@ internal sealed partial record CompileReport
     public required IReadOnlyList<string> Warnings { get; init; }
 
     /// <summary>What a test may not let pass; empty if nothing.</summary>
-    public IEnumerable<string> Problems
+    /// <param name="allowedSpillBytes">Of spill stores, and as many of spill loads and a half.</param>
+    public IEnumerable<string> Problems(int allowedSpillBytes)
     {
-        get
-        {
-            if (SpillStoreBytes + SpillLoadBytes > 0)
-                yield return $"{SpillStoreBytes} bytes of spill stores, {SpillLoadBytes} of spill loads";
-            foreach (var warning in Warnings)
-                yield return warning;
-        }
+        if (SpillStoreBytes > allowedSpillBytes || 2 * SpillLoadBytes > 3 * allowedSpillBytes)
+            yield return $"{SpillStoreBytes} bytes of spill stores, {SpillLoadBytes} of spill loads";
+        foreach (var warning in Warnings)
+            yield return warning;
     }
 
     /// <summary>Reads the log of a compilation with <c>--ptxas-options=-v</c>.</summary>

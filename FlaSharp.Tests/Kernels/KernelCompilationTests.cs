@@ -31,6 +31,18 @@ public sealed class KernelCompilationTests
         Assert.True(problems.IsEmpty, $"{problems.Count} problems for {target}:\n{string.Join('\n', problems.Order())}");
     }
 
+    /// <summary>
+    /// Bytes of a thread that may lie in local memory: none, with two exceptions that were measured and are known.
+    /// </summary>
+    private static int AllowedSpillBytes(KernelVariant variant) => variant.Source switch
+    {
+        // Sums over the state take up to 192 registers: a few numbers that a whole chunk of some 7,000 cycles needs once wait there.
+        "Gla/chunk_forward.cu" or "Gla/chunk_backward.cu" => 128,
+        // Only chunks with decays too strong for a frame come here; the larger heads hold more sums than there are registers.
+        "Gla/chunk_backward_pairs.cu" => 2560,
+        _ => 0,
+    };
+
     private static List<string> Problems(KernelCompiler compiler, KernelVariant variant, CompilerTarget target)
     {
         CompiledKernel compiled;
@@ -43,7 +55,7 @@ public sealed class KernelCompilationTests
             return [e.Message];
         }
         var report = CompileReport.Parse(compiled.Log, variant.Entry);
-        var problems = report.Problems.ToList();
+        var problems = report.Problems(AllowedSpillBytes(variant)).ToList();
         var shared = variant.SharedBytes + report.StaticSharedBytes;
         if (shared > target.MaxSharedBytes)
             problems.Add($"{shared} bytes of shared memory, but a block has {target.MaxSharedBytes}");

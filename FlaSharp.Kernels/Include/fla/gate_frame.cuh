@@ -158,12 +158,12 @@ template <int C, int K, int THREADS> struct ChunkGates {
     __device__ __forceinline__ void split(const SharedTile<bf16, C, K>& x, const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
                                           int half, float scale, const Totals& totals) const {
         constexpr int FIRST = ROWS <= 32 ? ROWS : 0; // loads before any store, which none of them passes, as registers allow
-        auto load = [&](int i) { return shared_load<u32>((row + i) & half ? q.at(row + i, col) : k.at(row + i, col)); };
+        auto load = [&](int i, bool query) { return shared_load<u32>(query ? q.at(row + i, col) : k.at(row + i, col)); };
         u32 pairs[ROWS];
 #pragma unroll
-        for (int i = 0; i < FIRST; i++) pairs[i] = load(i);
+        for (int i = 0; i < FIRST; i++) pairs[i] = load(i, (row + i) & half);
         visit_level(half, totals, [&](int i, bool query, float2 decay) {
-            u32 pair = i < FIRST ? pairs[i] : load(i);
+            u32 pair = i < FIRST ? pairs[i] : load(i, query);
             float factor = query ? scale : 1.f;
             shared_store(x.at(row + i, col),
                          Pair<bf16>::pack(Pair<T>::low(pair) * decay.x * factor, Pair<T>::high(pair) * decay.y * factor));

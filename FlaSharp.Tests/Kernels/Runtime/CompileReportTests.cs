@@ -26,7 +26,7 @@ public sealed class CompileReportTests
         var report = CompileReport.Parse(Log, "wanted");
         Assert.Equal((168, 16, 1024, 42, 48),
             (report.Registers, report.StackBytes, report.StaticSharedBytes, report.SpillStoreBytes, report.SpillLoadBytes));
-        Assert.Equal(["42 bytes of spill stores, 48 of spill loads"], report.Problems);
+        Assert.Equal(["42 bytes of spill stores, 48 of spill loads"], report.Problems(0));
         Assert.Equal(255, CompileReport.Parse(Log, "other").Registers);
     }
 
@@ -41,7 +41,7 @@ public sealed class CompileReportTests
     public void Warnings_of_slow_code_are_problems(string line, bool isProblem)
     {
         var report = CompileReport.Parse($"ptxas info    : 0 bytes gmem\n{line}\n", "wanted");
-        Assert.Equal(isProblem ? [line] : [], report.Problems);
+        Assert.Equal(isProblem ? [line] : [], report.Problems(0));
     }
 
     [Fact]
@@ -50,6 +50,6 @@ public sealed class CompileReportTests
         var report = CompileReport.Parse("", "wanted");
         Assert.Equal((0, 0, 0, 0, 0),
             (report.Registers, report.StackBytes, report.StaticSharedBytes, report.SpillStoreBytes, report.SpillLoadBytes));
-        Assert.Empty(report.Problems);
+        Assert.Empty(report.Problems(0));
     }
 }

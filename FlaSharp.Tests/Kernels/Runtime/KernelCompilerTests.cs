@@ -16,7 +16,7 @@ public sealed class KernelCompilerTests
         Assert.Equal("\x7f" + "ELF", Encoding.Latin1.GetString(compiled.Image, 0, 4));
         var report = CompileReport.Parse(compiled.Log, "axpy");
         Assert.InRange(report.Registers, 8, 64);
-        Assert.Empty(report.Problems);
+        Assert.Empty(report.Problems(0));
     }
 
     [Fact]
@@ -37,7 +37,7 @@ public sealed class KernelCompilerTests
         var compiled = TestKernels.Compiler().Compile(variant, CompilerTarget.Sm80);
         var report = CompileReport.Parse(compiled.Log, "spills");
         Assert.True(report.SpillStoreBytes > 0 && report.SpillLoadBytes > 0, compiled.Log);
-        Assert.NotEmpty(report.Problems);
+        Assert.NotEmpty(report.Problems(0));
     }
 
     [Fact]
@@ -46,7 +46,7 @@ public sealed class KernelCompilerTests
         TestKernels.RequireNvrtc();
         var variant = new KernelVariant("Test/slow.cu", "slow", [], 128, 0);
         var compiled = TestKernels.Compiler().Compile(variant, CompilerTarget.Sm90a);
-        Assert.Contains("(C7508)", Assert.Single(CompileReport.Parse(compiled.Log, "slow").Problems), StringComparison.Ordinal);
+        Assert.Contains("(C7508)", Assert.Single(CompileReport.Parse(compiled.Log, "slow").Problems(0)), StringComparison.Ordinal);
     }
 
     [Fact]
