@@ -57,9 +57,9 @@ internal sealed record GlaCase
     /// <summary>q, k, v, g, and the initial state or null.</summary>
     public Tensor?[] Inputs(ulong seed = 1)
     {
-        using var generator = new Generator(seed, CUDA);
+        using var generator = new Generator(seed); // TorchSharp has them for the CPU alone
         var kvHeads = KvHeads ?? H;
-        Tensor Random(params long[] shape) => randn(shape, device: CUDA, generator: generator);
+        Tensor Random(params long[] shape) => randn(shape, generator: generator).cuda();
         var z = Random(B, T, kvHeads, K);
         var decays = Decay switch
         {
@@ -69,7 +69,7 @@ internal sealed record GlaCase
             StrongGate => full_like(z, -5),
             StrongerGate => full_like(z, -20),
             SomeResets => nn.functional.logsigmoid(z)
-                .masked_fill(rand(z.shape, device: CUDA, generator: generator) < 0.02, float.NegativeInfinity),
+                .masked_fill(rand(z.shape, generator: generator).cuda() < 0.02, float.NegativeInfinity),
             AllResets => full_like(z, float.NegativeInfinity),
             MixedGate => nn.functional.logsigmoid(8 * z),
             AlternatingGate => nn.functional.logsigmoid(z)

@@ -77,7 +77,7 @@ public sealed class BenchmarkTimingTests
     }
 
     [Fact]
-    public void Gates_are_as_in_the_benchmark_of_fla_and_gradients_are_cleared()
+    public void Gates_are_as_in_the_benchmark_of_fla_and_no_gradient_accumulates()
     {
         using DisposeScope scope = NewDisposeScope();
         using var inputs = new GlaInputs(new GlaShape(2, 300, 2, 8), float32, CPU);
@@ -86,11 +86,7 @@ public sealed class BenchmarkTimingTests
         Assert.InRange(inputs.G.mean().item<float>(), -0.9f, -0.7f); // of log-sigmoid of normal values: -0.806
 
         inputs.ForwardBackward(LinearAttentionMode.Auto);
-        Tensor first = inputs.G.grad!.clone();
-        inputs.ClearGradients();
         Assert.Null(inputs.G.grad);
-        inputs.ForwardBackward(LinearAttentionMode.Auto);
-        Compare.Close(inputs.G.grad!, first, 0, "the gradient after clearing");
     }
 
     [GpuFact]

@@ -77,7 +77,7 @@ internal static class KernelsCommand
         report.Values["copy_bytes_per_second"] = floor.BytesPerSecond;
         report.Notes.Add("Floor: forward moves 5 tensors of B*T*H*D elements, backward 9 more, at "
             + $"{floor.BytesPerSecond / 1e9:F0} GB/s, measured by a large copy on the device.");
-        report.Notes.Add("Forward runs without a graph; forward + backward through autograd, into the gradients of q, k, v and "
+        report.Notes.Add("Forward runs without a graph; forward + backward through autograd.grad, to the gradients of q, k, v and "
             + "g, with a given gradient of the output. bench_peers.py does the same, by Triton's do_bench (see --flush).");
         var forwardChart = new Chart("forward", "Forward", "ms");
         var bothChart = new Chart("forward-backward", "Forward + backward", "ms");

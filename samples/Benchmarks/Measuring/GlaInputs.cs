@@ -46,20 +46,17 @@ internal sealed class GlaInputs : IDisposable
         return FlaOps.Gla(Q, K, V, G, mode, cuSeqlens: cuSeqlens).output;
     }
 
-    /// <summary>Forward, and backward into the gradients of q, k, v and g, through autograd.</summary>
-    public void ForwardBackward(LinearAttentionMode mode, Tensor? cuSeqlens = null) =>
-        FlaOps.Gla(Q, K, V, G, mode, cuSeqlens: cuSeqlens).output.Backward(_outputGradient);
-
-    /// <summary>So that the next backward pass does not add to them.</summary>
-    public void ClearGradients()
+    /// <summary>Forward, and backward to the gradients of q, k, v and g, through autograd.</summary>
+    public void ForwardBackward(LinearAttentionMode mode, Tensor? cuSeqlens = null)
     {
-        foreach (Tensor leaf in new[] { Q, K, V, G })
-            leaf.grad = null;
+        using DisposeScope scope = NewDisposeScope();
+        Tensor output = FlaOps.Gla(Q, K, V, G, mode, cuSeqlens: cuSeqlens).output;
+        foreach (Tensor gradient in autograd.grad([output], [Q, K, V, G], [_outputGradient]))
+            gradient.Dispose();
     }
 
     public void Dispose()
     {
-        ClearGradients();
         foreach (Tensor tensor in new[] { Q, K, V, G, _outputGradient })
             tensor.Dispose();
     }

@@ -40,8 +40,7 @@ internal sealed class GlaTimings : IDisposable
 
     public Timing Forward(LinearAttentionMode mode) => _clock.Time(_sets.Length, set => _sets[set].Forward(mode));
 
-    public Timing ForwardBackward(LinearAttentionMode mode) => _clock.Time(
-        _sets.Length, set => _sets[set].ForwardBackward(mode), set => _sets[set].ClearGradients());
+    public Timing ForwardBackward(LinearAttentionMode mode) => _clock.Time(_sets.Length, set => _sets[set].ForwardBackward(mode));
 
     public void Dispose()
     {
