@@ -1,4 +1,5 @@
 using FlaSharp.Kernels.Gla;
+using FlaSharp.Kernels.Norm;
 
 namespace FlaSharp.Kernels.Runtime;
 
@@ -7,7 +8,7 @@ internal static class KernelCatalog
 {
     // Each operation's launcher adds the function that lists its own.
     private static readonly Func<CompilerTarget, IEnumerable<KernelVariant>>[] s_operations =
-        [GlaChunkKernels.Variants, GlaRecurrentKernels.Variants];
+        [GlaChunkKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants, RmsNormKernels.Variants];
 
     public static IEnumerable<KernelVariant> AllVariants(CompilerTarget target) =>
         s_operations.SelectMany(variants => variants(target)).Distinct();

@@ -12,7 +12,7 @@ public static class OpCheck
     {
         var leaves = inputs.Select(input => input.detach().clone().requires_grad_()).ToArray();
         var output = op(leaves);
-        var weighting = randn(output.shape, generator: new Generator(7)).to(output.dtype);
+        var weighting = randn(output.shape, generator: new Generator(7)).to(output.dtype, output.device);
         output.Backward(weighting);
         return (output.detach(), leaves.Select(leaf => leaf.grad ?? zeros_like(leaf)).ToArray());
     }

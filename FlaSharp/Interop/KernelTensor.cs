@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using FlaSharp.Kernels.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -13,6 +14,36 @@ internal static class KernelTensor
     /// </summary>
     public static Tensor DenseRows(this Tensor tensor) =>
         tensor.size(3) == 1 || tensor.stride(3) == 1 ? tensor : tensor.contiguous();
+
+    /// <summary>
+    /// The tensor [..., D] itself if it is a matrix of dense, evenly spaced rows [D], as part of a wider one is; otherwise a copy in
+    /// the caller's dispose scope. Null for null.
+    /// </summary>
+    /// <param name="tensor">With at least one dimension.</param>
+    /// <param name="row">Elements from a row to the next.</param>
+    [return: NotNullIfNotNull(nameof(tensor))]
+    public static Tensor? DenseRows(this Tensor? tensor, out long row)
+    {
+        row = 0;
+        if (tensor is null)
+            return null;
+        var last = (int)tensor.dim() - 1;
+        var size = tensor.size(last);
+        var (isDense, rows) = (size == 1 || tensor.stride(last) == 1, 1L);
+        for (var d = last - 1; d >= 0; d--)
+        {
+            if (tensor.size(d) == 1)
+                continue;
+            if (rows == 1)
+                row = tensor.stride(d);
+            isDense &= tensor.stride(d) == rows * row;
+            rows *= tensor.size(d);
+        }
+        if (rows > 1 && isDense)
+            return tensor;
+        row = size;
+        return isDense ? tensor : tensor.contiguous();
+    }
 
     /// <summary>Where a tensor with dense rows lies; for null the default, which is none. The caller keeps it alive.</summary>
     public static TensorView View(this Tensor? tensor)

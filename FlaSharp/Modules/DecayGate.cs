@@ -1,3 +1,5 @@
+using FlaSharp.Interop;
+using FlaSharp.Ops;
 using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
@@ -38,7 +40,10 @@ internal sealed class DecayGate : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor input)
     {
         using var scope = NewDisposeScope();
-        var logDecay = nn.functional.logsigmoid(_up.forward(_down.forward(input)).to(ScalarType.Float32)) / _normalizer;
+        var x = _up.forward(_down.forward(input));
+        if (x.dtype.Element() is not null && CudaOperation.HasKernel(nameof(DecayGate), x))
+            return new DecayGateCudaFunction(_normalizer, _minimum).Run(x)[0]!.MoveToOuterDisposeScope();
+        var logDecay = nn.functional.logsigmoid(x.to(ScalarType.Float32)) / _normalizer;
         if (_minimum is { } minimum)
             logDecay = logDecay.clamp_min(minimum);
         return logDecay.MoveToOuterDisposeScope();

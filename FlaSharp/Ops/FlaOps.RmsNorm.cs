@@ -1,4 +1,5 @@
 using FlaSharp.Interop;
+using FlaSharp.Kernels.Norm;
 using FlaSharp.Ops.Reference;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -19,8 +20,10 @@ public static partial class FlaOps
     public static Tensor RmsNorm(Tensor x, Tensor? weight, double eps = 1e-5)
     {
         CheckNormInput(x, weight, eps);
-        return x.device_type == DeviceType.CPU
-            ? new RmsNormFunction(eps).Run(x, weight)[0]!
+        if (x.device_type == DeviceType.CPU)
+            return new RmsNormFunction(eps).Run(x, weight)[0]!;
+        return HasNormKernel(nameof(RmsNorm), x, x.size(-1))
+            ? new RmsNormCudaFunction(eps, x.size(-1)).Run(x, null, weight)[0]!
             : NormReference.RmsNorm(x, weight, eps);
     }
 
@@ -48,8 +51,10 @@ public static partial class FlaOps
         var isSwish = IsSwish(activation);
         var group = groupSize ?? x.size(-1);
         CheckGroupSize(x.size(-1), group);
-        return x.device_type == DeviceType.CPU
-            ? new GatedRmsNormFunction(eps, isSwish, normBeforeGate, group).Run(x, gate, weight)[0]!
+        if (x.device_type == DeviceType.CPU)
+            return new GatedRmsNormFunction(eps, isSwish, normBeforeGate, group).Run(x, gate, weight)[0]!;
+        return HasNormKernel(nameof(GatedRmsNorm), x, group)
+            ? new RmsNormCudaFunction(eps, group, isSwish, normBeforeGate).Run(x, gate, weight)[0]!
             : NormReference.GatedRmsNorm(x, gate, weight, eps, isSwish, normBeforeGate, group);
     }
 
@@ -66,6 +71,9 @@ public static partial class FlaOps
         if (groupSize <= 0 || size % groupSize != 0)
             throw new ArgumentException($"groupSize must divide D = {size}, but is {groupSize}.", nameof(groupSize));
     }
+
+    private static bool HasNormKernel(string operation, Tensor x, long groupSize) => CudaOperation.HasKernel(operation, x,
+        groupSize <= RmsNormTile.MaxSize ? null : $"it norms {groupSize} elements at once, and the kernel takes up to {RmsNormTile.MaxSize}.");
 
     private static void CheckNormInput(Tensor x, Tensor? weight, double eps)
     {

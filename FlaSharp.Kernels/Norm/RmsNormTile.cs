@@ -1,0 +1,45 @@
+using FlaSharp.Kernels.Runtime;
+
+namespace FlaSharp.Kernels.Norm;
+
+/// <summary>How a block of the kernels Norm/rms_norm_*.cu shares lines among its threads: the constants of fla/rms_norm.cuh.</summary>
+/// <param name="Lanes">Threads for a line.</param>
+/// <param name="PerThread">Columns of a line for each of them.</param>
+/// <param name="Threads">Of a block.</param>
+/// <param name="IsAligned">Whether threads read and write 16 bytes at once, or else one element.</param>
+internal sealed record RmsNormTile(int Lanes, int PerThread, int Threads, bool IsAligned)
+{
+    /// <summary>Lines up to this size have a tile.</summary>
+    public const int MaxSize = 8192;
+
+    // A warp for each line up to 1024, then a block.
+    private static readonly RmsNormTile[] s_aligned =
+    [
+        new(8, 8, 128, true), new(16, 8, 128, true), new(32, 8, 128, true), new(32, 16, 128, true), new(32, 32, 128, true),
+        new(128, 16, 128, true), new(256, 16, 256, true), new(512, 16, 512, true),
+    ];
+    private static readonly RmsNormTile[] s_unaligned =
+        [new(8, 8, 128, false), new(32, 32, 128, false), new(512, 16, 512, false)];
+
+    public static IEnumerable<RmsNormTile> All => s_aligned.Concat(s_unaligned);
+
+    /// <summary>Lines that a block works on at once.</summary>
+    public int Lines => Threads / Lanes;
+
+    private int MaxColumns => Lanes * PerThread;
+
+    /// <summary>The smallest tile for lines of a size, which is at most <see cref="MaxSize"/>.</summary>
+    public static RmsNormTile Of(int size, bool isAligned) =>
+        Array.Find(isAligned ? s_aligned : s_unaligned, tile => size <= tile.MaxColumns)!;
+
+    /// <param name="pass">"forward" or "backward".</param>
+    /// <param name="element">Of x.</param>
+    /// <param name="isGated">Whether there is a gate.</param>
+    public KernelVariant Variant(string pass, ElementType element, bool isGated) =>
+        new($"Norm/rms_norm_{pass}.cu", $"rms_norm_{pass}",
+            [
+                $"ELEMENT={element.Name()}", $"LANES={Lanes}", $"PER_THREAD={PerThread}", $"THREADS={Threads}",
+                $"VECTOR={(IsAligned ? 16 / element.Bytes() : 1)}", $"GATED={(isGated ? 1 : 0)}",
+            ],
+            Threads, SharedBytes: 0);
+}
