@@ -34,7 +34,7 @@ internal sealed record GlaChunkTile(
 
     private int StateThreads => ProducerThreads + 32 * Math.Min(4, Values / 16);
 
-    private int StateMinBlocks => Keys * Values >= 4096 ? 1 : 2; // more registers for larger states
+    private int StateMinBlocks => Math.Max(Keys, Values) > 32 ? 1 : 2; // more registers for larger states
 
     /// <summary>The tile for a call.</summary>
     /// <param name="keySize">K.</param>

@@ -141,9 +141,9 @@ internal sealed record GlaCase
     {
         var leaves = Array.ConvertAll(inputs, input => input?.detach().requires_grad_());
         var (output, finalState) = operation(leaves);
-        using var generator = new Generator(7, CUDA);
+        using var generator = new Generator(7);
         // Weights that every dtype holds exactly.
-        Tensor Weights(Tensor x) => randint(-8, 9, x.shape, device: CUDA, generator: generator).to(float64) / 4;
+        Tensor Weights(Tensor x) => randint(-8, 9, x.shape, generator: generator).to(float64, CUDA) / 4;
         var loss = (output.to(float64) * Weights(output)).sum() + (finalState!.to(float64) * Weights(finalState)).sum();
         loss.Backward();
 
