@@ -150,7 +150,7 @@ public sealed class NormKernelTests
         Check(
             i => FlaOps.GatedRmsNorm(i[0], i[1], i.ElementAtOrDefault(2), eps, activation, normBeforeGate, size / groups),
             i => NaiveNorm.Gated(i[0], i[1], i.ElementAtOrDefault(2), eps, activation, normBeforeGate, size / groups), inputs,
-            $"GatedRmsNorm, {rows} rows of {size} in {groups} groups, {activation}, norm first {normBeforeGate}, {dtype}, {weight}");
+            $"GatedRmsNorm, {rows} x {size} in {groups} groups, {activation}, norm first {normBeforeGate}, {dtype}, {weight}");
     }
 
     private static void Check(Func<Tensor[], Tensor> op, Func<Tensor[], Tensor> reference, Tensor[] inputs, string what)

@@ -95,7 +95,7 @@ struct Gate {
     }
 };
 
-// The sum over the threads of a line, in a fixed order, for each of them. All of the block's threads come here, with `turn` 0, 1, 0...
+// The sum over the threads of a line, in a fixed order, for each of them. The whole block comes here, `turn` being 0, 1, 0, ...
 __device__ __forceinline__ float sum_line(float x, int turn) {
 #pragma unroll
     for (int distance = (LANES < 32 ? LANES : 32) / 2; distance > 0; distance /= 2)
