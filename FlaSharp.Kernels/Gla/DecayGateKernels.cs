@@ -59,8 +59,9 @@ internal sealed class DecayGateKernels(GpuDevice device)
         Aligned = x % Alignment == 0 && decayGradient % Alignment == 0 && inputGradient % Alignment == 0 ? 1 : 0,
     });
 
-    private static KernelVariant Variant(string pass, ElementType element) => new($"Gla/decay_gate_{pass}.cu", $"decay_gate_{pass}",
-        [$"ELEMENT={element.Name()}", $"THREADS={Threads}"], Threads, SharedBytes: 0);
+    private static KernelVariant Variant(string pass, ElementType element) =>
+        new($"Gla/decay_gate_{pass}.cu", $"decay_gate_{pass}",
+            [$"ELEMENT={element.Name()}", $"THREADS={Threads}"], Threads, SharedBytes: 0);
 
     private void Launch<TParameters>(string pass, in TParameters parameters)
         where TParameters : unmanaged

@@ -1,4 +1,4 @@
 namespace FlaSharp.Kernels.Norm;
 
-/// <summary>fla::NormMatrix: a matrix with dense rows that begin every <paramref name="Row"/> elements. The default is none.</summary>
+/// <summary>fla::NormMatrix: dense rows, one every <paramref name="Row"/> elements. The default is none.</summary>
 internal readonly record struct NormMatrix(nint Data, long Row);

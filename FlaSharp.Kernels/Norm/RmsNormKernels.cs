@@ -13,8 +13,9 @@ internal sealed class RmsNormKernels(GpuDevice device)
     private const string ForwardPass = "forward";
     private const string BackwardPass = "backward";
 
-    // Each of the backward pass's writes a part of the weights' gradient, so they are as many as run at once, and no more.
-    private const int BackwardThreads = 1024; // on a multiprocessor
+    // For each multiprocessor. Each block of the backward pass writes a part of the weights' gradient, so they are no more than
+    // run at once.
+    private const int BackwardThreads = 1024;
     private const int ForwardThreads = 4096;
 
     private static readonly string[] s_passes = [ForwardPass, BackwardPass];
@@ -45,7 +46,7 @@ internal sealed class RmsNormKernels(GpuDevice device)
     private NormSizes Sizes => new(Rows, Groups, Size);
 
     /// <summary>
-    /// Kernels that stand for all: fp16 compiles as bf16 does, and a norm without a gate needs less of everything.
+    /// Kernels that stand for all: every tile with a gate, and the one of most columns for a thread in every form.
     /// </summary>
     /// <param name="target">All have the same.</param>
     public static IEnumerable<KernelVariant> Variants(CompilerTarget target) =>

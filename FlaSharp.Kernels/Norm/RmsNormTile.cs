@@ -2,7 +2,7 @@ using FlaSharp.Kernels.Runtime;
 
 namespace FlaSharp.Kernels.Norm;
 
-/// <summary>How a block of the kernels Norm/rms_norm_*.cu shares lines among its threads: the constants of fla/rms_norm.cuh.</summary>
+/// <summary>How a block of Norm/rms_norm_*.cu shares lines among its threads: the constants of fla/rms_norm.cuh.</summary>
 /// <param name="Lanes">Threads for a line.</param>
 /// <param name="PerThread">Columns of a line for each of them.</param>
 /// <param name="Threads">Of a block.</param>

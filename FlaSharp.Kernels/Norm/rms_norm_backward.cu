@@ -1,6 +1,6 @@
-// The gradients of rms_norm_forward.cu. With u = x inner, n = u r and y = n w outer (one of inner and outer is the activated gate):
+// The gradients of rms_norm_forward.cu. With u = x inner, n = u r and y = n w outer (inner or outer is the activated gate):
 //     dn = dy w outer,  du = r (dn - n mean(dn n)),  dx = du inner,  da = du x or dy w n,  dgate = da act'(gate)
-// The gradient of w is a sum over rows, dy outer n. Each block sums its own rows, in order, and writes one line of `weight_parts`.
+// The gradient of w is a sum over rows, dy outer n. Each block sums its own rows in order, and writes one part.
 #include "fla/rms_norm.cuh"
 
 using namespace fla;
@@ -93,6 +93,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) rms_norm_backward(const __
         }
     }
     if (p.weight_parts)
-        write_part(p.weight_parts + (i64)(blockIdx.x / p.sizes.groups) * p.sizes.groups * p.sizes.size + group_column, sums, place,
-                   p.sizes.size);
+        write_part(p.weight_parts + (i64)blockIdx.x * p.sizes.size, sums, place, p.sizes.size);
 }

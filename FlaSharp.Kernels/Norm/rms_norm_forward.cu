@@ -1,4 +1,4 @@
-// RMS norm, with a gate if GATED: y = n(x) w a or, `gate_first`, n(x a) w, where a = act(gate) and n(u) = u / sqrt(mean(u^2) + eps).
+// RMS norm, with a gate if GATED: y = n(x) w a or, `gate_first`, n(x a) w, with a = act(gate), n(u) = u / sqrt(mean(u^2) + eps).
 #include "fla/rms_norm.cuh"
 
 using namespace fla;

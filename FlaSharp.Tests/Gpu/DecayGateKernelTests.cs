@@ -7,11 +7,11 @@ using static TorchSharp.torch;
 
 namespace FlaSharp.Tests.Gpu;
 
-/// <summary>The CUDA kernels of the log decays: output and gradient against float64, and the module against itself on the CPU.</summary>
+/// <summary>The CUDA kernels of the log decays: against float64, and the module against itself on the CPU.</summary>
 public sealed class DecayGateKernelTests
 {
     [GpuTheory]
-    [InlineData(ScalarType.Float32, 1e-6)]
+    [InlineData(ScalarType.Float32, 2e-6)]
     [InlineData(ScalarType.BFloat16, 4e-3)]
     [InlineData(ScalarType.Float16, 4e-3)]
     public void Matches_the_definition(ScalarType dtype, double gradientLimit)
@@ -22,7 +22,8 @@ public sealed class DecayGateKernelTests
             {
                 using var scope = NewDisposeScope();
                 OpCheck.Agrees(i => new DecayGateCudaFunction(16, minimum).Run(i[0])[0]!, i => Definition(i[0], 16, minimum),
-                    [(randn(shape, device: CUDA) * 6).to(dtype)], 1e-6, gradientLimit, $"[{string.Join(", ", shape)}] from {minimum}");
+                    [(randn(shape, device: CUDA) * 6).to(dtype)], 2e-6, gradientLimit,
+                    $"[{string.Join(", ", shape)}] from {minimum}");
             }
     }
 
@@ -32,9 +33,9 @@ public sealed class DecayGateKernelTests
         using var scope = NewDisposeScope();
         manual_seed(2);
         OpCheck.Agrees(i => new DecayGateCudaFunction(16, null).Run(i[0][.., 1..].transpose(0, 1))[0]!,
-            i => Definition(i[0][.., 1..].transpose(0, 1), 16, null), [randn(33, 50, device: CUDA)], 1e-6, 1e-6, "transposed");
+            i => Definition(i[0][.., 1..].transpose(0, 1), 16, null), [randn(33, 50, device: CUDA)], 2e-6, 2e-6, "transposed");
         OpCheck.Agrees(i => new DecayGateCudaFunction(16, null).Run(i[0][1..])[0]!,
-            i => Definition(i[0][1..], 16, null), [randn(33, 51, device: CUDA)], 1e-6, 1e-6, "not aligned");
+            i => Definition(i[0][1..], 16, null), [randn(33, 51, device: CUDA)], 2e-6, 2e-6, "not aligned");
     }
 
     [GpuFact]

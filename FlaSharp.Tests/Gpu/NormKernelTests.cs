@@ -37,7 +37,7 @@ public sealed class NormKernelTests
         foreach (var dtype in new[] { ScalarType.Float32, ScalarType.BFloat16, ScalarType.Float16 })
             foreach (var rows in new[] { 1, 50 })
             {
-                var eps = size <= 2 ? 0.1 : 1e-5; // with one value all of the gradient but eps * r^3 cancels
+                var eps = size <= 2 ? 1 : 1e-5; // with one value all of the gradient but eps * r^3 cancels
                 CheckPlain(size, rows, dtype, dtype, eps);
                 CheckGated(size, rows, dtype, ScalarType.Float32, normBeforeGate: true, eps: eps);
                 CheckGated(size, rows, dtype, dtype, normBeforeGate: false, eps: eps);
@@ -81,7 +81,8 @@ public sealed class NormKernelTests
             Func<Tensor, Tensor>[] views = [x => x.narrow(2, first, 64), x => x.narrow(2, first, 64).transpose(0, 1)];
             foreach (var view in views)
                 OpCheck.Agrees(i => FlaOps.GatedRmsNorm(view(i[0]), view(i[1]), i[2]),
-                    i => NaiveNorm.Gated(view(i[0]), view(i[1]), i[2], 1e-5, "swish", true, 64), inputs, 1e-5, 1e-5, $"from {first}");
+                    i => NaiveNorm.Gated(view(i[0]), view(i[1]), i[2], 1e-5, "swish", true, 64), inputs,
+                    1e-5, 1e-5, $"from {first}");
         }
     }
 
@@ -93,7 +94,8 @@ public sealed class NormKernelTests
         Tensor[] inputs = [randn(40, 96, device: CUDA), randn(40, 96, device: CUDA) * 60, randn(96, device: CUDA)];
         foreach (var before in new[] { true, false })
             OpCheck.Agrees(i => FlaOps.GatedRmsNorm(i[0], i[1], i[2], normBeforeGate: before),
-                i => NaiveNorm.Gated(i[0], i[1], i[2], 1e-5, "swish", before, 96), inputs, 1e-5, 1e-5, $"norm before gate {before}");
+                i => NaiveNorm.Gated(i[0], i[1], i[2], 1e-5, "swish", before, 96), inputs,
+                1e-5, 1e-5, $"norm before gate {before}");
     }
 
     [GpuFact]
@@ -148,7 +150,7 @@ public sealed class NormKernelTests
         Check(
             i => FlaOps.GatedRmsNorm(i[0], i[1], i.ElementAtOrDefault(2), eps, activation, normBeforeGate, size / groups),
             i => NaiveNorm.Gated(i[0], i[1], i.ElementAtOrDefault(2), eps, activation, normBeforeGate, size / groups), inputs,
-            $"GatedRmsNorm, {rows} rows of {size} in {groups} groups, {activation}, norm before gate {normBeforeGate}, {dtype}, {weight}");
+            $"GatedRmsNorm, {rows} x {size} in {groups} groups, {activation}, norm first {normBeforeGate}, {dtype}, {weight}");
     }
 
     private static void Check(Func<Tensor[], Tensor> op, Func<Tensor[], Tensor> reference, Tensor[] inputs, string what)

@@ -16,8 +16,8 @@ internal static class KernelTensor
         tensor.size(3) == 1 || tensor.stride(3) == 1 ? tensor : tensor.contiguous();
 
     /// <summary>
-    /// The tensor [..., D] itself if it is a matrix of dense, evenly spaced rows [D], as part of a wider one is; otherwise a copy in
-    /// the caller's dispose scope. Null for null.
+    /// The tensor [..., D] itself if it is a matrix of dense, evenly spaced rows [D], as a part of a wider one is; otherwise a
+    /// copy in the caller's dispose scope. Null for null.
     /// </summary>
     /// <param name="tensor">With at least one dimension.</param>
     /// <param name="row">Elements from a row to the next.</param>

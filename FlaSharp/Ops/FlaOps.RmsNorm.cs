@@ -16,6 +16,8 @@ public static partial class FlaOps
     /// <param name="eps">Added to the mean square.</param>
     /// <returns>[..., D], in the dtype of <paramref name="x"/>.</returns>
     /// <exception cref="ArgumentException">A shape, dtype or device does not fit.</exception>
+    /// <exception cref="NotSupportedException">Its CUDA kernel cannot run, and <see cref="CudaKernels.Strict"/> is set.
+    /// </exception>
     /// <remarks>Zhang and Sennrich, Root Mean Square Layer Normalization (2019).</remarks>
     public static Tensor RmsNorm(Tensor x, Tensor? weight, double eps = 1e-5)
     {
@@ -40,6 +42,8 @@ public static partial class FlaOps
     /// <param name="groupSize">The mean square is taken over groups of so many neighbours; it divides D. All of D if null.</param>
     /// <returns>[..., D], in the dtype of <paramref name="x"/>.</returns>
     /// <exception cref="ArgumentException">A shape, dtype, device or option does not fit.</exception>
+    /// <exception cref="NotSupportedException">Its CUDA kernel cannot run, and <see cref="CudaKernels.Strict"/> is set.
+    /// </exception>
     public static Tensor GatedRmsNorm(Tensor x, Tensor gate, Tensor? weight, double eps = 1e-5,
         string activation = "swish", bool normBeforeGate = true, long? groupSize = null)
     {
@@ -73,7 +77,9 @@ public static partial class FlaOps
     }
 
     private static bool HasNormKernel(string operation, Tensor x, long groupSize) => CudaOperation.HasKernel(operation, x,
-        groupSize <= RmsNormTile.MaxSize ? null : $"it norms {groupSize} elements at once, and the kernel takes up to {RmsNormTile.MaxSize}.");
+        groupSize <= RmsNormTile.MaxSize
+            ? null
+            : $"it norms {groupSize} elements at once, and the kernel takes up to {RmsNormTile.MaxSize}.");
 
     private static void CheckNormInput(Tensor x, Tensor? weight, double eps)
     {

@@ -7,8 +7,9 @@ using static TorchSharp.torch;
 
 namespace FlaSharp.Ops;
 
-/// <summary>x, gate [..., D]?, weight [D]? -> y [..., D], by the CUDA kernels. The options are the gate's, if there is one.</summary>
-internal sealed class RmsNormCudaFunction(double eps, long groupSize, bool isSwish = true, bool normBeforeGate = true) : FlaFunction
+/// <summary>x, gate [..., D]?, weight [D]? -> y [..., D], by the CUDA kernels. The last two options are the gate's.</summary>
+internal sealed class RmsNormCudaFunction(double eps, long groupSize, bool isSwish = true, bool normBeforeGate = true)
+    : FlaFunction
 {
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {

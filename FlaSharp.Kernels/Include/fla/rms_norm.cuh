@@ -1,8 +1,8 @@
 // What both passes of the RMS norms share. A row [groups * size] is normed in groups; a line is one group of one row. Each block
 // keeps to one group, so that a thread meets the same columns, and the same weights, in every line.
 //
-// Constants: ELEMENT of x, gate and y (float, bf16 or fp16); LANES threads for a line, at most a warp or all of a block; THREADS of
-// a block; PER_THREAD columns of a line for a thread, VECTOR of them together (16 bytes, or 1 where something is not aligned);
+// Constants: ELEMENT of x, gate and y (float, bf16 or fp16); LANES threads for a line, at most a warp or all of a block; THREADS
+// of a block; PER_THREAD columns of a line for a thread, VECTOR of them together (16 bytes, or 1 where something is not aligned);
 // GATED 0 or 1.
 #pragma once
 #include "fla/ptx.cuh"
@@ -59,7 +59,8 @@ struct NormWeight {
     const void* data; // [groups * size], or null
     int is_float;
 
-    __device__ __forceinline__ void load(float (&weights)[VECTOR], const NormPlace& place, const NormSizes& sizes, int chunk) const {
+    __device__ __forceinline__ void load(float (&weights)[VECTOR], const NormPlace& place, const NormSizes& sizes,
+                                         int chunk) const {
         i64 at = (i64)place.group * sizes.size + place.column(chunk);
         if (data == nullptr || place.column(chunk) >= sizes.size) {
 #pragma unroll
@@ -94,10 +95,11 @@ struct Gate {
     }
 };
 
-// The sum over the threads of a line, in a fixed order, for each of them. Every thread of the block comes here, `turn` 0, 1, 0, ...
+// The sum over the threads of a line, in a fixed order, for each of them. The whole block comes here, `turn` being 0, 1, 0, ...
 __device__ __forceinline__ float sum_line(float x, int turn) {
 #pragma unroll
-    for (int distance = (LANES < 32 ? LANES : 32) / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
+    for (int distance = (LANES < 32 ? LANES : 32) / 2; distance > 0; distance /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, distance);
     if constexpr (LANES > 32) {
         __shared__ float warps[2][(LANES + 31) / 32]; // two, so that one barrier is enough
         if (threadIdx.x % 32 == 0) warps[turn][threadIdx.x / 32] = x;

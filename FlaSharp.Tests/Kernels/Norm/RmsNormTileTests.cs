@@ -31,5 +31,6 @@ public sealed class RmsNormTileTests
 
     [Fact]
     public void Lanes_are_part_of_a_warp_or_all_of_a_block() =>
-        Assert.All(RmsNormTile.All, tile => Assert.True(32 % tile.Lanes == 0 ? tile.Threads % 32 == 0 : tile.Lanes == tile.Threads));
+        Assert.All(RmsNormTile.All, tile =>
+            Assert.True(32 % tile.Lanes == 0 ? tile.Threads % 32 == 0 : tile.Lanes == tile.Threads));
 }
