@@ -5,6 +5,7 @@
 // The gradient of the log-decays is a sum over all pairs of tokens that they lie between,
 //   dg_t = rowsum_V(S dS) + sum over the chunk of k (v dS^T) + sum from t to the chunk's end of (q dq - k dk),
 // anchored anew in each chunk. The pairs (t, t) cancel in it exactly; they are left out before and added to dq and dk after.
+// What of it lies below float32's resolution of q dq, as with decays of -20, is lost.
 // In chunks whose decays are too strong for a frame, the pairs of tokens are left to gla_chunk_backward_pairs.
 #include "fla/gla_backward.cuh"
 #include "fla/pair_rows.cuh"

@@ -23,6 +23,7 @@ internal sealed record GlaCase
     private const double OutputLimit = 4e-3;
     private const double GradientLimit = 5e-3;
     private const double DecayGradientLimit = 1.5e-2;
+    private const double Float32Resolution = 2.4e-7; // two units in the last place
 
     private static readonly string[] s_gradients = ["dq", "dk", "dv", "dg", "dInitialState"];
 
@@ -120,11 +121,20 @@ internal sealed record GlaCase
                 continue;
             }
             var limit = name == "output" ? OutputLimit : name == "dg" ? DecayGradientLimit : GradientLimit;
+            // A sum of q dq - k dk in float32: what lies below its resolution, as with decays of -20, is not there.
+            if (name == "dg" && Rms(actual[name].to(float64) - value.to(float64)) <= Float32Resolution * Rms(expected["dq"]))
+                continue;
             var error = Compare.RelativeRms(actual[name], value);
             if (name == "dg")
                 TestContext.Current.TestOutputHelper?.WriteLine($"{what}: dg {error:E1}");
             Assert.True(error <= limit, $"{what}: {name} has a relative RMS error of {error:E2}, more than {limit:E1}.");
         }
+    }
+
+    private static double Rms(Tensor x)
+    {
+        using var wide = x.to(float64);
+        return (wide * wide).mean().sqrt().ToDouble();
     }
 
     public static bool AreSame(Tensor x, Tensor y) => x.eq(y).all().ToBoolean();

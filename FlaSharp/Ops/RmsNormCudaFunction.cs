@@ -41,7 +41,7 @@ internal sealed class RmsNormCudaFunction(double eps, long groupSize, bool isSwi
             TensorPointer.Of(scales), Matrix(denseDy, rowDy), Matrix(dx, size), Matrix(dGate, size),
             saved.NeedsGrad[2] ? count => TensorPointer.Of(parts = Scratch.Empty([count, size], device: device)) : null);
         GC.KeepAlive((denseX, denseGate, denseWeight, scales, denseDy));
-        return [dx, dGate, parts?.sum(0).InDtype(weight!.dtype)];
+        return [dx, dGate, parts?.sum(dim: 0).InDtype(weight!.dtype)];
     }
 
     private static NormMatrix Matrix(Tensor? tensor, long row) => tensor is null ? default : new(TensorPointer.Of(tensor), row);
