@@ -10,7 +10,7 @@ internal readonly record struct GlaSegments(int Count, int Chunks)
     private const double BusyEnough = 0.4;
     private const int FewestChunks = 8;
 
-    /// <summary>As many segments as give each multiprocessor a block, if whole sequences would leave many idle.</summary>
+    /// <summary>As many segments as give almost each multiprocessor a block, if whole sequences would leave many idle.</summary>
     /// <param name="blocks">Blocks without a cut.</param>
     /// <param name="chunks">Of the longest sequence.</param>
     /// <param name="multiprocessors">Of the GPU.</param>
@@ -18,7 +18,7 @@ internal readonly record struct GlaSegments(int Count, int Chunks)
     {
         if (blocks == 0 || IsBusy(blocks, multiprocessors))
             return Of(1, chunks);
-        var wanted = (multiprocessors + blocks - 1) / blocks;
+        var wanted = multiprocessors / blocks; // one wave: a few blocks in a second one would take as long again
         return Of((int)Math.Clamp(wanted, 1, Math.Max(1, chunks / FewestChunks)), chunks);
     }
 

@@ -9,8 +9,8 @@ public sealed class GlaSegmentsTests
     [InlineData(132, 1000, 1)] // busy
     [InlineData(96, 1000, 1)]
     [InlineData(53, 1000, 1)] // 0.4 of 132
-    [InlineData(52, 1000, 3)]
-    [InlineData(32, 256, 5)]
+    [InlineData(52, 1000, 2)]
+    [InlineData(32, 256, 4)]
     [InlineData(1, 10000, 132)]
     [InlineData(1, 80, 10)] // 8 chunks in each
     [InlineData(1, 15, 1)]
