@@ -38,10 +38,14 @@ internal sealed partial record CompileReport
     public static CompileReport Parse(string log, string entry)
     {
         int registers = 0, stack = 0, shared = 0, stores = 0, loads = 0;
-        var function = "";
+        var (compiled, function) = ("", ""); // functions that an entry calls come between it and what it uses
         foreach (var line in log.Split('\n'))
         {
-            if (Function().Match(line) is { Success: true } header)
+            if (Entry().Match(line) is { Success: true } start)
+            {
+                compiled = start.Groups["name"].Value;
+            }
+            else if (Function().Match(line) is { Success: true } header)
             {
                 function = header.Groups["name"].Value;
             }
@@ -52,7 +56,7 @@ internal sealed partial record CompileReport
                 if (function == entry)
                     stack = Number(frame, "stack");
             }
-            else if (function == entry && Used().Match(line) is { Success: true } used)
+            else if (compiled == entry && Used().Match(line) is { Success: true } used)
             {
                 registers = Number(used, "registers");
                 if (Shared().Match(line) is { Success: true } smem)
@@ -73,7 +77,10 @@ internal sealed partial record CompileReport
     private static int Number(Match match, string group) =>
         int.Parse(match.Groups[group].ValueSpan, CultureInfo.InvariantCulture);
 
-    [GeneratedRegex(@"(Compiling entry function|Function properties for) '?(?<name>[\w$]+)")]
+    [GeneratedRegex(@"Compiling entry function '?(?<name>[\w$]+)")]
+    private static partial Regex Entry();
+
+    [GeneratedRegex(@"Function properties for '?(?<name>[\w$]+)")]
     private static partial Regex Function();
 
     [GeneratedRegex(@"(?<stack>\d+) bytes stack frame, (?<stores>\d+) bytes spill stores, (?<loads>\d+) bytes spill loads")]
