@@ -1,4 +1,4 @@
-"""Tests of the emulator itself: /usr/bin/python3 -m unittest discover -s eng/emulator (needs g++, addr2line and numpy)."""
+"""Tests of the emulator itself. In this folder: /usr/bin/python3 -m unittest test_emulator (needs g++, addr2line and numpy)."""
 
 import ctypes
 import time
@@ -57,11 +57,11 @@ class MatrixTests(unittest.TestCase):
         x = np.arange(256, dtype=np.uint16)
         y = np.zeros((32, 4, 2), np.uint16)
         run(f"""
-        u16* s = (u16*)shared_memory();
+        u16* s = &shared_memory_as<u16>();
         for (int i = threadIdx.x; i < 256; i += 32) s[i] = ((u16*)p.x)[i];
         __syncwarp();
         u32 r[4];
-        {function}(r, s + 8 * threadIdx.x);
+        {function}(r, shared_address(s + 8 * threadIdx.x));
         for (int i = 0; i < 4; i++) ((u32*)p.y)[4 * threadIdx.x + i] = r[i];
         """, x, y, shared=512)
         for lane in range(32):
@@ -82,11 +82,11 @@ class MatrixTests(unittest.TestCase):
         np.testing.assert_array_equal(y, x.T)
 
     def test_ldmatrix_misaligned(self):
-        with self.assertRaisesRegex(EmulatorError, r"ldmatrix: address .* not aligned to 16"):
+        with self.assertRaisesRegex(EmulatorError, r"ldmatrix_x4 of 16 bytes at the shared address \d+ at .*\.cu:\d+"):
             run("u32 r[4]; ldmatrix_x4(r, shared_memory() + 8 * threadIdx.x);", shared=512)
 
     def test_ldmatrix_outside(self):
-        with self.assertRaisesRegex(EmulatorError, r"not in the block's shared memory"):
+        with self.assertRaisesRegex(EmulatorError, r"ldmatrix_x4 of 16 bytes at 496, outside of the block's shared memory"):
             run("u32 r[4]; ldmatrix_x4(r, shared_memory() + 16 * threadIdx.x);", shared=496)
 
 
@@ -113,22 +113,68 @@ class ConversionTests(unittest.TestCase):
                 back = emulate.from_bf16(y) if name == "bf16" else y.view(np.float16).astype(np.float32)
                 np.testing.assert_array_equal(z, back)
 
-    def test_exp2_and_max(self):
+    def test_pow2_and_max(self):
         x = np.array([0, 1, -1, 0.5, -np.inf, -126, -127, -1e30, np.nan, 200], np.float32)
         y, z = np.zeros_like(x), np.zeros_like(x)
-        run("if (threadIdx.x < p.n) { float v = ((float*)p.x)[threadIdx.x]; ((float*)p.y)[threadIdx.x] = fla::exp2(v);"
+        run("if (threadIdx.x < p.n) { float v = ((float*)p.x)[threadIdx.x]; ((float*)p.y)[threadIdx.x] = pow2(v);"
             "((float*)p.z)[threadIdx.x] = max_nan(v, 0.f); }", x, y, z, len(x))
         np.testing.assert_allclose(y, [1, 2, 0.5, np.sqrt(2), 0, 2.0**-126, 0, 0, np.nan, np.inf], rtol=1e-6)
         np.testing.assert_array_equal(z, [0, 1, 0, 0.5, 0, 0, 0, 0, np.nan, 200])
 
 
+class SharedMemoryTests(unittest.TestCase):
+    def test_load_and_store(self):
+        for element, size in (("u16", 2), ("float", 4), ("float2", 8), ("uint4", 16)):
+            with self.subTest(element):
+                x = np.random.default_rng(size).integers(0, 256, (2, 32, size), np.uint8)
+                y, z = np.zeros_like(x), np.zeros_like(x[0])
+                run("""
+                using T = ELEMENT;
+                __shared__ T fixed[32];
+                int t = threadIdx.x;
+                shared_store(shared_memory() + (u32)sizeof(T) * t, ((T*)p.x)[t]);
+                shared_store(shared_address(fixed + t), ((T*)p.x)[32 + t]);
+                __syncwarp();
+                ((T*)p.y)[t] = shared_load<T>(shared_memory() + (u32)sizeof(T) * (31 - t));
+                ((T*)p.y)[32 + t] = shared_load<T>(shared_address(fixed) + (u32)sizeof(T) * (31 - t));
+                ((T*)p.z)[t] = (&shared_memory_as<T>())[t];
+                """, x, y, z, shared=512, defines={"ELEMENT": element})
+                np.testing.assert_array_equal(y, x[:, ::-1])
+                np.testing.assert_array_equal(z, x[0])
+
+    def check_addresses(self, name, access):
+        for element, offset, text in (("u16", 3, "2 bytes at the shared address 3 "),
+                                      ("float", 6, "4 bytes at the shared address 6 "),
+                                      ("float2", 4, "8 bytes at the shared address 4 "),
+                                      ("uint4", 8, "16 bytes at the shared address 8 "),
+                                      ("float", 1024, "4 bytes at 1024, outside .* shared memory: 1024 bytes from 0 on"),
+                                      ("uint4", -16, "16 bytes at 4294967280, outside of the block's shared memory")):
+            with self.subTest(element, offset=offset), self.assertRaisesRegex(EmulatorError, rf"{name} of {text}.*\.cu:\d+"):
+                run(access, y=np.zeros(4, np.uint32), n=offset, shared=1024, defines={"ELEMENT": element})
+
+    def test_load_addresses(self):
+        self.check_addresses("shared_load", "*(ELEMENT*)p.y = shared_load<ELEMENT>(shared_memory() + p.n);")
+
+    def test_store_addresses(self):
+        self.check_addresses("shared_store", "shared_store(shared_memory() + p.n, ELEMENT());")
+
+    def test_address_of_other_memory(self):
+        with self.assertRaisesRegex(EmulatorError, r"not in the block's shared memory"):
+            run("*(u32*)p.x = shared_address(p.x);", np.zeros(4, np.uint32), shared=1024)
+
+    def test_opaque(self):
+        x, y = np.arange(32, dtype=np.int32) - 7, np.zeros(32, np.int32)
+        run("int t = opaque((int)threadIdx.x); opaque((int*)p.y)[t] = opaque(((int*)p.x)[t]);", x, y)
+        np.testing.assert_array_equal(y, x)
+
+
 class CopyTests(unittest.TestCase):
     COPY = """
-    float* s = (float*)shared_memory();
+    float* s = &shared_memory_as<float>();
     int t = threadIdx.x;
-    copy_async<SIZE>(s + SIZE / 4 * t, (float*)p.x + SIZE / 4 * t, t < p.n);
+    copy_async<SIZE>(shared_memory() + SIZE * t, (float*)p.x + SIZE / 4 * t, t < p.n);
     copy_async_commit();
-    copy_async<SIZE>(s + SIZE / 4 * (64 + t), (float*)p.x + SIZE / 4 * t, true);
+    copy_async<SIZE>(shared_memory() + SIZE * (64 + t), (float*)p.x + SIZE / 4 * t, true);
     copy_async_commit();
     copy_async_wait<WAIT>();
     __syncthreads();
@@ -158,9 +204,9 @@ class CopyTests(unittest.TestCase):
 
     def test_bad_addresses(self):
         x = np.zeros(64, np.float32)
-        for arguments, text in (("shared_memory() + 8, p.x", "to shared memory: address .* not aligned to 16"),
+        for arguments, text in (("shared_memory() + 8, p.x", "copy_async of 16 bytes at the shared address 8 "),
                                 ("shared_memory(), (char*)p.x + 4", "from global memory: address .* not aligned to 16"),
-                                ("shared_memory() + 1024, p.x", "not in the block's shared memory"),
+                                ("shared_memory() + 1024, p.x", "copy_async of 16 bytes at 1024, outside of the block's shared"),
                                 ("shared_memory(), (char*)p.x + 256", "outside of all buffers; nearest is values .*byte 256")):
             body = f"copy_async<16>({arguments}, true);"
             with self.subTest(body), self.assertRaisesRegex(EmulatorError, text):
@@ -170,7 +216,7 @@ class CopyTests(unittest.TestCase):
 class SynchronizationTests(unittest.TestCase):
     # Warp 0 fills a ring of two slots, warp 1 and 2 add up what they read.
     RING = """
-    float* ring = (float*)shared_memory();
+    float* ring = &shared_memory_as<float>();
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float sum = 0;
     for (int step = 0; step < p.n; step++) {
@@ -288,7 +334,7 @@ class LaunchTests(unittest.TestCase):
         helpers = "template <class T> __device__ T* scratch() { __shared__ T s[4]; return s; }"
         run("""
         __shared__ float own[4];
-        float* all[3] = {own, scratch<float>(), (float*)shared_memory()};
+        float* all[3] = {own, scratch<float>(), &shared_memory_as<float>()};
         if (threadIdx.x == 0) for (int i = 0; i < 3; i++) { ((float*)p.y)[3 * blockIdx.x + i] = all[i][0]; all[i][0] = 1; }
         """, y=y, grid=4, shared=64, helpers=helpers)
         self.assertTrue(np.isnan(y).all(), y)
@@ -300,7 +346,7 @@ class LaunchTests(unittest.TestCase):
         with self.assertRaisesRegex(EmulatorError, r"access to 0x.*no memory of ours.*\.cu:\d+"):
             run("((float*)p.y)[threadIdx.x + 1] = threadIdx.x;", y=y)
         with self.assertRaisesRegex(EmulatorError, r"byte 1024 of 1024 of dynamic shared memory"):
-            run("shared_memory()[1024] = 1;", shared=1024)
+            run("(&shared_memory_as<char>())[1024] = 1;", shared=1024)
 
     def test_misaligned_vector_is_caught(self):
         x = np.zeros(64, np.float32)
