@@ -1,4 +1,4 @@
-"""Tests of the emulator itself: /usr/bin/python3 -m unittest discover -s eng/emulator (needs g++, addr2line and numpy)."""
+"""Tests of the emulator itself. In this folder: /usr/bin/python3 -m unittest test_emulator (needs g++, addr2line and numpy)."""
 
 import ctypes
 import time
@@ -143,9 +143,11 @@ class SharedMemoryTests(unittest.TestCase):
                 np.testing.assert_array_equal(z, x[0])
 
     def check_addresses(self, name, access):
-        for element, offset, text in (("u16", 3, "2 bytes at the shared address 3 "), ("float", 6, "4 bytes at the shared address 6 "),
-                                      ("float2", 4, "8 bytes at the shared address 4 "), ("uint4", 8, "16 bytes at the shared address 8 "),
-                                      ("float", 1024, "4 bytes at 1024, outside of the block's shared memory: 1024 bytes from 0 on"),
+        for element, offset, text in (("u16", 3, "2 bytes at the shared address 3 "),
+                                      ("float", 6, "4 bytes at the shared address 6 "),
+                                      ("float2", 4, "8 bytes at the shared address 4 "),
+                                      ("uint4", 8, "16 bytes at the shared address 8 "),
+                                      ("float", 1024, "4 bytes at 1024, outside .* shared memory: 1024 bytes from 0 on"),
                                       ("uint4", -16, "16 bytes at 4294967280, outside of the block's shared memory")):
             with self.subTest(element, offset=offset), self.assertRaisesRegex(EmulatorError, rf"{name} of {text}.*\.cu:\d+"):
                 run(access, y=np.zeros(4, np.uint32), n=offset, shared=1024, defines={"ELEMENT": element})
@@ -204,7 +206,7 @@ class CopyTests(unittest.TestCase):
         x = np.zeros(64, np.float32)
         for arguments, text in (("shared_memory() + 8, p.x", "copy_async of 16 bytes at the shared address 8 "),
                                 ("shared_memory(), (char*)p.x + 4", "from global memory: address .* not aligned to 16"),
-                                ("shared_memory() + 1024, p.x", "copy_async of 16 bytes at 1024, outside of the block's shared memory"),
+                                ("shared_memory() + 1024, p.x", "copy_async of 16 bytes at 1024, outside of the block's shared"),
                                 ("shared_memory(), (char*)p.x + 256", "outside of all buffers; nearest is values .*byte 256")):
             body = f"copy_async<16>({arguments}, true);"
             with self.subTest(body), self.assertRaisesRegex(EmulatorError, text):

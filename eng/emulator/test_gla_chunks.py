@@ -1,0 +1,221 @@
+"""Tests of Gla/chunk_*.cu and Gla/segment_scan.cu. In this folder: /usr/bin/python3 -m unittest test_gla_chunks"""
+
+import ctypes
+import unittest
+
+import numpy as np
+
+import emulate
+from test_gla_recurrent import GLA, Case, fetch, store
+
+CHUNK = 64
+TILES = (16, 32, 64, 128, 256)
+MULTIPROCESSORS = 2
+LIMITS = {"o": 4e-3, "dq": 5e-3, "dk": 5e-3, "dv": 5e-3, "dg": 1.5e-2, "final": 5e-3, "d_initial": 5e-3}  # relative RMS errors
+
+
+def _ints(*names):
+    return [(name, ctypes.c_int) for name in names]
+
+
+def _pointers(*names):
+    return [(name, ctypes.c_void_p) for name in names]
+
+
+def _views(*names):
+    return [(name, emulate.TensorView) for name in names]
+
+
+class Shape(ctypes.Structure):
+    """fla::GlaShape."""
+
+    _fields_ = [("sequences", emulate.Sequences),
+                *_ints("heads", "group", "key_size", "value_size", "segments", "segment_chunks")]
+
+
+class Forward(ctypes.Structure):
+    """GlaChunkForward."""
+
+    _fields_ = [("shape", Shape), *_views(*"qkvgo"), *_pointers("initial", "final", "states"), ("scale", ctypes.c_float)]
+
+
+class State(ctypes.Structure):
+    """GlaChunkState."""
+
+    _fields_ = [("shape", Shape), *_views(*"xyg"), *_pointers("initial", "local", "decay", "final", "states"),
+                ("scale", ctypes.c_float), *_ints("x_group", "y_group")]
+
+
+class Scan(ctypes.Structure):
+    """GlaSegmentScan."""
+
+    _fields_ = [*_pointers("states", "decay", "initial"), ("size", ctypes.c_int64),
+                *_ints("segments", "key_size", "value_size", "backward")]
+
+
+class Backward(ctypes.Structure):
+    """GlaChunkBackward."""
+
+    _fields_ = [("shape", Shape), *_views("q", "k", "v", "g", "do", "dq", "dk", "dv", "dg"),
+                *_pointers("states", "state_grads", "strong"), *_ints("state_values"), ("scale", ctypes.c_float),
+                *_ints("blocks")]
+
+
+class ChunkCase(Case):
+    """A call of the kernels over chunks, with the launches of GlaChunkKernels.cs and the tile of GlaChunkTile.cs."""
+
+    def __init__(self, K, V, *, segments=1, stages=2, **options):
+        super().__init__(K, V, **{"element": "bf16", **options})
+        T = self.q.shape[1]
+        self.length = T if self.offsets is None else int(np.diff(self.offsets).max())
+        self.chunks, self.stages = -(-self.length // CHUNK), stages
+        self.segment_chunks = -(-self.chunks // segments)
+        self.segments = -(-self.chunks // self.segment_chunks)
+        self.slots = self.count * self.chunks if self.offsets is None else T // CHUNK + self.count
+        self.keys, self.all_values = (next(tile for tile in TILES if tile >= size) for size in (K, V))
+        self.values = min(self.all_values, 64 if self.keys > 128 else 128)
+        self.value_tiles = -(-V // self.values)
+
+    def shared_bytes(self, kernel):
+        """As the kernel lays it out, which asserts it."""
+        keys, values, all_values = (2 * CHUNK * size for size in (self.keys, self.values, self.all_values))  # bytes of a tile
+        pairs, row, gradients, states = 2 * CHUNK * CHUNK, 4 * CHUNK, 2 * keys, 4 * self.keys * min(self.all_values, 64)
+        if kernel == "chunk_forward":
+            output = values if self.values > self.keys else 0
+            return self.stages * (3 * keys + output + values + pairs + 64) + 1024
+        if kernel == "chunk_state":
+            return self.stages * (2 * keys + values + 8 * self.keys) + 1024
+        if kernel == "chunk_backward":
+            own = sum(gradients for place in (2 * all_values, states) if place < gradients)
+            return 2 * keys + 2 * all_values + states + 2 * pairs + row + own
+        return 3 * keys + 2 * pairs + row + 2048 + max(2 * all_values, gradients)
+
+    def run(self):
+        B, T, H, K = self.q.shape
+        V, group = self.v.shape[3], H // self.k.shape[2]
+        vector = np.gcd.reduce((K, V, 8))  # elements that are aligned together in all rows
+        buffers = {}
+
+        def keep(name, array):
+            buffers[name] = emulate.guarded(array)
+            return buffers[name]
+
+        def tensor(name, values, kind):
+            return keep(name, store(values, kind))
+
+        def output(name, size, kind):
+            return tensor(name, np.full((B, T, H, size), np.nan), kind)
+
+        def floats(name, *shape):
+            return keep(name, np.full(shape, np.nan, np.float32))
+
+        def saved(name):
+            return keep(name, np.full((self.slots, H, self.value_tiles * self.values * self.keys), 0x7FFF, np.uint16))
+
+        def address(array):
+            return None if array is None else array.ctypes.data
+
+        def launch(kernel, values, grid, threads, parameters, **more):
+            shared = self.shared_bytes(kernel)
+            defines = {"TYPE": self.element, "GATE_TYPE": self.gate, "KEY_TILE": self.keys, "VALUE_TILE": values, "CHUNK": CHUNK,
+                       "VECTOR": vector, "MIN_BLOCKS": 1, "SHARED": shared, **more}
+            emulate.launch(GLA / f"{kernel}.cu", f"gla_{kernel}", defines, grid, threads, shared, parameters, seed=self.seed,
+                           buffers=buffers)
+
+        q, k, v, do = (tensor(n, x, self.element) for n, x in (("q", self.q), ("k", self.k), ("v", self.v), ("do", self.do)))
+        g = tensor("g", self.g, self.gate)
+        initial, final_gradient = (
+            None if x is None else tensor(n, x, "float") for n, x in (("S0", self.initial), ("dST", self.final_gradient)))
+        offsets = None if self.offsets is None else np.array(self.offsets, np.int32)
+        sequences = emulate.Sequences(address(offsets), self.count, self.length, self.reverse)
+        shape = Shape(sequences, H, group, K, V, self.segments, self.segment_chunks)
+        lines, threads = self.count * H, 128 + 32 * min(4, self.values // 16)
+        grid = (lines * self.segments, self.value_tiles)
+
+        def launch_state(backward, initial=None, local=None, decay=None, final=None, states=None):
+            x, y, scale, heads = (q, do, self.scale, 1) if backward else (k, v, 1, group)
+            launch("chunk_state", self.values, grid, threads, State(
+                shape, *map(emulate.view, (x, y, g)), *map(address, (initial, local, decay, final, states)), scale, heads, heads),
+                STAGES=self.stages, BACKWARD=backward)
+
+        def join_segments(backward, first):
+            """The state that each segment begins with, or its gradient."""
+            if self.segments == 1:
+                return first
+            local = floats(f"segments {backward}", self.count, H, self.segments, K, V)
+            decay = floats(f"decays {backward}", self.count, H, self.segments, K)
+            launch_state(backward, local=local, decay=decay)
+            size = lines * K * V
+            emulate.launch(GLA / "segment_scan.cu", "gla_segment_scan", None, -(-size // 256), 256, 0, Scan(
+                *map(address, (local, decay, first)), size, self.segments, K, V, backward), seed=self.seed)
+            return local
+
+        o, final, states = output("o", V, self.element), floats("ST", self.count, H, K, V), saved("states")
+        launch("chunk_forward", self.values, grid, threads, Forward(
+            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (join_segments(0, initial), final, states)), self.scale),
+            STAGES=self.stages)
+
+        d_initial, state_gradients = floats("dS0", self.count, H, K, V), saved("state gradients")
+        launch_state(1, join_segments(1, final_gradient), final=d_initial, states=state_gradients)
+
+        gradients = [output(name, size, kind) for name, size, kind in (
+            ("dq", K, self.element), ("dk", K, self.element), ("dv", V, self.element), ("dg", K, self.gate))]
+        strong, blocks = keep("strong", np.full((self.slots, H), -1, np.int32)), lines * self.chunks
+        backward = Backward(
+            Shape(sequences, H, group, K, V, self.chunks, 1), *map(emulate.view, (q, k, v, g, do, *gradients)),
+            *map(address, (states, state_gradients, strong)), self.value_tiles * self.values, self.scale, blocks)
+        launch("chunk_backward", self.all_values, blocks, 256, backward)
+        launch("chunk_backward_pairs", self.all_values, min(blocks, MULTIPROCESSORS), 256, backward)
+
+        dq, dk, dv, dg = gradients
+        return {"o": fetch(o, self.element), "final": final, "d_initial": d_initial, "dq": fetch(dq, self.element),
+                "dk": fetch(dk, self.element), "dv": fetch(dv, self.element), "dg": fetch(dg, self.gate)}
+
+
+class GlaChunkTests(unittest.TestCase):
+    def check(self, case, without=()):
+        expected, actual = case.expected(), case.run()
+        for name in (name for name in LIMITS if name not in without):
+            error, size = (np.sqrt(np.mean(np.square(y))) for y in (actual[name] - expected[name], expected[name]))
+            self.assertLessEqual(error, LIMITS[name] * size, f"{name}, relative error {error / size if size else error:.1e}")
+
+    def test_plain(self):
+        self.check(ChunkCase(32, 32, B=2, T=200))
+
+    def test_gates(self):
+        for gates in ("none", "weak", "-5", "resets", "wide", "half"):
+            with self.subTest(gates):
+                self.check(ChunkCase(32, 32, T=140, gates=gates))
+
+    def test_strongest_gates(self):
+        # Gradients of the gates are e^-20 of what they are sums of; the others are not.
+        self.check(ChunkCase(32, 32, T=140, gates="-20"), without=("dg",))
+
+    def test_packed(self):
+        offsets = [0, 20, 20, 170, 171]
+        self.check(ChunkCase(32, 32, T=171, offsets=offsets, reverse=True, segments=2, gates="half"))
+        self.check(ChunkCase(32, 32, T=171, offsets=offsets, states=False))
+
+    def test_segments(self):
+        self.check(ChunkCase(32, 32, B=2, T=300, segments=3, gates="weak"))
+
+    def test_grouped_heads(self):
+        self.check(ChunkCase(32, 32, T=130, H=4, Hkv=2, segments=2))
+
+    def test_odd_sizes(self):
+        self.check(ChunkCase(21, 27, T=130, Hkv=2))
+
+    def test_several_value_tiles(self):
+        self.check(ChunkCase(16, 160, T=130, H=1))
+
+    def test_three_stages(self):
+        self.check(ChunkCase(32, 32, T=270, stages=3, gates="half"))
+
+    def test_schedules(self):
+        for seed in range(1, 5):
+            with self.subTest(seed=seed):
+                self.check(ChunkCase(32, 32, T=270, H=1, gates="half", seed=seed))
+
+
+if __name__ == "__main__":
+    unittest.main()
