@@ -4,6 +4,7 @@
 //   o^T = S^T q^T + v^T A^T,   S^T += v^T k,   A = tril(q k^T),   q and k scaled by the chunk's decays (gate_frame.cuh)
 // so that S is a left operand as it stands and never leaves the registers. Producer warps load and scale the next chunk and
 // make its A meanwhile.
+#include "fla/chunk_pipeline.cuh"
 #include "fla/gate_frame.cuh"
 #include "fla/gla.cuh"
 #include "fla/pair_rows.cuh"
@@ -28,9 +29,7 @@ constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUME
 constexpr int ROW_TILES = V / 16 / CONSUMERS; // of 16 value channels, for each consumer warp
 constexpr int OUT_ROWS = ROW_TILES * (K + C) > 320 ? C / 2 : C; // of o^T held at once beside the state, as registers allow
 
-// Named barriers: one pair for each stage, and one for each kind of warp.
-constexpr int FULL = 1, EMPTY = FULL + STAGES, PRODUCING = EMPTY + STAGES, CONSUMING = PRODUCING + 1;
-
+typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
 typedef SharedTile<bf16, C, K> KeyTile;
 typedef SharedTile<bf16, C, V> ValueTile;
@@ -66,8 +65,6 @@ struct Stage {
 constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
 static_assert(END_OF_SHARED == SHARED);
 
-__device__ __forceinline__ void produce_sync() { barrier_wait(PRODUCING, PRODUCER_THREADS); }
-
 // Operands and A of a chunk whose decays are too strong for a frame.
 __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
     int thread = opaque(threadIdx.x);
@@ -77,7 +74,7 @@ __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
     gates.join(totals);
 
     PairRows<C> pairs(thread / 32, thread % 32);
-    add_split_pairs<T>(pairs, gates, stage.q(), stage.k(), stage.split(), scale, totals, produce_sync);
+    add_split_pairs<T>(pairs, gates, stage.q(), stage.k(), stage.split(), scale, totals, Pipeline::sync_producers);
     if (pairs.exist()) pairs.store(stage.pairs());
     float origin[2] = {0.f, 0.f};
     gates.scale<T>(stage.q(), 1.f, origin, scale);
@@ -92,17 +89,17 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
     gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
     gates.store_totals(totals);
     to_bf16<T, PRODUCER_THREADS>(stage.v(), thread);
-    produce_sync();
+    Pipeline::sync_producers();
     gates.join(totals);
-    bool strong = barrier_any(PRODUCING, PRODUCER_THREADS, gates.too_strong());
+    bool strong = Pipeline::any_producer(gates.too_strong());
 
     if (strong) {
         prepare_by_splitting(stage, scale);
-        produce_sync(); // the last level is read
+        Pipeline::sync_producers(); // the last level is read
     } else {
         gates.scale<T>(stage.q(), 1.f, gates.middle, scale);
         gates.scale<T>(stage.k(), -1.f, gates.middle, 1.f);
-        produce_sync();
+        Pipeline::sync_producers();
         PairRows<C> pairs(thread / 32, thread % 32);
         if (pairs.exist()) {
             pairs.multiply(stage.q(), stage.k());
@@ -124,31 +121,20 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
 
 __device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock<C>& block) {
     auto load = [&](int n) {
-        if (n < block.chunks) {
-            int thread = opaque(threadIdx.x), head = opaque(block.head), kv_head = head / p.shape.group, value = blockIdx.y * V;
-            int first = (block.first + n) * C, rows = block.rows(n);
-            Stage stage(n);
-            auto v = block.sequence.rows<bf16>(p.v, kv_head);
-            v.first += value;
-            load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), block.sequence.rows<G>(p.g, kv_head), first, rows, p.shape.key_size, thread);
-            load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), block.sequence.rows<bf16>(p.q, head), first, rows, p.shape.key_size, thread);
-            load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), block.sequence.rows<bf16>(p.k, kv_head), first, rows, p.shape.key_size, thread);
-            load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, first, rows, p.shape.value_size - value, thread);
-        }
-        copy_async_commit();
+        if (n >= block.chunks) return;
+        int thread = opaque(threadIdx.x), head = opaque(block.head), kv_head = head / p.shape.group, value = blockIdx.y * V;
+        int first = (block.first + n) * C, rows = block.rows(n);
+        Stage stage(n);
+        auto v = block.sequence.rows<bf16>(p.v, kv_head);
+        v.first += value;
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), block.sequence.rows<G>(p.g, kv_head), first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), block.sequence.rows<bf16>(p.q, head), first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), block.sequence.rows<bf16>(p.k, kv_head), first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, first, rows, p.shape.value_size - value, thread);
     };
 
     float pending[2] = {0.f, 0.f};
-    for (int n = 0; n < STAGES - 1; n++) load(n);
-    for (int n = 0; n < block.chunks; n++) {
-        copy_async_wait<STAGES - 2>();
-        produce_sync();
-        prepare(Stage(n), pending, p.scale);
-        barrier_arrive(FULL + n % STAGES, THREADS);
-        int next = n + STAGES - 1;
-        if (n > 0 && next < block.chunks) barrier_wait(EMPTY + next % STAGES, THREADS);
-        load(next);
-    }
+    Pipeline::produce(block.chunks, load, [&](int n) { prepare(Stage(n), pending, p.scale); });
 }
 
 __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock<C>& block) {
@@ -162,7 +148,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
     for (int n = 0; n < block.chunks; n++) {
         lane = opaque(lane);
         Stage stage(n);
-        barrier_wait(FULL + n % STAGES, THREADS);
+        Pipeline::wait(n);
         state.scale(stage.start(), lane);
         if (p.states) {
             i64 slot = block.slot(shape.sequences, n) * shape.heads + opaque(block.head);
@@ -211,7 +197,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
                 }
                 if (t0 + OUT_ROWS == C) state.add(a, stage.k(), j, lane);
             }
-            if (Stage::OUTPUT == Stage::Q) barrier_wait(CONSUMING, CONSUMER_THREADS); // these rows' queries are read
+            if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // these rows' queries are read
 #pragma unroll
             for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
@@ -224,7 +210,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
         __syncwarp();
         auto o = block.sequence.rows<T>(p.o, opaque(block.head));
         store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, o, (block.first + n) * C, block.rows(n), value, shape.value_size, lane);
-        if (n + STAGES < block.chunks) barrier_arrive(EMPTY + n % STAGES, THREADS);
+        Pipeline::release(n, block.chunks);
     }
 
     if (p.final && block.segment == shape.segments - 1) {

@@ -3,6 +3,7 @@
 //   forward    x = k 2^(e - G), y = v:           the states at the ends of segments
 //   backward   x = scale q 2^G, y = do:          the gradients of the states, saved for each chunk's backward
 // Producer warps load and scale the next chunk meanwhile; no factor here exceeds 1.
+#include "fla/chunk_pipeline.cuh"
 #include "fla/gate_frame.cuh"
 #include "fla/gla.cuh"
 #include "fla/transposed_state.cuh"
@@ -25,10 +26,10 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int PRODUCERS = 4, CONSUMERS = V >= 64 ? 4 : V / 16; // warps
-constexpr int PRODUCER_THREADS = 32 * PRODUCERS, THREADS = PRODUCER_THREADS + 32 * CONSUMERS;
+constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
 constexpr int ROW_TILES = V / 16 / CONSUMERS;
-constexpr int FULL = 1, EMPTY = FULL + STAGES, PRODUCING = EMPTY + STAGES; // named barriers
 
+typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
 typedef SharedTile<bf16, C, K> KeyTile;
 typedef SharedTile<bf16, C, V> ValueTile;
@@ -51,8 +52,6 @@ struct Stage {
 constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
 static_assert(END_OF_SHARED == SHARED);
 
-__device__ __forceinline__ void produce_sync() { barrier_wait(PRODUCING, PRODUCER_THREADS); }
-
 __device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], float scale) {
     int thread = opaque(threadIdx.x);
     Gates::Totals totals(shared_memory() + TOTALS);
@@ -60,9 +59,9 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], f
     gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
     gates.store_totals(totals);
     to_bf16<T, PRODUCER_THREADS>(stage.y(), thread);
-    produce_sync();
+    Pipeline::sync_producers();
     gates.join(totals);
-    bool strong = BACKWARD && barrier_any(PRODUCING, PRODUCER_THREADS, gates.too_strong());
+    bool strong = BACKWARD && Pipeline::any_producer(gates.too_strong());
     if (gates.row == 0) {
         u32 place = gates.col * 4;
         shared_store(stage.decay() + place, make_float2(pow2(gates.end[0]), pow2(gates.end[1])));
@@ -86,28 +85,17 @@ __device__ __forceinline__ void produce(const GlaChunkState& p, const GlaBlock<C
     y.first += value;
 
     auto load = [&](int n) {
-        if (n < block.chunks) {
-            int thread = opaque(threadIdx.x), chunk = BACKWARD ? block.chunks - 1 - n : n;
-            int first = (block.first + chunk) * C, rows = block.rows(chunk);
-            Stage stage(n);
-            load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), g, first, rows, p.shape.key_size, thread);
-            load_tile<VECTOR, PRODUCER_THREADS>(stage.x(), x, first, rows, p.shape.key_size, thread);
-            load_tile<VECTOR, PRODUCER_THREADS>(stage.y(), y, first, rows, p.shape.value_size - value, thread);
-        }
-        copy_async_commit();
+        if (n >= block.chunks) return;
+        int thread = opaque(threadIdx.x), chunk = BACKWARD ? block.chunks - 1 - n : n;
+        int first = (block.first + chunk) * C, rows = block.rows(chunk);
+        Stage stage(n);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), g, first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.x(), x, first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.y(), y, first, rows, p.shape.value_size - value, thread);
     };
 
     float decay[2] = {0.f, 0.f};
-    for (int n = 0; n < STAGES - 1; n++) load(n);
-    for (int n = 0; n < block.chunks; n++) {
-        copy_async_wait<STAGES - 2>();
-        produce_sync();
-        prepare(Stage(n), decay, p.scale);
-        barrier_arrive(FULL + n % STAGES, THREADS);
-        int next = n + STAGES - 1;
-        if (n > 0 && next < block.chunks) barrier_wait(EMPTY + next % STAGES, THREADS);
-        load(next);
-    }
+    Pipeline::produce(block.chunks, load, [&](int n) { prepare(Stage(n), decay, p.scale); });
 
     Gates gates(threadIdx.x);
     if (p.decay && gates.row == 0 && value == 0)
@@ -129,7 +117,7 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const GlaBlock<C
     for (int n = 0; n < block.chunks; n++, saved -= shape.heads * saved_size) {
         lane = opaque(lane);
         Stage stage(n);
-        barrier_wait(FULL + n % STAGES, THREADS);
+        Pipeline::wait(n);
         if (BACKWARD && p.states)
 #pragma unroll
             for (int k = 0; k < K; k += 16) {
@@ -150,7 +138,7 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const GlaBlock<C
             for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.y(), j, row + m * 16, lane);
             state.add(a, stage.x(), j, lane);
         }
-        if (n + STAGES < block.chunks) barrier_arrive(EMPTY + n % STAGES, THREADS);
+        Pipeline::release(n, block.chunks);
     }
 
     if (p.local) state.store(p.local + block.state * state_size, shape.key_size, shape.value_size, value, lane);

@@ -1,0 +1,42 @@
+// Chunks on their way through shared memory: producer warps load and prepare them, consumer warps use them, DEPTH of them at a time.
+#pragma once
+#include "fla/ptx.cuh"
+
+namespace fla {
+
+template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS> struct ChunkPipeline {
+    static constexpr int THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
+    // Named barriers: two for each stage, and one for each kind of warp.
+    static constexpr int FULL = 1, EMPTY = FULL + DEPTH, PRODUCING = EMPTY + DEPTH, CONSUMING = PRODUCING + 1;
+
+    static __device__ __forceinline__ void sync_producers() { barrier_wait(PRODUCING, PRODUCER_THREADS); }
+    static __device__ __forceinline__ bool any_producer(bool flag) { return barrier_any(PRODUCING, PRODUCER_THREADS, flag); }
+    static __device__ __forceinline__ void sync_consumers() { barrier_wait(CONSUMING, CONSUMER_THREADS); }
+
+    // The producers' part: load(n) begins to copy chunk `n`, and does nothing for one that does not exist; prepare(n) works on it
+    // once it is there.
+    template <class Load, class Prepare> static __device__ __forceinline__ void produce(int chunks, Load load, Prepare prepare) {
+        for (int n = 0; n < DEPTH - 1; n++) {
+            load(n);
+            copy_async_commit();
+        }
+        for (int n = 0; n < chunks; n++) {
+            copy_async_wait<DEPTH - 2>();
+            sync_producers();
+            prepare(n);
+            barrier_arrive(FULL + n % DEPTH, THREADS);
+            int next = n + DEPTH - 1;
+            if (n > 0 && next < chunks) barrier_wait(EMPTY + next % DEPTH, THREADS);
+            load(next);
+            copy_async_commit();
+        }
+    }
+
+    // The consumers' part of chunk `n`: wait for it, and give its memory back where another chunk needs it.
+    static __device__ __forceinline__ void wait(int n) { barrier_wait(FULL + n % DEPTH, THREADS); }
+    static __device__ __forceinline__ void release(int n, int chunks) {
+        if (n + DEPTH < chunks) barrier_arrive(EMPTY + n % DEPTH, THREADS);
+    }
+};
+
+} // namespace fla
