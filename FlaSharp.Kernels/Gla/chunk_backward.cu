@@ -176,13 +176,7 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
                            (grad_k.y + diagonal * Pair<bf16>::high(query)) * of_key.y);
     }
 
-    // Sums from each row to the chunk's end, and what comes from beyond it.
-#pragma unroll
-    for (int i = Gates::ROWS - 2; i >= 0; i--) grad_g[i][0] += grad_g[i + 1][0], grad_g[i][1] += grad_g[i + 1][1];
-    Gates::Totals totals(memory + TOTALS);
-    __syncthreads(); // the totals of the decays are read
-    shared_store(totals.at(gates.row / Gates::ROWS, gates.col), make_float2(grad_g[0][0], grad_g[0][1]));
-    __syncthreads();
+    // What comes from beyond the chunk, and sums from each row to its end.
     float2 beyond = make_float2(0.f, 0.f);
     PlainTile<float, ANCHOR_ROWS, K> anchors(memory + ANCHORS);
     for (int i = 0; i < ANCHOR_ROWS; i++) {
@@ -191,10 +185,7 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
         beyond.x += strong && of_states ? sum.x * pow2(gates.end[0]) : sum.x;
         beyond.y += strong && of_states ? sum.y * pow2(gates.end[1]) : sum.y;
     }
-    for (int s = gates.row / Gates::ROWS + 1; s < Gates::STRIPS; s++) {
-        float2 total = shared_load<float2>(totals.at(s, gates.col));
-        beyond.x += total.x, beyond.y += total.y;
-    }
+    gates.sum_to_end(grad_g, beyond, Gates::Totals(memory + TOTALS), [] { __syncthreads(); });
     auto gate_target = chunk.rows_of<G>(p.grad_g, chunk.block.head);
 #pragma unroll
     for (int i = 0; i < Gates::ROWS; i++)

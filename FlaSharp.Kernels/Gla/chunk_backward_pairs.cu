@@ -139,17 +139,8 @@ __device__ __forceinline__ void add_chunk(const GlaChunkBackward& p, const Chunk
 #pragma unroll 1
     for (int of_queries = 0; of_queries < 2; of_queries++) add_gradients(p, chunk, memory, gates, of_queries, grad_g);
 
-    // Sums from each row to the chunk's end.
-#pragma unroll
-    for (int i = Gates::ROWS - 2; i >= 0; i--) grad_g[i][0] += grad_g[i + 1][0], grad_g[i][1] += grad_g[i + 1][1];
-    __syncthreads(); // the totals of the decays are read
-    shared_store(totals.at(gates.row / Gates::ROWS, gates.col), make_float2(grad_g[0][0], grad_g[0][1]));
-    __syncthreads();
     float2 beyond = make_float2(0.f, 0.f);
-    for (int s = gates.row / Gates::ROWS + 1; s < Gates::STRIPS; s++) {
-        float2 total = shared_load<float2>(totals.at(s, gates.col));
-        beyond.x += total.x, beyond.y += total.y;
-    }
+    gates.sum_to_end(grad_g, beyond, totals, [] { __syncthreads(); });
     auto gate_target = chunk.rows_of<G>(p.grad_g, chunk.block.head);
     int cols = p.shape.key_size - gates.col;
 #pragma unroll

@@ -89,6 +89,21 @@ template <int C, int K, int THREADS> struct ChunkGates {
         }
     }
 
+    // Sums each channel from every row to the strip's end, in place, and adds to `beyond` what the later strips hold. `sync` joins the
+    // threads; what they wrote to `totals` before is lost.
+    template <class Sync>
+    __device__ __forceinline__ void sum_to_end(float (&x)[ROWS][2], float2& beyond, const Totals& totals, Sync sync) const {
+#pragma unroll
+        for (int i = ROWS - 2; i >= 0; i--) x[i][0] += x[i + 1][0], x[i][1] += x[i + 1][1];
+        sync();
+        shared_store(totals.at(row / ROWS, col), make_float2(x[0][0], x[0][1]));
+        sync();
+        for (int s = row / ROWS + 1; s < STRIPS; s++) {
+            float2 total = shared_load<float2>(totals.at(s, col));
+            beyond.x += total.x, beyond.y += total.y;
+        }
+    }
+
     // Whether a frame would leave the range. NaN counts as in range and so stays visible.
     __device__ __forceinline__ bool too_strong() const {
         bool strong = false;
