@@ -11,12 +11,14 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int WARPS = 8, THREADS = 32 * WARPS;
-static_assert(C == 64); // four warps have the rows of A, four those of dA
+static_assert(C <= 64); // four warps have the rows of A, four those of dA
 
 typedef ChunkGates<C, K, THREADS> Gates;
-typedef SharedTile<bf16, C, K> KeyTile;
-typedef SharedTile<bf16, C, V> ValueTile;
-typedef SharedTile<bf16, C, C> PairTile;
+typedef OperandTile<T, C, K> KeyTile;
+typedef OperandTile<T, C, V> ValueTile;
+typedef OperandTile<T, C, C> PairTile;
+constexpr int TERMS = KeyTile::TERMS;
+typedef Pair<T>::Type Loaded; // two numbers
 typedef FloatTile<C, K> GradTile;
 typedef GlaChunk<C> Chunk;
 
@@ -32,14 +34,16 @@ template <class X> __device__ __forceinline__ void add_pair(X* there, int cols, 
 }
 
 // dA + dA^T at one level, as a left operand.
-__device__ __forceinline__ void load_level(u32 (&a)[4], const PairTile& grad_pairs, int row, int col, int half, int lane) {
-    u32 upper[4];
+__device__ __forceinline__ void load_level(Operand<TERMS>& a, const PairTile& grad_pairs, int row, int col, int half, int lane) {
+    Operand<TERMS> upper;
     load_left(a, grad_pairs, row, col, lane);
     load_left_transposed(upper, grad_pairs, col, row, lane);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         int i = row + lane / 4 + e % 2 * 8, j = col + lane % 4 * 2 + e / 2 * 8;
-        a[e] = (a[e] | upper[e]) & ((apart(i, j, half) ? 0xffffu : 0u) | (apart(i, j + 1, half) ? 0xffff0000u : 0u));
+        u32 mask = (apart(i, j, half) ? 0xffffu : 0u) | (apart(i, j + 1, half) ? 0xffff0000u : 0u);
+#pragma unroll
+        for (int t = 0; t < TERMS; t++) a.terms[t][e] = (a.terms[t][e] | upper.terms[t][e]) & mask;
     }
 }
 
@@ -55,29 +59,29 @@ __device__ __forceinline__ void add_gradients(const GlaChunkBackward& p, const C
 #pragma unroll
     for (int i = 0; i < Gates::ROWS; i++) { // the pairs (t, t)
         float diagonal = p.scale * shared_load<float>(memory + DIAGONAL + (gates.row + i) * 4);
-        u32 pair = shared_load<u32>(other.at(gates.row + i, gates.col));
+        Loaded pair = shared_load<Loaded>(other.at(gates.row + i, gates.col));
         added[i][0] = diagonal * Pair<T>::low(pair), added[i][1] = diagonal * Pair<T>::high(pair);
     }
 #pragma unroll 1
     for (int half = C / 2; half > 0; half /= 2) {
         gates.split<T>(split, q, k, half, p.scale, totals);
         __syncthreads();
-        WarpTile<C, K, WARPS> grad(thread / 32, lane);
-        grad.add<C>([&](u32(&a)[4], int row, int col) { load_level(a, grad_pairs, row, col, half, lane); },
-                    [&](u32(&b)[4], int row, int col) { load_right(b, split, row, col, lane); });
+        WarpTile<C, K, WARPS, TERMS> grad(thread / 32, lane);
+        grad.add<C>([&](Operand<TERMS>& a, int row, int col) { load_level(a, grad_pairs, row, col, half, lane); },
+                    [&](Operand<TERMS>& b, int row, int col) { load_right(b, split, row, col, lane); });
         grad.visit([&](int row, int col, float& x, float& y) { shared_store(grads.at(row, col), make_float2(x, y)); });
         __syncthreads();
         float2 ys[Gates::ROWS];
-        u32 owns[Gates::ROWS];
+        Loaded owns[Gates::ROWS];
 #pragma unroll
         for (int i = 0; i < Gates::ROWS; i++) {
             ys[i] = shared_load<float2>(grads.at(gates.row + i, gates.col));
-            owns[i] = shared_load<u32>(own.at(gates.row + i, gates.col));
+            owns[i] = shared_load<Loaded>(own.at(gates.row + i, gates.col));
         }
         gates.visit_level(half, totals, [&](int i, bool query, float2 decay) {
             if (query != of_queries) return;
             float2 y = ys[i];
-            u32 pair = owns[i];
+            Loaded pair = owns[i];
             y.x *= decay.x * factor, y.y *= decay.y * factor;
             added[i][0] += y.x, added[i][1] += y.y;
             grad_g[i][0] += sign * Pair<T>::low(pair) * y.x, grad_g[i][1] += sign * Pair<T>::high(pair) * y.y;
@@ -109,25 +113,27 @@ __device__ __forceinline__ void add_chunk(const GlaChunkBackward& p, const Chunk
     copy_async_wait<0>();
     __syncthreads();
     gates.join(totals);
-    to_bf16<T, THREADS>(v, thread);
-    to_bf16<T, THREADS>(grad_output, thread);
+    to_terms<THREADS>(v, thread);
+    to_terms<THREADS>(grad_output, thread);
     __syncthreads();
 
     PairRows<C> pairs(warp % 4, lane);
     if (warp >= 4) {
-        pairs.multiply(grad_output, v);
-        pairs.store_diagonal(memory + DIAGONAL);
-        pairs.mask([](int i, int j) { return j < i; });
-        pairs.store(grad_pairs);
+        if (pairs.exist()) {
+            pairs.multiply(grad_output, v);
+            pairs.store_diagonal(memory + DIAGONAL);
+            pairs.mask([](int i, int j) { return j < i; });
+            pairs.store(grad_pairs);
+        }
         pairs.block = PairRows<C>::BLOCKS; // no rows of A
     }
     add_split_pairs<T>(pairs, gates, q, k, KeyTile(memory + SPLIT), p.scale, totals, [] { __syncthreads(); });
     if (pairs.exist()) pairs.store(pair_tile);
     __syncthreads();
 
-    WarpTile<C, V, WARPS> grad_v(warp, lane);
-    grad_v.add<C>([&](u32(&a)[4], int row, int depth) { load_left_transposed(a, pair_tile, depth, row, lane); },
-                  [&](u32(&b)[4], int depth, int col) { load_right(b, grad_output, depth, col, lane); });
+    WarpTile<C, V, WARPS, TERMS> grad_v(warp, lane);
+    grad_v.add<C>([&](Operand<TERMS>& a, int row, int depth) { load_left_transposed(a, pair_tile, depth, row, lane); },
+                  [&](Operand<TERMS>& b, int depth, int col) { load_right(b, grad_output, depth, col, lane); });
     auto value_target = chunk.rows_of<T>(p.grad_v, chunk.block.head);
     grad_v.visit([&](int row, int col, float& x, float& y) {
         int cols = p.shape.value_size - col;

@@ -17,7 +17,7 @@ struct GlaChunkForward {
     TensorView q, k, v, g, o;
     const float* initial; // [sequences, H, segments, K, V], or null for 0
     float* final;         // [sequences, H, K, V], or null
-    bf16* states;         // for backward: the scaled state before each chunk, [slots, H, V / 8, K / 8] blocks of 8 x 8; or null
+    bf16* states;         // for backward: the scaled state before each chunk, [slots, H, V / 8, TERMS, K / 8] blocks of 8 x 8; or null
     float scale;
 };
 
@@ -31,11 +31,13 @@ constexpr int OUT_ROWS = ROW_TILES * (K + C) > 320 ? C / 2 : C; // of o^T held a
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
-typedef SharedTile<bf16, C, K> KeyTile;
-typedef SharedTile<bf16, C, V> ValueTile;
+typedef OperandTile<T, C, K> KeyTile;
+typedef OperandTile<T, C, V> ValueTile;
 typedef PlainTile<G, C, K> GateTile;
-typedef SharedTile<T, C, V> OutputTile;
-typedef SharedTile<bf16, C, C> PairTile;
+typedef OperandTile<T, C, V> OutputTile;
+typedef OperandTile<T, C, C> PairTile;
+constexpr int TERMS = KeyTile::TERMS;
+static_assert(TERMS == 1 || OUT_ROWS == C); // the output's first rows may take the place of the last queries
 
 // One chunk on its way. What is no longer needed makes room: the output may overwrite the queries; the operands of binary splitting,
 // and then the state's factors, overwrite the decays.
@@ -88,7 +90,7 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
     Gates gates(thread);
     gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
     gates.store_totals(totals);
-    to_bf16<T, PRODUCER_THREADS>(stage.v(), thread);
+    to_terms<PRODUCER_THREADS>(stage.v(), thread);
     Pipeline::sync_producers();
     gates.join(totals);
     bool strong = Pipeline::any_producer(gates.too_strong());
@@ -125,11 +127,11 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock
         int thread = opaque(threadIdx.x), head = opaque(block.head), kv_head = head / p.shape.group, value = blockIdx.y * V;
         int first = (block.first + n) * C, rows = block.rows(n);
         Stage stage(n);
-        auto v = block.sequence.rows<bf16>(p.v, kv_head);
+        auto v = block.sequence.rows<T>(p.v, kv_head);
         v.first += value;
         load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), block.sequence.rows<G>(p.g, kv_head), first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), block.sequence.rows<bf16>(p.q, head), first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), block.sequence.rows<bf16>(p.k, kv_head), first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), block.sequence.rows<T>(p.q, head), first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), block.sequence.rows<T>(p.k, kv_head), first, rows, p.shape.key_size, thread);
         load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, first, rows, p.shape.value_size - value, thread);
     };
 
@@ -152,12 +154,12 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
         state.scale(stage.start(), lane);
         if (p.states) {
             i64 slot = block.slot(shape.sequences, n) * shape.heads + opaque(block.head);
-            u32* saved = reinterpret_cast<u32*>(p.states) + slot * gridDim.y * V * (K / 2) + saved_pair<K>(value, 0, lane);
+            u32* saved = reinterpret_cast<u32*>(p.states) + slot * gridDim.y * V * TERMS * (K / 2) + saved_pair<TERMS, K>(value, 0, lane);
 #pragma unroll
             for (int k = 0; k < K; k += 16)
 #pragma unroll
                 for (int m = 0; m < ROW_TILES; m++) {
-                    u32 a[4];
+                    Operand<TERMS> a;
                     pack_left(a, state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
                     save_left<K>(saved, a, m * 16, k);
                 }
@@ -169,7 +171,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
             float out[ROW_TILES][OUT_ROWS / 8][4] = {};
 #pragma unroll
             for (int k = 0; k < K; k += 16) { // o^T = S^T q^T
-                u32 a[ROW_TILES][4], b[4];
+                Operand<TERMS> a[ROW_TILES], b;
 #pragma unroll
                 for (int m = 0; m < ROW_TILES; m++) {
                     pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
@@ -185,7 +187,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
 #pragma unroll
             for (int j = 0; j < t0 + OUT_ROWS; j += 16) { // o^T += v^T A^T; with the last rows also S^T += v^T k
                 lane = opaque(lane);
-                u32 a[ROW_TILES][4], b[4];
+                Operand<TERMS> a[ROW_TILES], b;
 #pragma unroll
                 for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.v(), j, row + m * 16, lane);
 #pragma unroll

@@ -17,7 +17,7 @@ struct GlaChunkState {
     float* local;         // where each segment leads, [sequences, H, segments, K, V], or null
     float* decay;         // sums of each segment's log2 decays [sequences, H, segments, K], or null
     float* final;         // where the last visited segment leads [sequences, H, K, V], or null
-    bf16* states;         // the scaled gradient after each chunk, [slots, H, V / 8, K / 8] blocks of 8 x 8, or null
+    bf16* states;         // the scaled gradient after each chunk, [slots, H, V / 8, TERMS, K / 8] blocks of 8 x 8, or null
     float scale;          // of x
     int x_group, y_group; // query head h reads head h / group of x and y
 };
@@ -31,9 +31,10 @@ constexpr int ROW_TILES = V / 16 / CONSUMERS;
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
-typedef SharedTile<bf16, C, K> KeyTile;
-typedef SharedTile<bf16, C, V> ValueTile;
+typedef OperandTile<T, C, K> KeyTile;
+typedef OperandTile<T, C, V> ValueTile;
 typedef PlainTile<G, C, K> GateTile;
+constexpr int TERMS = KeyTile::TERMS;
 
 struct Stage {
     static constexpr int X = 0, Y = X + KeyTile::BYTES, GATE = Y + ValueTile::BYTES, DECAY = GATE + GateTile::BYTES, SAVING = DECAY + K * 4,
@@ -58,7 +59,7 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], f
     Gates gates(thread);
     gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
     gates.store_totals(totals);
-    to_bf16<T, PRODUCER_THREADS>(stage.y(), thread);
+    to_terms<PRODUCER_THREADS>(stage.y(), thread);
     Pipeline::sync_producers();
     gates.join(totals);
     bool strong = BACKWARD && Pipeline::any_producer(gates.too_strong());
@@ -79,8 +80,8 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], f
 
 __device__ __forceinline__ void produce(const GlaChunkState& p, const GlaBlock<C>& block) {
     int value = blockIdx.y * V;
-    auto x = block.sequence.rows<bf16>(p.x, block.head / p.x_group);
-    auto y = block.sequence.rows<bf16>(p.y, block.head / p.y_group);
+    auto x = block.sequence.rows<T>(p.x, block.head / p.x_group);
+    auto y = block.sequence.rows<T>(p.y, block.head / p.y_group);
     auto g = block.sequence.rows<G>(p.g, block.head / p.shape.group);
     y.first += value;
 
@@ -110,8 +111,8 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const GlaBlock<C
     i64 state_size = (i64)shape.key_size * shape.value_size;
     TransposedState<ROW_TILES, K> state;
     state.load(p.initial ? p.initial + block.state * state_size : nullptr, shape.key_size, shape.value_size, value, lane);
-    i64 saved_size = (i64)gridDim.y * V * (K / 2); // pairs of a saved state
-    u32* saved = reinterpret_cast<u32*>(p.states) + saved_pair<K>(value, 0, lane) +
+    i64 saved_size = (i64)gridDim.y * V * TERMS * (K / 2); // pairs of a saved state
+    u32* saved = reinterpret_cast<u32*>(p.states) + saved_pair<TERMS, K>(value, 0, lane) +
                  (block.slot(shape.sequences, block.chunks - 1) * shape.heads + block.head) * saved_size;
 
     for (int n = 0; n < block.chunks; n++, saved -= shape.heads * saved_size) {
@@ -125,15 +126,18 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const GlaBlock<C
 #pragma unroll
                 for (int m = 0; m < ROW_TILES; m++) {
                     const float(&x)[4] = state.sum[m][k / 8], (&y)[4] = state.sum[m][k / 8 + 1];
-                    u32 a[4] = {Pair<bf16>::pack(x[0] * left.x, x[1] * left.y), Pair<bf16>::pack(x[2] * left.x, x[3] * left.y),
-                                Pair<bf16>::pack(y[0] * right.x, y[1] * right.y), Pair<bf16>::pack(y[2] * right.x, y[3] * right.y)};
+                    Operand<TERMS> a;
+                    a.set(0, x[0] * left.x, x[1] * left.y);
+                    a.set(1, x[2] * left.x, x[3] * left.y);
+                    a.set(2, y[0] * right.x, y[1] * right.y);
+                    a.set(3, y[2] * right.x, y[3] * right.y);
                     save_left<K>(saved, a, m * 16, k);
                 }
             }
         state.scale(stage.decay(), lane);
 #pragma unroll
         for (int j = 0; j < C; j += 16) {
-            u32 a[ROW_TILES][4];
+            Operand<TERMS> a[ROW_TILES];
 #pragma unroll
             for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.y(), j, row + m * 16, lane);
             state.add(a, stage.x(), j, lane);

@@ -124,20 +124,20 @@ template <int C, int K, int THREADS> struct ChunkGates {
         return make_float2(pow2(sign * (sum[i][0] + before[0] - origin[0])), pow2(sign * (sum[i][1] + before[1] - origin[1])));
     }
 
-    // x 2^(sign (G - origin)) factor, in place.
+    // x 2^(sign (G - origin)) factor, from loaded numbers to their terms.
     template <class T>
-    __device__ __forceinline__ void scale(const SharedTile<bf16, C, K>& x, float sign, const float (&origin)[2], float factor) const {
+    __device__ __forceinline__ void scale(const OperandTile<T, C, K>& x, float sign, const float (&origin)[2], float factor) const {
         constexpr int BATCH = ROWS < 8 ? ROWS : 8; // loads under way at once: none passes a store
 #pragma unroll
         for (int first = 0; first < ROWS; first += BATCH) {
-            u32 pairs[BATCH];
+            typename Pair<T>::Type pairs[BATCH];
 #pragma unroll
-            for (int i = 0; i < BATCH; i++) pairs[i] = shared_load<u32>(x.at(row + first + i, col));
+            for (int i = 0; i < BATCH; i++) pairs[i] = shared_load<typename Pair<T>::Type>(x.at(row + first + i, col));
+            if constexpr (sizeof(T) == 4) __syncwarp(); // a thread's terms take the place of its neighbours' numbers
 #pragma unroll
             for (int i = 0; i < BATCH; i++) {
                 float2 by = decay(first + i, sign, origin);
-                shared_store(x.at(row + first + i, col),
-                             Pair<bf16>::pack(Pair<T>::low(pairs[i]) * by.x * factor, Pair<T>::high(pairs[i]) * by.y * factor));
+                x.store(row + first + i, col, Pair<T>::low(pairs[i]) * by.x * factor, Pair<T>::high(pairs[i]) * by.y * factor);
             }
         }
     }
@@ -170,18 +170,19 @@ template <int C, int K, int THREADS> struct ChunkGates {
 
     // The operand of that level: keys and queries with their decays.
     template <class T>
-    __device__ __forceinline__ void split(const SharedTile<bf16, C, K>& x, const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
+    __device__ __forceinline__ void split(const OperandTile<T, C, K>& x, const OperandTile<T, C, K>& q, const OperandTile<T, C, K>& k,
                                           int half, float scale, const Totals& totals) const {
-        constexpr int FIRST = ROWS <= 32 ? ROWS : 0; // loads before any store, which none of them passes, as registers allow
-        auto load = [&](int i, bool query) { return shared_load<u32>(query ? q.at(row + i, col) : k.at(row + i, col)); };
-        u32 pairs[ROWS];
+        typedef typename Pair<T>::Type Loaded;
+        // Loads before any store, which none of them passes, as registers allow.
+        constexpr int FIRST = ROWS * sizeof(Loaded) <= 128 ? ROWS : 0;
+        auto load = [&](int i, bool query) { return shared_load<Loaded>(query ? q.at(row + i, col) : k.at(row + i, col)); };
+        Loaded pairs[ROWS];
 #pragma unroll
         for (int i = 0; i < FIRST; i++) pairs[i] = load(i, (row + i) & half);
         visit_level(half, totals, [&](int i, bool query, float2 decay) {
-            u32 pair = i < FIRST ? pairs[i] : load(i, query);
+            Loaded pair = i < FIRST ? pairs[i] : load(i, query);
             float factor = query ? scale : 1.f;
-            shared_store(x.at(row + i, col),
-                         Pair<bf16>::pack(Pair<T>::low(pair) * decay.x * factor, Pair<T>::high(pair) * decay.y * factor));
+            x.store(row + i, col, Pair<T>::low(pair) * decay.x * factor, Pair<T>::high(pair) * decay.y * factor);
         });
     }
 };

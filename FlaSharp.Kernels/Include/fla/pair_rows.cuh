@@ -22,7 +22,7 @@ template <int C> struct PairRows {
     template <class Tile> __device__ __forceinline__ void multiply(const Tile& x, const Tile& y) {
 #pragma unroll
         for (int k = 0; k < Tile::COLS; k += 16) {
-            u32 a[4], b[4];
+            Operand<Tile::TERMS> a, b;
             load_left(a, x, block * 16, k, lane);
 #pragma unroll
             for (int j = 0; j < BLOCKS; j++) {
@@ -32,8 +32,9 @@ template <int C> struct PairRows {
         }
     }
 
-    // Adds factor * x y^T where keep(i, j), in the blocks with has(block, j). Slower than the above, with fewer registers.
-    template <class Operand, class Tile, class Has, class Keep>
+    // Adds factor * x y^T where keep(i, j), in the blocks with has(block, j). The terms are of 16-bit type Term. Slower than the above,
+    // with fewer registers.
+    template <class Term, class Tile, class Has, class Keep>
     __device__ __forceinline__ void add(const Tile& x, const Tile& y, float factor, Has has, Keep keep) {
 #pragma unroll
         for (int j = 0; j < BLOCKS; j++) {
@@ -41,15 +42,33 @@ template <int C> struct PairRows {
             float product[2][4] = {};
 #pragma unroll 4
             for (int k = 0; k < Tile::COLS; k += 16) {
-                u32 a[4], b[4];
+                Operand<Tile::TERMS> a, b;
                 load_left(a, x, block * 16, k, lane);
                 load_right_transposed(b, y, j * 16, k, lane);
-                mma_m16n8k16<Operand>(product[0], a, b[0], b[1]);
-                mma_m16n8k16<Operand>(product[1], a, b[2], b[3]);
+                mma_16x16<Term>(product[0], product[1], a, b);
             }
 #pragma unroll
             for (int e = 0; e < 8; e++)
                 if (keep(row(e), col(j, e))) sum[j][e / 4][e % 4] += factor * product[e / 4][e % 4];
+        }
+    }
+
+    // Adds factor * x y^T for the pairs (t, t), from float32 numbers as they are loaded: two lanes share a row.
+    template <int COLS>
+    __device__ __forceinline__ void add_diagonal(const OperandTile<float, C, COLS>& x, const OperandTile<float, C, COLS>& y, float factor) {
+        float product = 0.f;
+#pragma unroll 4
+        for (int k = lane % 2 * 4; k < COLS; k += 8) {
+            float4 a = shared_load<float4>(x.at(block * 16 + lane / 2, k)), b = shared_load<float4>(y.at(block * 16 + lane / 2, k));
+            product += a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
+        }
+        product += __shfl_xor_sync(~0u, product, 1);
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            float of_row = __shfl_sync(~0u, product, row(e) % 16 * 2);
+#pragma unroll
+            for (int j = 0; j < BLOCKS; j++)
+                if (row(e) == col(j, e)) sum[j][e / 4][e % 4] += factor * of_row;
         }
     }
 
@@ -70,13 +89,12 @@ template <int C> struct PairRows {
                 if (row(e) == col(j, e)) shared_store(memory + row(e) * 4, sum[j][e / 4][e % 4]);
     }
 
-    __device__ __forceinline__ void store(const SharedTile<bf16, C, C>& tile) const {
+    template <class T> __device__ __forceinline__ void store(const OperandTile<T, C, C>& tile) const {
 #pragma unroll
         for (int j = 0; j < BLOCKS; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                shared_store(tile.at(row(e % 2 * 2), col(j, e / 2 * 4)),
-                             Pair<bf16>::pack(sum[j][e / 2][e % 2 * 2], sum[j][e / 2][e % 2 * 2 + 1]));
+                tile.store(row(e % 2 * 2), col(j, e / 2 * 4), sum[j][e / 2][e % 2 * 2], sum[j][e / 2][e % 2 * 2 + 1]);
     }
 };
 
@@ -89,11 +107,15 @@ __device__ __forceinline__ bool blocks_apart(int i, int j, int half) { return ha
 // threads that `sync` joins.
 template <class T, int C, int K, int THREADS, class Sync>
 __device__ __forceinline__ void add_split_pairs(PairRows<C>& pairs, const ChunkGates<C, K, THREADS>& gates,
-                                                const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
-                                                const SharedTile<bf16, C, K>& split, float scale,
+                                                const OperandTile<T, C, K>& q, const OperandTile<T, C, K>& k,
+                                                const OperandTile<T, C, K>& split, float scale,
                                                 const typename ChunkGates<C, K, THREADS>::Totals& totals, Sync sync) {
-    if (pairs.exist())
-        pairs.template add<T>(q, k, scale, [](int i, int j) { return i == j; }, [](int i, int j) { return i == j; });
+    if (pairs.exist()) {
+        if constexpr (same<T, float>())
+            pairs.add_diagonal(q, k, scale);
+        else
+            pairs.template add<T>(q, k, scale, [](int i, int j) { return i == j; }, [](int i, int j) { return i == j; });
+    }
 #pragma unroll 1
     for (int half = C / 2; half > 0; half /= 2) {
         sync();

@@ -50,10 +50,11 @@ template <int ROW_TILES, int K> struct TransposedState {
     }
 
     // S^T += y^T x for 16 rows of x [.. x K] from `row` on, with y^T given as left operands.
-    template <class Tile> __device__ __forceinline__ void add(const u32 (&y)[ROW_TILES][4], const Tile& x, int row, int lane) {
+    template <int TERMS, class Tile>
+    __device__ __forceinline__ void add(const Operand<TERMS> (&y)[ROW_TILES], const Tile& x, int row, int lane) {
 #pragma unroll
         for (int k = 0; k < K; k += 16) {
-            u32 b[4];
+            Operand<TERMS> b;
             load_right(b, x, row, k, lane);
 #pragma unroll
             for (int m = 0; m < ROW_TILES; m++) mma_16x16(sum[m][k / 8], sum[m][k / 8 + 1], y[m], b);
@@ -61,16 +62,18 @@ template <int ROW_TILES, int K> struct TransposedState {
     }
 };
 
-// Saved states are bfloat16, [V / 8, K / 8] blocks of 8 values x 8 keys: what a warp holds as a left operand leaves it in whole lines,
-// and a block's row is what a matrix load wants. A lane's pair of the block at (value, key), as an index of pairs.
-template <int K> __device__ __forceinline__ i64 saved_pair(int value, int key, int lane) {
-    return ((i64)(value / 8) * (K / 8) + key / 8) * 32 + lane;
+// Saved states are bfloat16, [V / 8, TERMS, K / 8] blocks of 8 values x 8 keys: what a warp holds as a left operand leaves it in whole
+// lines, and a block's row is what a matrix load wants. A lane's pair of the block at (value, key), as an index of pairs.
+template <int TERMS, int K> __device__ __forceinline__ i64 saved_pair(int value, int key, int lane, int term = 0) {
+    return ((i64)(value / 8 * TERMS + term) * (K / 8) + key / 8) * 32 + lane;
 }
 
 // Saves a left operand, the 16 x 16 part at (value, key) from the one that `saved` points to.
-template <int K> __device__ __forceinline__ void save_left(u32* saved, const u32 (&a)[4], int value, int key) {
+template <int K, int TERMS> __device__ __forceinline__ void save_left(u32* saved, const Operand<TERMS>& a, int value, int key) {
 #pragma unroll
-    for (int e = 0; e < 4; e++) saved[saved_pair<K>(value + e % 2 * 8, key + e / 2 * 8, 0)] = a[e];
+    for (int t = 0; t < TERMS; t++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) saved[saved_pair<TERMS, K>(value + e % 2 * 8, key + e / 2 * 8, 0, t)] = a.terms[t][e];
 }
 
 } // namespace fla

@@ -18,7 +18,7 @@ template <int ROWS, int COLS> struct FloatTile {
     }
 };
 
-template <int ROWS, int COLS, int WARPS> struct WarpTile {
+template <int ROWS, int COLS, int WARPS, int TERMS> struct WarpTile {
     // Wide rectangles need the fewest operand loads; narrow products leave no choice, the smallest ones leave warps without work.
     static constexpr int ROW_WARPS = COLS >= 16 * (WARPS / 2) ? 2 : ROWS / 16,
                          COL_WARPS = WARPS / ROW_WARPS < COLS / 16 ? WARPS / ROW_WARPS : COLS / 16;
@@ -37,7 +37,7 @@ template <int ROWS, int COLS, int WARPS> struct WarpTile {
         if (!exists()) return;
 #pragma unroll
         for (int k = 0; k < DEPTH; k += 16) {
-            u32 a[ROW_TILES][4], b[4];
+            Operand<TERMS> a[ROW_TILES], b;
 #pragma unroll
             for (int m = 0; m < ROW_TILES; m++) left(a[m], row + m * 16, k);
 #pragma unroll
