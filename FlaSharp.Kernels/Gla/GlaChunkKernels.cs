@@ -56,7 +56,7 @@ internal sealed class GlaChunkKernels
     public required float Scale { get; init; }
 
     /// <summary>bfloat16 numbers of the states that <see cref="Forward"/> leaves for backward.</summary>
-    public long SavedStateCount => StrongCount * StateValues * Tile.Keys;
+    public long SavedStateCount => StrongCount * StateValues * Tile.Terms * Tile.Keys;
 
     /// <summary>int32 numbers that <see cref="Backward"/> works in: one for each chunk and head.</summary>
     public long StrongCount => Slots * Heads;
@@ -77,8 +77,8 @@ internal sealed class GlaChunkKernels
 
     // fla::GlaBlock::slot; packed sequences leave gaps.
     private long Slots => Sequences.Offsets == 0
-        ? (long)Sequences.Count * ChunkCount(Time, GlaChunkTile.GradientChunk)
-        : Time / GlaChunkTile.GradientChunk + Sequences.Count;
+        ? (long)Sequences.Count * ChunkCount(Time, Tile.Chunk)
+        : Time / Tile.Chunk + Sequences.Count;
 
     /// <summary>Chunks that it takes to cover so many tokens.</summary>
     public static int ChunkCount(int tokens, int chunk) => (tokens + chunk - 1) / chunk;
@@ -88,20 +88,24 @@ internal sealed class GlaChunkKernels
         (long)sequences * heads * ((valueSize + tile.Values - 1) / tile.Values);
 
     /// <summary>
-    /// Kernels that stand for all: every tile of bfloat16 on Hopper, square ones elsewhere, and a few of other types and alignments.
+    /// Kernels that stand for all: every tile of bfloat16 on Hopper, square ones of it and of float32 elsewhere, and a few of
+    /// other types and alignments.
     /// </summary>
     public static IEnumerable<KernelVariant> Variants(CompilerTarget target)
     {
-        const ElementType BFloat16 = ElementType.BFloat16;
+        const ElementType BFloat16 = ElementType.BFloat16, Float32 = ElementType.Float32;
         (int keys, int values, ElementType element, ElementType gate, int vector)[] cases =
         [
             .. from keys in GlaChunkTile.Sizes
                from values in GlaChunkTile.Sizes
                where target.IsHopper || keys == values
                select (keys, values, BFloat16, BFloat16, 8),
+            .. from size in GlaChunkTile.Sizes select (size, size, Float32, Float32, 8),
             (64, 64, BFloat16, BFloat16, 1),
-            (64, 64, BFloat16, ElementType.Float32, 8),
-            (128, 128, ElementType.Float16, ElementType.Float32, 1),
+            (64, 64, BFloat16, Float32, 8),
+            (128, 128, ElementType.Float16, Float32, 1),
+            (128, 64, Float32, Float32, 4),
+            (64, 256, Float32, Float32, 1),
         ];
         yield return s_scan;
         foreach (var (keys, values, element, gate, vector) in cases)
@@ -279,18 +283,18 @@ internal sealed class GlaChunkKernels
     private int Vector(TensorView g, params ReadOnlySpan<TensorView> others)
     {
         const int Most = 8;
-        const int FloatsOfCopy = 4; // a copy of 16 bytes takes no more of them
-        var multiples = Misalignment(g, Tile.Gate);
-        if (Tile.Gate == ElementType.Float32 && multiples % FloatsOfCopy == 0)
-            multiples = 0;
-        multiples |= (long)KeySize | (long)ValueSize | Most;
+        var multiples = Misalignment(g, Tile.Gate) | (long)KeySize | (long)ValueSize | Most;
         foreach (var view in others)
             multiples |= Misalignment(view, Tile.Element);
         return 1 << BitOperations.TrailingZeroCount(multiples);
 
         // Its lowest bit is that of the largest power of 2 that divides address and strides.
-        static long Misalignment(in TensorView view, ElementType type) =>
-            view.Data / type.Bytes() | view.Batch | view.Time | view.Head;
+        static long Misalignment(in TensorView view, ElementType type)
+        {
+            const int FloatsOfCopy = 4; // a copy of 16 bytes takes no more of them
+            var numbers = view.Data / type.Bytes() | view.Batch | view.Time | view.Head;
+            return type == ElementType.Float32 && numbers % FloatsOfCopy == 0 ? 0 : numbers;
+        }
     }
 
     private void Launch<TParameters>(Pass pass, int vector, int gridX, int gridY, in TParameters parameters)

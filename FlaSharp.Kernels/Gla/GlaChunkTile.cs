@@ -14,10 +14,6 @@ namespace FlaSharp.Kernels.Gla;
 internal sealed record GlaChunkTile(
     int Keys, int Values, int AllValues, int Chunk, ElementType Element, ElementType Gate, CompilerTarget Target)
 {
-    /// <summary>The chunk of backward, and so of a forward pass that saves its states.</summary>
-    public const int GradientChunk = 64;
-
-    private const int ShortChunk = 32; // for what does not fit otherwise
     private const int MostStages = 3;
     private const int FewestStages = 2;
     private const int ProducerThreads = 128;
@@ -32,9 +28,15 @@ internal sealed record GlaChunkTile(
     /// <summary>What K and V are rounded up to.</summary>
     public static IReadOnlyList<int> Sizes => s_sizes;
 
+    /// <summary>bfloat16 numbers that stand for one of the type: float32 is the sum of two.</summary>
+    public int Terms => Element.Bytes() / sizeof(short);
+
     private int StateThreads => ProducerThreads + 32 * Math.Min(4, Values / 16);
 
     private int StateMinBlocks => Math.Max(Keys, Values) > 32 ? 1 : 2; // more registers for larger states
+
+    /// <summary>The chunk of backward, and so of a forward pass that saves its states; others may halve it to fit.</summary>
+    public static int GradientChunk(ElementType element) => element == ElementType.Float32 ? 32 : 64;
 
     /// <summary>The tile for a call.</summary>
     /// <param name="keySize">K.</param>
@@ -83,21 +85,24 @@ internal sealed record GlaChunkTile(
     {
         get
         {
-            var output = Values > Keys ? 2 * Chunk * Values : 0; // smaller ones take the queries' place
+            var output = Values > Keys ? ValueBytes(Values) : 0; // smaller ones take the queries' place
             const int Flag = 64;
-            return Chunk * (4 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * Chunk) + output + Flag;
+            return 2 * KeyBytes + ValueBytes(Values) + GateBytes + PairBytes + output + Flag;
         }
     }
 
-    private int StateStageBytes => Chunk * (2 * Keys + 2 * Values + Gate.Bytes() * Keys) + 2 * sizeof(float) * Keys;
+    private int StateStageBytes => KeyBytes + ValueBytes(Values) + GateBytes + 2 * sizeof(float) * Keys;
 
     private int BackwardBytes
     {
         get
         {
-            var (values, states) = (4 * Chunk * AllValues, 4 * Math.Min(AllValues, 64) * Keys);
-            var gradients = sizeof(float) * Chunk * Keys; // of queries or keys: over values or states, where these are larger
-            return 4 * Chunk * Keys + values + states + 4 * Chunk * Chunk + sizeof(float) * Chunk
+            const int SliceBytes = 128; // of a key's values in a state
+            var (values, states) = (2 * ValueBytes(AllValues), 2 * Keys * Math.Min(Element.Bytes() * AllValues, SliceBytes));
+            var gradients = GradientBytes; // of queries or keys: over values or states, where these are larger
+            // Sums over threads lie where A is later; with 256 keys in float32 they are larger.
+            var sums = sizeof(float) * (3 * BackwardThreads + 2 * Keys);
+            return 2 * KeyBytes + values + states + Math.Max(PairBytes, sums) + PairBytes + sizeof(float) * Chunk
                 + (values < gradients ? gradients : 0) + (states < gradients ? gradients : 0);
         }
     }
@@ -107,23 +112,31 @@ internal sealed record GlaChunkTile(
         get
         {
             var totals = 2 * sizeof(float) * BackwardThreads;
-            var valuesOrGradients = Math.Max(4 * Chunk * AllValues, sizeof(float) * Chunk * Keys);
-            return 6 * Chunk * Keys + 4 * Chunk * Chunk + sizeof(float) * Chunk + totals + valuesOrGradients;
+            var valuesOrGradients = Math.Max(2 * ValueBytes(AllValues), GradientBytes);
+            return 3 * KeyBytes + 2 * PairBytes + sizeof(float) * Chunk + totals + valuesOrGradients;
         }
     }
+
+    // Of a chunk's operands, A, decays, and gradients on their way out.
+    private int KeyBytes => Element.Bytes() * Chunk * Keys;
+
+    private int PairBytes => Element.Bytes() * Chunk * Chunk;
+
+    private int GateBytes => Gate.Bytes() * Chunk * Keys;
+
+    private int GradientBytes => sizeof(float) * Chunk * Keys;
 
     private static (GlaChunkTile?, string) Choose(
         int keySize, int valueSize, ElementType element, ElementType gate, bool gradients, CompilerTarget target)
     {
-        if (element == ElementType.Float32)
-            return (null, "The kernels over chunks take bfloat16 and float16.");
         if (keySize > s_sizes[^1] || (gradients && valueSize > s_sizes[^1]))
             return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, "
                 + $"up to {s_sizes[^1]}.");
 
         var (keys, allValues) = (RoundUp(keySize), RoundUp(valueSize));
         var mostValues = Math.Min(allValues, keys > 128 ? 64 : 128);
-        foreach (var chunk in gradients ? [GradientChunk] : new[] { GradientChunk, ShortChunk })
+        var longest = GradientChunk(element);
+        foreach (var chunk in gradients ? [longest] : new[] { longest, longest / 2 })
             for (var values = mostValues; values >= Math.Min(mostValues, 64); values /= 2)
             {
                 var tile = new GlaChunkTile(keys, values, allValues, chunk, element, gate, target);
@@ -134,6 +147,8 @@ internal sealed record GlaChunkTile(
         return (null, $"K = {keySize} and V = {valueSize}{(gradients ? " with gradients" : "")} need more shared memory than the "
             + $"{target.MaxSharedBytes >> 10} KiB of a block of {target}.");
     }
+
+    private int ValueBytes(int values) => Element.Bytes() * Chunk * values;
 
     private static int RoundUp(int size) => s_sizes.FirstOrDefault(tile => tile >= size, s_sizes[^1]);
 

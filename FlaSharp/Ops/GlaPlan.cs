@@ -47,11 +47,9 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
             : $"K = {problem.KeySize} and V = {problem.ValueSize}: the recurrence takes up to {GlaRecurrentTile.MaxSize}.";
         var (taken, reason) = mode == LinearAttentionMode.Auto ? Auto(problem, device, tile, noChunks) : (mode, "Asked for.");
         var missing = taken == LinearAttentionMode.FusedRecurrent ? noRecurrence : tile is null ? noChunks : null;
-        if (missing is null)
-            return new(new ModeChoice(taken, FlaOps.CudaPath, $"{reason} {gpu}"));
-        // In float32 the chunks are libtorch's by design: it keeps all digits, tensor cores do not.
-        var isMeant = element == ElementType.Float32 && taken != LinearAttentionMode.FusedRecurrent;
-        return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), isMeant ? null : missing);
+        return missing is null
+            ? new(new ModeChoice(taken, FlaOps.CudaPath, $"{reason} {gpu}"))
+            : new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), missing);
     }
 
     /// <summary>The one place that says which mode is the fastest where.</summary>
