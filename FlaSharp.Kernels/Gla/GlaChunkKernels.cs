@@ -88,7 +88,7 @@ internal sealed class GlaChunkKernels
         (long)sequences * heads * ((valueSize + tile.Values - 1) / tile.Values);
 
     /// <summary>
-    /// Kernels that stand for all: every tile of bfloat16 on Hopper, square ones of it and of float32 elsewhere, and a few of
+    /// Kernels that stand for all: every tile of bfloat16 on Hopper, square ones elsewhere and of float32, and a few of
     /// other types and alignments.
     /// </summary>
     public static IEnumerable<KernelVariant> Variants(CompilerTarget target)
