@@ -45,7 +45,7 @@ struct Stage {
     static constexpr int Q = 0, OUTPUT = V <= K ? Q : Q + KeyTile::BYTES, KEY = V <= K ? Q + KeyTile::BYTES : OUTPUT + OutputTile::BYTES,
                          VALUE = KEY + KeyTile::BYTES, GATE = VALUE + ValueTile::BYTES, PAIRS = GATE + GateTile::BYTES,
                          STRONG = PAIRS + PairTile::BYTES, BYTES = STRONG + 64;
-    static constexpr int START = GATE, MIDDLE = START + K * 4, END = MIDDLE + K * 4;
+    static constexpr int START = GATE, REST = START + K * 4, MIDDLE = REST + K * 4, END = MIDDLE + K * 4, FAR = STRONG + 16;
     u32 memory;
 
     __device__ __forceinline__ explicit Stage(int n) : memory(shared_memory() + n % STAGES * BYTES) {}
@@ -56,13 +56,21 @@ struct Stage {
     __device__ __forceinline__ KeyTile split() const { return KeyTile(memory + GATE); }
     __device__ __forceinline__ PairTile pairs() const { return PairTile(memory + PAIRS); }
     __device__ __forceinline__ OutputTile output() const { return OutputTile(memory + OUTPUT); }
-    // Factors of the state for each key channel: before the chunk, between output and update, and after it.
+    // Factors of the state for each key channel: before the chunk, in two parts, between output and update, and after it.
     __device__ __forceinline__ u32 start() const { return memory + START; }
+    __device__ __forceinline__ u32 rest() const { return memory + REST; }
     __device__ __forceinline__ u32 middle() const { return memory + MIDDLE; }
     __device__ __forceinline__ u32 end() const { return memory + END; }
     // Whether the decays are too strong for a frame: only then the middle factors count.
     __device__ __forceinline__ u32 strong() const { return memory + STRONG; }
+    // Whether the factors before the chunk have a second part, in the channels of a producer warp.
+    __device__ __forceinline__ u32 far(int warp) const { return memory + FAR + warp * 4; }
+    __device__ __forceinline__ bool any_far() const {
+        uint4 far = shared_load<uint4>(memory + FAR);
+        return far.x | far.y | far.z | far.w;
+    }
 };
+static_assert(PRODUCERS == 4); // the warps of any_far
 
 constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
 static_assert(END_OF_SHARED == SHARED);
@@ -109,11 +117,18 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
             pairs.store(stage.pairs());
         }
     }
+    float start[2];
+#pragma unroll
+    for (int c = 0; c < 2; c++) start[c] = pending[c] + (strong ? 0.f : gates.middle[c]);
+    bool far = __any_sync(~0u, start[0] < MIN_POW2 || start[1] < MIN_POW2);
+    if (thread % 32 == 0) shared_store(stage.far(thread / 32), (u32)far);
     if (gates.row > 0) return;
 #pragma unroll
     for (int c = 0; c < 2; c++) {
         u32 place = (gates.col + c) * 4;
-        shared_store(stage.start() + place, pow2(pending[c] + (strong ? 0.f : gates.middle[c])));
+        float first = max_nan(start[c], MIN_POW2);
+        shared_store(stage.start() + place, pow2(first));
+        shared_store(stage.rest() + place, pow2(start[c] - first));
         shared_store(stage.middle() + place, pow2(gates.end[c]));
         pending[c] = strong ? 0.f : gates.end[c] - gates.middle[c];
         shared_store(stage.end() + place, pow2(pending[c]));
@@ -152,6 +167,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
         Stage stage(n);
         Pipeline::wait(n);
         state.scale(stage.start(), lane);
+        if (stage.any_far()) state.scale(stage.rest(), lane);
         if (p.states) {
             i64 slot = block.slot(shape.sequences, n) * shape.heads + opaque(block.head);
             u32* saved = reinterpret_cast<u32*>(p.states) + slot * gridDim.y * V * TERMS * (K / 2) + saved_pair<TERMS, K>(value, 0, lane);

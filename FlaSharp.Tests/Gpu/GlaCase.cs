@@ -13,6 +13,8 @@ internal sealed record GlaCase
     public const string ZeroGate = "0";
     public const string WeakGate = "logsigmoid / 16";
     public const string Gate = "logsigmoid";
+    public const string ModerateGate = "-2"; // from one chunk's middle to the next one's more than float32's range
+    public const string ModerateFloat32Gate = "-4"; // the same for shorter chunks
     public const string StrongGate = "-5";
     public const string StrongerGate = "-20";
     public const string SomeResets = "2% -inf";
@@ -68,6 +70,8 @@ internal sealed record GlaCase
             ZeroGate => zeros_like(z),
             WeakGate => nn.functional.logsigmoid(z) / 16,
             Gate => nn.functional.logsigmoid(z),
+            ModerateGate => full_like(z, -2),
+            ModerateFloat32Gate => full_like(z, -4),
             StrongGate => full_like(z, -5),
             StrongerGate => full_like(z, -20),
             SomeResets => nn.functional.logsigmoid(z)

@@ -63,6 +63,8 @@ public sealed class GlaKernelTests
     [InlineData(GlaCase.ZeroGate)]
     [InlineData(GlaCase.WeakGate)]
     [InlineData(GlaCase.Gate)]
+    [InlineData(GlaCase.ModerateGate)]
+    [InlineData(GlaCase.ModerateFloat32Gate)]
     [InlineData(GlaCase.StrongGate)]
     [InlineData(GlaCase.StrongerGate)]
     [InlineData(GlaCase.SomeResets)]

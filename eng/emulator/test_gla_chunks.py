@@ -195,7 +195,7 @@ class GlaChunkTests(_ChunkTests):
         self.check(ChunkCase(32, 32, B=2, T=200))
 
     def test_gates(self):
-        for gates in ("none", "weak", "-5", "resets", "wide", "half"):
+        for gates in ("none", "weak", "-2", "-5", "resets", "wide", "half"):
             with self.subTest(gates):
                 self.check(ChunkCase(32, 32, T=140, gates=gates))
 
@@ -236,7 +236,7 @@ class GlaFloatChunkTests(_ChunkTests):
         return ChunkCase(K, V, element="float", **options)
 
     def test_gates(self):
-        for gates in ("none", "weak", "normal", "-5", "resets", "all resets", "wide", "half"):
+        for gates in ("none", "weak", "normal", "-4", "-5", "resets", "all resets", "wide", "half"):
             with self.subTest(gates):
                 self.check(self.case(32, 32, T=100, gates=gates))
 

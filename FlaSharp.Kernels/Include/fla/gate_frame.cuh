@@ -17,6 +17,9 @@ constexpr float MIN_LOG2_DECAY = -150.f;
 // What a frame may reach on either side: leaves 2^24 of bfloat16's range for the numbers themselves.
 constexpr float MAX_FRAME = 104.f;
 
+// Below it pow2 gives 0. The state's way from one frame to the next may be twice as far as one of them reaches.
+constexpr float MIN_POW2 = -126.f;
+
 // Log-decays as stored to base 2, limited. NaN stays NaN.
 __device__ __forceinline__ float log2_decay(float g) { return max_nan(g * LOG2E, MIN_LOG2_DECAY); }
 
