@@ -15,6 +15,7 @@ namespace FlaSharp.Kernels.Gla;
 internal sealed class GlaChunkKernels
 {
     private const int ScanThreads = 256;
+    private const int BFloat16Bytes = 2;
 
     private static readonly KernelVariant s_scan = new("Gla/segment_scan.cu", "gla_segment_scan", [], ScanThreads, 0);
     private static readonly ConcurrentDictionary<(GlaChunkTile, Pass, int), KernelVariant> s_variants = new();
@@ -55,11 +56,10 @@ internal sealed class GlaChunkKernels
 
     public required float Scale { get; init; }
 
-    /// <summary>bfloat16 numbers of the states that <see cref="Forward"/> leaves for backward.</summary>
-    public long SavedStateCount => StrongCount * StateValues * Tile.Keys;
-
-    /// <summary>int32 numbers that <see cref="Backward"/> works in: one for each chunk and head.</summary>
-    public long StrongCount => Slots * Heads;
+    /// <summary>
+    /// bfloat16 numbers of the states that <see cref="Forward"/> leaves for backward, with an int32 mark for each at their end.
+    /// </summary>
+    public long SavedStateCount => SavedNumbers + Slots * Heads * (sizeof(int) / BFloat16Bytes);
 
     /// <summary>Floats, if there are several segments.</summary>
     public long SegmentStateCount => SegmentDecayCount * ValueSize;
@@ -71,9 +71,11 @@ internal sealed class GlaChunkKernels
 
     private int Group => Heads / KvHeads;
 
-    private int ValueTiles => (ValueSize + Tile.Values - 1) / Tile.Values;
+    private int ValueTiles => Tile.ValueTiles(ValueSize);
 
     private int StateValues => ValueTiles * Tile.Values;
+
+    private long SavedNumbers => Slots * Heads * StateValues * Tile.Keys;
 
     // fla::GlaBlock::slot; packed sequences leave gaps.
     private long Slots => Sequences.Offsets == 0
@@ -85,7 +87,7 @@ internal sealed class GlaChunkKernels
 
     /// <summary>Blocks of a call without segments.</summary>
     public static long BlockCount(int sequences, int heads, int valueSize, GlaChunkTile tile) =>
-        (long)sequences * heads * ((valueSize + tile.Values - 1) / tile.Values);
+        (long)sequences * heads * tile.ValueTiles(valueSize);
 
     /// <summary>
     /// Kernels that stand for all: every tile of bfloat16 on Hopper, square ones elsewhere, and a few of other types and alignments.
@@ -111,6 +113,9 @@ internal sealed class GlaChunkKernels
                     continue;
                 foreach (var pass in gradients ? Enum.GetValues<Pass>() : [Pass.Forward, Pass.State])
                     yield return Variant(tile, pass, vector);
+                if (gradients && keys == values && tile.Narrow() != tile)
+                    foreach (var pass in new[] { Pass.Forward, Pass.State, Pass.StateBackward })
+                        yield return Variant(tile.Narrow(), pass, vector);
             }
     }
 
@@ -137,7 +142,7 @@ internal sealed class GlaChunkKernels
                 segmentStates, segmentDecays);
         Launch(Pass.Forward, vector, Lines * Segments.Count, ValueTiles, new GlaChunkParameters.Forward
         {
-            Shape = Shape(Segments),
+            Shape = Shape(Segments with { Chunks = Segments.Chunks * (Tile.Chunk / GlaChunkTile.ForwardChunk) }),
             Q = q,
             K = k,
             V = v,
@@ -146,6 +151,7 @@ internal sealed class GlaChunkKernels
             Initial = initialState,
             Final = finalState,
             States = savedStates,
+            Plain = Marks(savedStates),
             Scale = Scale,
         });
     }
@@ -173,6 +179,7 @@ internal sealed class GlaChunkKernels
             Initial = finalStateGradient,
             Final = initialStateGradient,
             States = savedStateGradients,
+            Plain = Marks(savedStateGradients),
         });
     }
 
@@ -188,10 +195,9 @@ internal sealed class GlaChunkKernels
     /// <param name="decayGradient">[B, T, H, K].</param>
     /// <param name="savedStates">Of <see cref="Forward"/>.</param>
     /// <param name="savedStateGradients">Of <see cref="BackwardStates"/>.</param>
-    /// <param name="strong"><see cref="StrongCount"/> numbers.</param>
     public void Backward(TensorView q, TensorView k, TensorView v, TensorView g, TensorView outputGradient,
         TensorView queryGradient, TensorView keyGradient, TensorView valueGradient, TensorView decayGradient, nint savedStates,
-        nint savedStateGradients, nint strong)
+        nint savedStateGradients)
     {
         var count = ChunkCount(Sequences.Length, Tile.Chunk);
         var chunks = GlaSegments.Of(Math.Max(1, count), count); // a segment for each
@@ -211,7 +217,8 @@ internal sealed class GlaChunkKernels
             GradG = decayGradient,
             States = savedStates,
             StateGrads = savedStateGradients,
-            Strong = strong,
+            PlainStates = Marks(savedStates),
+            PlainGrads = Marks(savedStateGradients),
             StateValues = StateValues,
             Scale = Scale,
             Blocks = blocks,
@@ -263,6 +270,9 @@ internal sealed class GlaChunkKernels
         });
         return segmentStates;
     }
+
+    /// <summary>The marks of saved states, which follow them.</summary>
+    private nint Marks(nint savedStates) => savedStates == 0 ? 0 : savedStates + checked((nint)(SavedNumbers * BFloat16Bytes));
 
     private GlaChunkParameters.Shape Shape(GlaSegments segments) => new()
     {

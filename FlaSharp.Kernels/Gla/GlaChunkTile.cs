@@ -7,22 +7,24 @@ namespace FlaSharp.Kernels.Gla;
 /// <param name="Keys">KEY_TILE: K, rounded up.</param>
 /// <param name="Values">VALUE_TILE of the kernels that carry a state: V, rounded up, or a part of it.</param>
 /// <param name="AllValues">VALUE_TILE of backward: V, rounded up.</param>
-/// <param name="Chunk">Tokens that are worked on together.</param>
+/// <param name="Chunk">Tokens that the states alone and backward work on together; forward takes <see cref="ForwardChunk"/>.</param>
 /// <param name="Element">Of q, k, v and o.</param>
 /// <param name="Gate">Of g.</param>
 /// <param name="Target">What it is compiled for.</param>
 internal sealed record GlaChunkTile(
     int Keys, int Values, int AllValues, int Chunk, ElementType Element, ElementType Gate, CompilerTarget Target)
 {
-    /// <summary>The chunk of backward, and so of a forward pass that saves its states.</summary>
+    /// <summary>The chunk of backward: a state is saved for each.</summary>
     public const int GradientChunk = 64;
 
+    /// <summary>The chunk of forward: shorter ones take fewer products between tokens, and their frames bear stronger decays.</summary>
+    public const int ForwardChunk = 32;
+
     private const int ShortChunk = 32; // for what does not fit otherwise
+    private const int NarrowValues = 64;
     private const int MostStages = 3;
     private const int FewestStages = 2;
-    private const int ProducerThreads = 128;
-    private const int BackwardThreads = 256;
-    private const int TotalsBytes = 2 * ProducerThreads * sizeof(float);
+    private const int PairsThreads = 256;
     private const int MarkBytes = 32; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
@@ -32,7 +34,15 @@ internal sealed record GlaChunkTile(
     /// <summary>What K and V are rounded up to.</summary>
     public static IReadOnlyList<int> Sizes => s_sizes;
 
-    private int StateThreads => ProducerThreads + 32 * Math.Min(4, Values / 16);
+    // The warps that carry a state hold 16 or 32 of its value channels and all key channels. 256 of these leave each warp 16 of the
+    // others: twice the warps, and on Hopper more registers for those that carry it than for those that load and scale.
+    private bool HasManyWarps => Keys > 128 && Values > NarrowValues;
+
+    private int ProducerWarps => HasManyWarps ? 8 : 4;
+
+    private int ConsumerWarps => HasManyWarps ? 8 : Math.Min(4, Values / 16);
+
+    private int TotalsBytes => 2 * sizeof(float) * 32 * ProducerWarps;
 
     private int StateMinBlocks => Math.Max(Keys, Values) > 32 ? 1 : 2; // more registers for larger states
 
@@ -57,35 +67,58 @@ internal sealed record GlaChunkTile(
     /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2, 4 or 8.</param>
     public KernelVariant Forward(int vector)
     {
-        var stages = Stages(ForwardStageBytes);
-        return Variant("forward", vector, StateThreads, StateMinBlocks, stages * ForwardStageBytes + TotalsBytes, Values,
-            $"STAGES={stages}");
+        var (producers, consumers) = HasManyWarps ? (72, 184) : (0, 0);
+        return StateVariant("forward", vector, ForwardChunk, ForwardStageBytes, producers, consumers);
     }
 
     /// <summary>As <see cref="Forward"/>; of the states alone or, <paramref name="backward"/>, of their gradients.</summary>
     public KernelVariant State(int vector, bool backward)
     {
-        var stages = Stages(StateStageBytes);
-        return Variant("state", vector, StateThreads, StateMinBlocks, stages * StateStageBytes + TotalsBytes, Values,
-            $"STAGES={stages}", $"BACKWARD={(backward ? 1 : 0)}");
+        var (producers, consumers) = HasManyWarps ? (96, 160) : (0, 0);
+        return StateVariant(
+            "state", vector, Chunk, StateStageBytes, producers, consumers, $"BACKWARD={(backward ? 1 : 0)}");
     }
 
     /// <summary>As <see cref="Forward"/>.</summary>
-    public KernelVariant Backward(int vector) =>
-        Variant("backward", vector, BackwardThreads, Fits(BackwardBytes, blocks: 2) ? 2 : 1, BackwardBytes, AllValues);
+    public KernelVariant Backward(int vector)
+    {
+        // Sixteen warps on a multiprocessor, of one block or of two.
+        var (blocks, warps) = Fits(BackwardBytes, blocks: 2) ? (2, 8) : (1, 16);
+        return Variant(
+            "backward", vector, 32 * warps, blocks, BackwardBytes, AllValues, $"CHUNK={Chunk}", $"BACKWARD_WARPS={warps}");
+    }
 
     /// <summary>As <see cref="Forward"/>; of the pairs that <see cref="Backward"/> leaves.</summary>
     public KernelVariant BackwardPairs(int vector) =>
-        Variant("backward_pairs", vector, BackwardThreads, 1, BackwardPairsBytes, AllValues);
+        Variant("backward_pairs", vector, PairsThreads, 1, BackwardPairsBytes, AllValues, $"CHUNK={Chunk}");
+
+    /// <summary>
+    /// The same, or one with fewer values in a block where whole sequences would keep the GPU busy, but not half of it.
+    /// </summary>
+    /// <param name="lines">Sequences times heads.</param>
+    /// <param name="valueSize">V.</param>
+    /// <param name="multiprocessors">Of the GPU.</param>
+    public GlaChunkTile For(long lines, int valueSize, int multiprocessors)
+    {
+        var blocks = lines * ValueTiles(valueSize);
+        return GlaSegments.IsBusy(blocks, multiprocessors) && 2 * blocks <= multiprocessors ? Narrow() : this;
+    }
+
+    /// <summary>The same with as few values in a block as are worth it.</summary>
+    public GlaChunkTile Narrow() => Values > NarrowValues ? this with { Values = NarrowValues } : this;
+
+    /// <summary>Blocks that share the values of a head.</summary>
+    /// <param name="valueSize">V.</param>
+    public int ValueTiles(int valueSize) => (valueSize + Values - 1) / Values;
 
     // Of chunk_forward.cu, as the others of their sources; these assert it.
     private int ForwardStageBytes
     {
         get
         {
-            var output = Values > Keys ? 2 * Chunk * Values : 0; // smaller ones take the queries' place
-            const int Flag = 64;
-            return Chunk * (4 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * Chunk) + output + Flag;
+            var output = Values > Keys ? 2 * ForwardChunk * Values : 0; // smaller ones take the queries' place
+            const int Flag = 128;
+            return ForwardChunk * (4 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * ForwardChunk) + output + Flag;
         }
     }
 
@@ -106,7 +139,7 @@ internal sealed record GlaChunkTile(
     {
         get
         {
-            var totals = 2 * sizeof(float) * BackwardThreads;
+            var totals = 2 * sizeof(float) * PairsThreads;
             var valuesOrGradients = Math.Max(4 * Chunk * AllValues, sizeof(float) * Chunk * Keys);
             return 6 * Chunk * Keys + 4 * Chunk * Chunk + sizeof(float) * Chunk + totals + valuesOrGradients;
         }
@@ -122,12 +155,13 @@ internal sealed record GlaChunkTile(
                 + $"up to {s_sizes[^1]}.");
 
         var (keys, allValues) = (RoundUp(keySize), RoundUp(valueSize));
-        var mostValues = Math.Min(allValues, keys > 128 ? 64 : 128);
+        // What holds 256 key channels and 128 value channels needs Hopper's unequal shares of registers.
+        var mostValues = Math.Min(allValues, keys > 128 && !target.IsHopper ? NarrowValues : 128);
         foreach (var chunk in gradients ? [GradientChunk] : new[] { GradientChunk, ShortChunk })
-            for (var values = mostValues; values >= Math.Min(mostValues, 64); values /= 2)
+            for (var values = mostValues; values >= Math.Min(mostValues, NarrowValues); values /= 2)
             {
                 var tile = new GlaChunkTile(keys, values, allValues, chunk, element, gate, target);
-                if (tile.Fits(FewestStages * tile.ForwardStageBytes + TotalsBytes)
+                if (tile.Fits(FewestStages * Math.Max(tile.ForwardStageBytes, tile.StateStageBytes) + tile.TotalsBytes)
                     && (!gradients || tile.Fits(Math.Max(tile.BackwardBytes, tile.BackwardPairsBytes + MarkBytes))))
                     return (tile, "");
             }
@@ -143,12 +177,23 @@ internal sealed record GlaChunkTile(
     private bool Fits(int sharedBytes, int blocks = 1) =>
         blocks * (sharedBytes + ReservedBytes) <= Target.MaxSharedBytes + ReservedBytes;
 
+    private KernelVariant StateVariant(string pass, int vector, int chunk, int stageBytes, int producerRegisters,
+        int consumerRegisters, params ReadOnlySpan<string> defines)
+    {
+        var stages = Stages(stageBytes);
+        return Variant(pass, vector, 32 * (ProducerWarps + ConsumerWarps), StateMinBlocks, stages * stageBytes + TotalsBytes, Values,
+            [
+                $"CHUNK={chunk}", $"STAGES={stages}", $"PRODUCERS={ProducerWarps}", $"CONSUMERS={ConsumerWarps}",
+                $"PRODUCER_REGISTERS={producerRegisters}", $"CONSUMER_REGISTERS={consumerRegisters}", .. defines,
+            ]);
+    }
+
     private KernelVariant Variant(
         string pass, int vector, int threads, int minBlocks, int sharedBytes, int values, params string[] defines) =>
         new($"Gla/chunk_{pass}.cu", $"gla_chunk_{pass}",
             [
                 $"TYPE={Element.Name()}", $"GATE_TYPE={Gate.Name()}", $"KEY_TILE={Keys}", $"VALUE_TILE={values}",
-                $"CHUNK={Chunk}", $"VECTOR={vector}", $"MIN_BLOCKS={minBlocks}", $"SHARED={sharedBytes}", .. defines,
+                $"VECTOR={vector}", $"MIN_BLOCKS={minBlocks}", $"SHARED={sharedBytes}", .. defines,
             ],
             threads, sharedBytes);
 }

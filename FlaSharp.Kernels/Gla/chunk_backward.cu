@@ -6,7 +6,8 @@
 //   dg_t = rowsum_V(S dS) + sum over the chunk of k (v dS^T) + sum from t to the chunk's end of (q dq - k dk),
 // anchored anew in each chunk. The pairs (t, t) cancel in it exactly; they are left out before and added to dq and dk after.
 // What of it lies below float32's resolution of q dq, as with decays of -20, is lost.
-// In chunks whose decays are too strong for a frame, the pairs of tokens are left to gla_chunk_backward_pairs.
+// In chunks whose decays are too strong for a frame, as the kernels before have marked them, the pairs of tokens are left to
+// gla_chunk_backward_pairs.
 #include "fla/gla_backward.cuh"
 #include "fla/pair_rows.cuh"
 #include "fla/transposed_state.cuh"
@@ -18,8 +19,7 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int SLICE = V < 64 ? V : 64; // value channels of the states in shared memory at once
-constexpr int WARPS = 8, THREADS = 32 * WARPS;
-static_assert(C == 64); // four warps have the rows of A, four those of dA
+constexpr int WARPS = BACKWARD_WARPS, THREADS = 32 * WARPS;
 
 typedef ChunkGates<C, K, THREADS> Gates;
 typedef SharedTile<bf16, C, K> KeyTile;
@@ -34,7 +34,10 @@ struct StateTile {
     static constexpr int BYTES = SLICE * K * 2;
     u32 base;
     __device__ __forceinline__ u32 at(int value, int key) const {
-        return base + (value / 8 * (K / 8) + key / 8) * 128 + value % 8 * 16 + key % 8 * 2;
+        return base + ((value >> 3) * (K / 8) + (key >> 3)) * 128 + (value & 7) * 16 + (key & 7) * 2;
+    }
+    static __device__ __forceinline__ u32 step(u32 address, int value, int key) {
+        return address + value * (K / 8 * 16) + key * 16; // both multiples of 8
     }
 };
 
@@ -52,6 +55,7 @@ constexpr int TOTALS = PAIRS, ANCHORS = TOTALS + Gates::STRIPS * K * 4;
 constexpr int ANCHOR_ROWS = KeyGrad::ROW_WARPS + THREADS / K;
 static_assert(ANCHORS + ANCHOR_ROWS * K * 4 <= GRAD_PAIRS);
 
+typedef PairRows<C, WARPS / 2> Pairs; // half of the warps have A, half dA
 typedef GlaChunk<C> Chunk;
 
 __device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int slice) {
@@ -66,8 +70,8 @@ __device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chu
     copy_async_commit();
 }
 
-// A and dA of a loaded chunk; queries and keys are scaled. Tells whether the decays are too strong for a frame: both are 0 then.
-__device__ __forceinline__ bool prepare(const GlaChunkBackward& p, const Chunk& chunk, u32 memory) {
+// A and dA of a loaded chunk; queries and keys are scaled. Both are 0 if the decays are too strong for a frame.
+__device__ __forceinline__ void prepare(const GlaChunkBackward& p, const Chunk& chunk, u32 memory) {
     int thread = opaque(threadIdx.x), warp = thread / 32, lane = thread % 32;
     KeyTile q(memory + Q), k(memory + KEY);
     ValueTile v(memory + VALUE), grad_output(memory + GRAD_OUTPUT);
@@ -78,17 +82,17 @@ __device__ __forceinline__ bool prepare(const GlaChunkBackward& p, const Chunk& 
     copy_async_wait<1>();
     __syncthreads();
     gates.join(totals);
-    bool strong = __syncthreads_or(gates.too_strong());
+    bool at_start = p.plain_states[chunk.slot], at_end = p.plain_grads[chunk.slot], strong = at_start || at_end;
     float start[2], end[2];
-    gates.origins(strong, start, end);
+    gates.origins(at_start, at_end, start, end);
     gates.scale<T>(q, 1.f, start, p.scale);
     gates.scale<T>(k, -1.f, end, 1.f);
     to_bf16<T, THREADS>(v, thread);
     to_bf16<T, THREADS>(grad_output, thread);
     __syncthreads();
 
-    PairRows<C> pairs(warp % 4, lane);
-    if (warp < 4) {
+    Pairs pairs(warp % (WARPS / 2), lane);
+    if (warp < WARPS / 2) {
         if (!strong) pairs.multiply(q, k);
         pairs.mask([](int i, int j) { return j <= i; });
         pairs.store(PairTile(memory + PAIRS));
@@ -98,7 +102,6 @@ __device__ __forceinline__ bool prepare(const GlaChunkBackward& p, const Chunk& 
         pairs.mask([](int i, int j) { return j < i; });
         pairs.store(PairTile(memory + GRAD_PAIRS));
     }
-    return strong;
 }
 
 // Sums over the chunk that anchor the gradient of the log-decays, one row of K for each group of threads that adds its own.
@@ -151,28 +154,28 @@ __device__ __forceinline__ void add_products(float (&products)[8], const StateTi
 }
 
 // The last part: thread by thread of those that hold the decays.
-__device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, const Gates& gates, bool strong,
-                                                u64 limited) {
+__device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, const Gates& gates, u64 limited) {
     KeyTile q(memory + Q), k(memory + KEY);
     GradTile query_grads(memory + QUERY_GRADS), key_grads(memory + KEY_GRADS);
     auto query_target = chunk.rows_of<T>(p.grad_q, chunk.block.head), key_target = chunk.rows_of<T>(p.grad_k, chunk.block.head);
     int cols = p.shape.key_size - gates.col;
     float start[2], end[2], grad_g[Gates::ROWS][2];
-    gates.origins(strong, start, end);
+    gates.origins(p.plain_states[chunk.slot], p.plain_grads[chunk.slot], start, end);
+    u32 query_top = q.at(gates.row, gates.col), key_top = k.at(gates.row, gates.col), diagonal_top = memory + DIAGONAL + gates.row * 4;
+    u32 query_grad_top = query_grads.at(gates.row, gates.col), key_grad_top = key_grads.at(gates.row, gates.col);
+    T *query_there = query_target[chunk.first + gates.row] + gates.col, *key_there = key_target[chunk.first + gates.row] + gates.col;
 #pragma unroll
-    for (int i = 0; i < Gates::ROWS; i++) {
-        int row = gates.row + i;
-        float2 grad_q = shared_load<float2>(query_grads.at(row, gates.col)), grad_k = shared_load<float2>(key_grads.at(row, gates.col));
-        u32 query = shared_load<u32>(q.at(row, gates.col)), key = shared_load<u32>(k.at(row, gates.col));
+    for (int i = 0; i < Gates::ROWS; i++, query_there += query_target.stride, key_there += key_target.stride) {
+        float2 grad_q = shared_load<float2>(GradTile::step(query_grad_top, i)), grad_k = shared_load<float2>(GradTile::step(key_grad_top, i));
+        u32 query = shared_load<u32>(KeyTile::step(query_top, i, 0)), key = shared_load<u32>(KeyTile::step(key_top, i, 0));
         float2 of_query = gates.decay(i, 1.f, start), of_key = gates.decay(i, -1.f, end);
-        float diagonal = shared_load<float>(memory + DIAGONAL + row * 4);
+        float diagonal = shared_load<float>(diagonal_top + i * 4);
         grad_g[i][0] = Pair<bf16>::low(query) * grad_q.x - Pair<bf16>::low(key) * grad_k.x;
         grad_g[i][1] = Pair<bf16>::high(query) * grad_q.y - Pair<bf16>::high(key) * grad_k.y;
-        if (row >= chunk.rows || cols <= 0) continue;
-        store_pair<VECTOR>(query_target[chunk.first + row] + gates.col, cols,
-                           (grad_q.x + diagonal * Pair<bf16>::low(key)) * of_query.x * p.scale,
+        if (gates.row + i >= chunk.rows || cols <= 0) continue;
+        store_pair<VECTOR>(query_there, cols, (grad_q.x + diagonal * Pair<bf16>::low(key)) * of_query.x * p.scale,
                            (grad_q.y + diagonal * Pair<bf16>::high(key)) * of_query.y * p.scale);
-        store_pair<VECTOR>(key_target[chunk.first + row] + gates.col, cols, (grad_k.x + diagonal * Pair<bf16>::low(query)) * of_key.x,
+        store_pair<VECTOR>(key_there, cols, (grad_k.x + diagonal * Pair<bf16>::low(query)) * of_key.x,
                            (grad_k.y + diagonal * Pair<bf16>::high(query)) * of_key.y);
     }
 
@@ -181,16 +184,17 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
     PlainTile<float, ANCHOR_ROWS, K> anchors(memory + ANCHORS);
     for (int i = 0; i < ANCHOR_ROWS; i++) {
         float2 sum = shared_load<float2>(anchors.at(i, gates.col));
-        bool of_states = i >= KeyGrad::ROW_WARPS; // whose frames do not meet in a strong chunk
-        beyond.x += strong && of_states ? sum.x * pow2(gates.end[0]) : sum.x;
-        beyond.y += strong && of_states ? sum.y * pow2(gates.end[1]) : sum.y;
+        bool of_states = i >= KeyGrad::ROW_WARPS; // whose frames meet only if the decays are not too strong
+        beyond.x += of_states ? sum.x * pow2(end[0] - start[0]) : sum.x;
+        beyond.y += of_states ? sum.y * pow2(end[1] - start[1]) : sum.y;
     }
     gates.sum_to_end(grad_g, beyond, Gates::Totals(memory + TOTALS), [] { __syncthreads(); });
     auto gate_target = chunk.rows_of<G>(p.grad_g, chunk.block.head);
+    G* gate_there = gate_target[chunk.first + gates.row] + gates.col;
 #pragma unroll
-    for (int i = 0; i < Gates::ROWS; i++)
+    for (int i = 0; i < Gates::ROWS; i++, gate_there += gate_target.stride)
         if (gates.row + i < chunk.rows && cols > 0)
-            store_pair<VECTOR>(gate_target[chunk.first + gates.row + i] + gates.col, cols,
+            store_pair<VECTOR>(gate_there, cols,
                                limited >> 2 * i & 1 ? 0.f : grad_g[i][0] + beyond.x,
                                limited >> (2 * i + 1) & 1 ? 0.f : grad_g[i][1] + beyond.y);
 }
@@ -211,7 +215,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
     load<VECTOR, THREADS>(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
     copy_async_commit();
     load_states(p, chunk, memory, 0);
-    bool strong = prepare(p, chunk, memory);
+    prepare(p, chunk, memory);
 
     KeyGrad grad_q(warp, lane), grad_k(warp, lane);
     float products[8] = {};
@@ -264,6 +268,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
     gates.store_totals(totals);
     __syncthreads();
     gates.join(totals);
-    store_gradients(p, chunk, memory, gates, strong, limited);
-    if (thread == 0) p.strong[chunk.slot] = strong;
+    store_gradients(p, chunk, memory, gates, limited);
 }

@@ -1,5 +1,5 @@
 // Gated linear attention backward: the pairs of tokens within those chunks whose decays are too strong for a frame, which
-// gla_chunk_backward marks and leaves out. At each level of binary splitting (gate_frame.cuh), with X the queries and keys scaled by
+// gla_chunk_backward leaves out. At each level of binary splitting (gate_frame.cuh), with X the queries and keys scaled by
 // their decays to and from the border between the halves, Y = (dA + dA^T) X holds the gradients of both.
 #include "fla/gla_backward.cuh"
 #include "fla/pair_rows.cuh"
@@ -11,13 +11,14 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int WARPS = 8, THREADS = 32 * WARPS;
-static_assert(C == 64); // four warps have the rows of A, four those of dA
+static_assert(C == 64); // half of the warps have A, half dA
 
 typedef ChunkGates<C, K, THREADS> Gates;
 typedef SharedTile<bf16, C, K> KeyTile;
 typedef SharedTile<bf16, C, V> ValueTile;
 typedef SharedTile<bf16, C, C> PairTile;
 typedef FloatTile<C, K> GradTile;
+typedef PairRows<C, WARPS / 2> Pairs;
 typedef GlaChunk<C> Chunk;
 
 constexpr int Q = 0, KEY = Q + KeyTile::BYTES, SPLIT = KEY + KeyTile::BYTES, PAIRS = SPLIT + KeyTile::BYTES;
@@ -113,13 +114,13 @@ __device__ __forceinline__ void add_chunk(const GlaChunkBackward& p, const Chunk
     to_bf16<T, THREADS>(grad_output, thread);
     __syncthreads();
 
-    PairRows<C> pairs(warp % 4, lane);
-    if (warp >= 4) {
+    Pairs pairs(warp % (WARPS / 2), lane);
+    if (warp >= WARPS / 2) {
         pairs.multiply(grad_output, v);
         pairs.store_diagonal(memory + DIAGONAL);
         pairs.mask([](int i, int j) { return j < i; });
         pairs.store(grad_pairs);
-        pairs.block = PairRows<C>::BLOCKS; // no rows of A
+        pairs.first = Pairs::DOWN; // no rows of A
     }
     add_split_pairs<T>(pairs, gates, q, k, KeyTile(memory + SPLIT), p.scale, totals, [] { __syncthreads(); });
     if (pairs.exist()) pairs.store(pair_tile);
@@ -159,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gla_chunk_backward_pair
         bool strong = false;
         if (mine < p.blocks) {
             Chunk chunk(p, (int)mine);
-            strong = chunk.block.chunks > 0 && p.strong[chunk.slot];
+            strong = chunk.block.chunks > 0 && (p.plain_states[chunk.slot] || p.plain_grads[chunk.slot]);
         }
         u32 of_warp = __ballot_sync(~0u, strong);
         if (threadIdx.x % 32 == 0) marks[threadIdx.x / 32] = of_warp;

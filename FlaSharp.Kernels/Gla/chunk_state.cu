@@ -18,6 +18,7 @@ struct GlaChunkState {
     float* decay;         // sums of each segment's log2 decays [sequences, H, segments, K], or null
     float* final;         // where the last visited segment leads [sequences, H, K, V], or null
     bf16* states;         // the scaled gradient after each chunk, [slots, H, V / 8, K / 8] blocks of 8 x 8, or null
+    int* plain;           // tells which of these are not scaled, [slots, H]
     float scale;          // of x
     int x_group, y_group; // query head h reads head h / group of x and y
 };
@@ -25,7 +26,6 @@ struct GlaChunkState {
 typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
-constexpr int PRODUCERS = 4, CONSUMERS = V >= 64 ? 4 : V / 16; // warps
 constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
 constexpr int ROW_TILES = V / 16 / CONSUMERS;
 
@@ -52,7 +52,7 @@ struct Stage {
 constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
 static_assert(END_OF_SHARED == SHARED);
 
-__device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], float scale) {
+__device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], float scale, int* plain) {
     int thread = opaque(threadIdx.x);
     Gates::Totals totals(shared_memory() + TOTALS);
     Gates gates(thread);
@@ -61,7 +61,8 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], f
     to_bf16<T, PRODUCER_THREADS>(stage.y(), thread);
     Pipeline::sync_producers();
     gates.join(totals);
-    bool strong = BACKWARD && Pipeline::any_producer(gates.too_strong());
+    bool strong = BACKWARD && Pipeline::any_producer(gates.keys_too_strong());
+    if (plain && threadIdx.x == 0) *plain = strong;
     if (gates.row == 0) {
         u32 place = gates.col * 4;
         shared_store(stage.decay() + place, make_float2(pow2(gates.end[0]), pow2(gates.end[1])));
@@ -95,7 +96,11 @@ __device__ __forceinline__ void produce(const GlaChunkState& p, const GlaBlock<C
     };
 
     float decay[2] = {0.f, 0.f};
-    Pipeline::produce(block.chunks, load, [&](int n) { prepare(Stage(n), decay, p.scale); });
+    Pipeline::produce(block.chunks, load, [&](int n) {
+        bool saves = BACKWARD && p.plain && value == 0;
+        int* plain = saves ? p.plain + block.slot(p.shape.sequences, block.chunks - 1 - n) * p.shape.heads + block.head : nullptr;
+        prepare(Stage(n), decay, p.scale, plain);
+    });
 
     Gates gates(threadIdx.x);
     if (p.decay && gates.row == 0 && value == 0)
@@ -118,18 +123,7 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const GlaBlock<C
         lane = opaque(lane);
         Stage stage(n);
         Pipeline::wait(n);
-        if (BACKWARD && p.states)
-#pragma unroll
-            for (int k = 0; k < K; k += 16) {
-                float2 left = state.factor(stage.saving(), k / 8, lane), right = state.factor(stage.saving(), k / 8 + 1, lane);
-#pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) {
-                    const float(&x)[4] = state.sum[m][k / 8], (&y)[4] = state.sum[m][k / 8 + 1];
-                    u32 a[4] = {Pair<bf16>::pack(x[0] * left.x, x[1] * left.y), Pair<bf16>::pack(x[2] * left.x, x[3] * left.y),
-                                Pair<bf16>::pack(y[0] * right.x, y[1] * right.y), Pair<bf16>::pack(y[2] * right.x, y[3] * right.y)};
-                    save_left<K>(saved, a, m * 16, k);
-                }
-            }
+        if (BACKWARD && p.states) state.save(saved, stage.saving(), lane);
         state.scale(stage.decay(), lane);
 #pragma unroll
         for (int j = 0; j < C; j += 16) {
@@ -148,8 +142,11 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const GlaBlock<C
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_state(const __grid_constant__ GlaChunkState p) {
     GlaBlock<C> block(p.shape, blockIdx.x);
-    if (threadIdx.x < PRODUCER_THREADS)
+    if (threadIdx.x < PRODUCER_THREADS) {
+        set_registers<PRODUCER_REGISTERS, THREADS>();
         produce(p, block);
-    else
+    } else {
+        set_registers<CONSUMER_REGISTERS, THREADS>();
         consume(p, block);
+    }
 }

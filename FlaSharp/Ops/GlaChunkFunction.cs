@@ -81,11 +81,10 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
 
         var (dq, dk) = (PerHead(KeySize, q.dtype, device), PerHead(KeySize, q.dtype, device));
         var (dv, dg) = (PerHead(ValueSize, v.dtype, device), PerHead(KeySize, g.dtype, device));
-        var strong = Scratch.Empty([kernels.StrongCount], ScalarType.Int32, device);
         kernels.Backward(q.View(), k.View(), v.View(), g.View(), output.View(), dq.View(), dk.View(), dv.View(), dg.View(),
-            TensorPointer.Of(states), TensorPointer.Of(stateGradients), TensorPointer.Of(strong));
+            TensorPointer.Of(states), TensorPointer.Of(stateGradients));
         GC.KeepAlive((q, k, v, g, output, offsets));
-        GC.KeepAlive((states, stateGradients, strong));
+        GC.KeepAlive((states, stateGradients));
         return [dq, SumGroups(dk, k.dtype), SumGroups(dv, v.dtype), SumGroups(dg, g.dtype), initialState];
     }
 
@@ -101,8 +100,9 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
 
     private GlaChunkKernels Kernels(Tensor q, Tensor g, Tensor? offsets, bool gradients)
     {
-        var tile = GlaChunkTile.Choose(KeySize, ValueSize, q.dtype.Element()!.Value, g.dtype.Element()!.Value, gradients,
+        var widest = GlaChunkTile.Choose(KeySize, ValueSize, q.dtype.Element()!.Value, g.dtype.Element()!.Value, gradients,
             Gpu.Target!, out var reason) ?? throw new NotSupportedException(reason);
+        var tile = widest.For((long)Sequences.Count * Heads, ValueSize, Gpu.Info.MultiprocessorCount);
         var chunks = GlaChunkKernels.ChunkCount(Sequences.MaxLength, tile.Chunk);
         var blocks = GlaChunkKernels.BlockCount(Sequences.Count, Heads, ValueSize, tile);
         return new GlaChunkKernels

@@ -8,7 +8,7 @@ import numpy as np
 import emulate
 from test_gla_recurrent import GLA, Case, fetch, store
 
-CHUNK = 64
+CHUNK, FORWARD_CHUNK = 64, 32
 TILES = (16, 32, 64, 128, 256)
 MULTIPROCESSORS = 2
 LIMITS = {"o": 4e-3, "dq": 5e-3, "dk": 5e-3, "dv": 5e-3, "dg": 1.5e-2, "final": 5e-3, "d_initial": 5e-3}  # relative RMS errors
@@ -36,13 +36,14 @@ class Shape(ctypes.Structure):
 class Forward(ctypes.Structure):
     """GlaChunkForward."""
 
-    _fields_ = [("shape", Shape), *_views(*"qkvgo"), *_pointers("initial", "final", "states"), ("scale", ctypes.c_float)]
+    _fields_ = [("shape", Shape), *_views(*"qkvgo"), *_pointers("initial", "final", "states", "plain"),
+                ("scale", ctypes.c_float)]
 
 
 class State(ctypes.Structure):
     """GlaChunkState."""
 
-    _fields_ = [("shape", Shape), *_views(*"xyg"), *_pointers("initial", "local", "decay", "final", "states"),
+    _fields_ = [("shape", Shape), *_views(*"xyg"), *_pointers("initial", "local", "decay", "final", "states", "plain"),
                 ("scale", ctypes.c_float), *_ints("x_group", "y_group")]
 
 
@@ -57,14 +58,14 @@ class Backward(ctypes.Structure):
     """GlaChunkBackward."""
 
     _fields_ = [("shape", Shape), *_views("q", "k", "v", "g", "do", "dq", "dk", "dv", "dg"),
-                *_pointers("states", "state_grads", "strong"), *_ints("state_values"), ("scale", ctypes.c_float),
-                *_ints("blocks")]
+                *_pointers("states", "state_grads", "plain_states", "plain_grads"), *_ints("state_values"),
+                ("scale", ctypes.c_float), *_ints("blocks")]
 
 
 class ChunkCase(Case):
     """A call of the kernels over chunks, with the launches of GlaChunkKernels.cs and the tile of GlaChunkTile.cs."""
 
-    def __init__(self, K, V, *, segments=1, stages=2, **options):
+    def __init__(self, K, V, *, segments=1, stages=2, producers=4, consumers=4, values=None, backward_warps=8, **options):
         super().__init__(K, V, **{"element": "bf16", **options})
         T = self.q.shape[1]
         self.length = T if self.offsets is None else int(np.diff(self.offsets).max())
@@ -73,18 +74,20 @@ class ChunkCase(Case):
         self.segments = -(-self.chunks // self.segment_chunks)
         self.slots = self.count * self.chunks if self.offsets is None else T // CHUNK + self.count
         self.keys, self.all_values = (next(tile for tile in TILES if tile >= size) for size in (K, V))
-        self.values = min(self.all_values, 64 if self.keys > 128 else 128)
+        self.values = values or min(self.all_values, 64 if self.keys > 128 else 128)
+        self.producers, self.consumers, self.backward_warps = producers, min(consumers, self.values // 16), backward_warps
         self.value_tiles = -(-V // self.values)
 
     def shared_bytes(self, kernel):
         """As the kernel lays it out, which asserts it."""
         keys, values, all_values = (2 * CHUNK * size for size in (self.keys, self.values, self.all_values))  # bytes of a tile
         pairs, row, gradients, states = 2 * CHUNK * CHUNK, 4 * CHUNK, 2 * keys, 4 * self.keys * min(self.all_values, 64)
+        totals = 256 * self.producers
         if kernel == "chunk_forward":
             output = values if self.values > self.keys else 0
-            return self.stages * (3 * keys + output + values + pairs + 64) + 1024
+            return self.stages * ((3 * keys + output + values) // 2 + 2 * FORWARD_CHUNK**2 + 128) + totals
         if kernel == "chunk_state":
-            return self.stages * (2 * keys + values + 8 * self.keys) + 1024
+            return self.stages * (2 * keys + values + 8 * self.keys) + totals
         if kernel == "chunk_backward":
             own = sum(gradients for place in (2 * all_values, states) if place < gradients)
             return 2 * keys + 2 * all_values + states + 2 * pairs + row + own
@@ -117,7 +120,7 @@ class ChunkCase(Case):
 
         def launch(kernel, values, grid, threads, parameters, **more):
             shared = self.shared_bytes(kernel)
-            defines = {"TYPE": self.element, "GATE_TYPE": self.gate, "KEY_TILE": self.keys, "VALUE_TILE": values, "CHUNK": CHUNK,
+            defines = {"TYPE": self.element, "GATE_TYPE": self.gate, "KEY_TILE": self.keys, "VALUE_TILE": values, "CHUNK": FORWARD_CHUNK if kernel == "chunk_forward" else CHUNK,
                        "VECTOR": vector, "MIN_BLOCKS": 1, "SHARED": shared, **more}
             emulate.launch(GLA / f"{kernel}.cu", f"gla_{kernel}", defines, grid, threads, shared, parameters, seed=self.seed,
                            buffers=buffers)
@@ -129,14 +132,16 @@ class ChunkCase(Case):
         offsets = None if self.offsets is None else np.array(self.offsets, np.int32)
         sequences = emulate.Sequences(address(offsets), self.count, self.length, self.reverse)
         shape = Shape(sequences, H, group, K, V, self.segments, self.segment_chunks)
-        lines, threads = self.count * H, 128 + 32 * min(4, self.values // 16)
+        lines, threads = self.count * H, 32 * (self.producers + self.consumers)
+        roles = {"STAGES": self.stages, "PRODUCERS": self.producers, "CONSUMERS": self.consumers, "PRODUCER_REGISTERS": 0,
+                 "CONSUMER_REGISTERS": 0}
         grid = (lines * self.segments, self.value_tiles)
 
-        def launch_state(backward, initial=None, local=None, decay=None, final=None, states=None):
+        def launch_state(backward, initial=None, local=None, decay=None, final=None, states=None, plain=None):
             x, y, scale, heads = (q, do, self.scale, 1) if backward else (k, v, 1, group)
             launch("chunk_state", self.values, grid, threads, State(
-                shape, *map(emulate.view, (x, y, g)), *map(address, (initial, local, decay, final, states)), scale, heads, heads),
-                STAGES=self.stages, BACKWARD=backward)
+                shape, *map(emulate.view, (x, y, g)), *map(address, (initial, local, decay, final, states, plain)), scale, heads,
+                heads), BACKWARD=backward, **roles)
 
         def join_segments(backward, first):
             """The state that each segment begins with, or its gradient."""
@@ -150,21 +155,26 @@ class ChunkCase(Case):
                 *map(address, (local, decay, first)), size, self.segments, K, V, backward), seed=self.seed)
             return local
 
-        o, final, states = output("o", V, self.element), floats("ST", self.count, H, K, V), saved("states")
-        launch("chunk_forward", self.values, grid, threads, Forward(
-            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (join_segments(0, initial), final, states)), self.scale),
-            STAGES=self.stages)
+        def marks(name):
+            return keep(name, np.full((self.slots, H), -1, np.int32))
 
-        d_initial, state_gradients = floats("dS0", self.count, H, K, V), saved("state gradients")
-        launch_state(1, join_segments(1, final_gradient), final=d_initial, states=state_gradients)
+        o, final, states, plain = output("o", V, self.element), floats("ST", self.count, H, K, V), saved("states"), marks("plain")
+        first = join_segments(0, initial)
+        shape.segment_chunks *= CHUNK // FORWARD_CHUNK
+        launch("chunk_forward", self.values, grid, threads, Forward(
+            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale), **roles)
+        shape.segment_chunks //= CHUNK // FORWARD_CHUNK
+
+        d_initial, state_gradients, plain_gradients = floats("dS0", self.count, H, K, V), saved("state gradients"), marks("plain gradients")
+        launch_state(1, join_segments(1, final_gradient), final=d_initial, states=state_gradients, plain=plain_gradients)
 
         gradients = [output(name, size, kind) for name, size, kind in (
             ("dq", K, self.element), ("dk", K, self.element), ("dv", V, self.element), ("dg", K, self.gate))]
-        strong, blocks = keep("strong", np.full((self.slots, H), -1, np.int32)), lines * self.chunks
+        blocks = lines * self.chunks
         backward = Backward(
             Shape(sequences, H, group, K, V, self.chunks, 1), *map(emulate.view, (q, k, v, g, do, *gradients)),
-            *map(address, (states, state_gradients, strong)), self.value_tiles * self.values, self.scale, blocks)
-        launch("chunk_backward", self.all_values, blocks, 256, backward)
+            *map(address, (states, state_gradients, plain, plain_gradients)), self.value_tiles * self.values, self.scale, blocks)
+        launch("chunk_backward", self.all_values, blocks, 32 * self.backward_warps, backward, BACKWARD_WARPS=self.backward_warps)
         launch("chunk_backward_pairs", self.all_values, min(blocks, MULTIPROCESSORS), 256, backward)
 
         dq, dk, dv, dg = gradients
@@ -210,6 +220,13 @@ class GlaChunkTests(unittest.TestCase):
 
     def test_three_stages(self):
         self.check(ChunkCase(32, 32, T=270, stages=3, gates="half"))
+
+    def test_more_warps(self):
+        self.check(ChunkCase(64, 64, T=150, H=1, producers=8, consumers=4, backward_warps=16, gates="half"))
+        self.check(ChunkCase(32, 128, T=100, H=1, producers=8, consumers=8, backward_warps=16))
+
+    def test_narrow_value_tiles(self):
+        self.check(ChunkCase(32, 128, T=100, H=1, values=64))
 
     def test_schedules(self):
         for seed in range(1, 5):

@@ -11,7 +11,8 @@ struct GlaChunkBackward {
     TensorView grad_q, grad_k, grad_v, grad_g; // of H heads each: where these share keys, the caller adds them
     const bf16* states;      // the scaled state before each chunk, [slots, H, state_values / 8, K / 8] blocks of 8 x 8
     const bf16* state_grads; // the scaled gradient after each chunk
-    int* strong;             // tells which chunks are left with their pairs, [slots, H]
+    const int* plain_states; // which of them are not scaled, and so the chunk's queries begin with the factor 1, [slots, H]
+    const int* plain_grads;  // ... and its keys end with it
     int state_values;
     float scale;
     int blocks; // sequences * H * segments

@@ -4,31 +4,34 @@
 
 namespace fla {
 
-// 16 rows of a C x C product of pairs i >= j, in one warp.
-template <int C> struct PairRows {
-    static constexpr int BLOCKS = C / 16;
+// A warp's part of a C x C product of pairs i >= j: 16 rows, and all columns or, of more warps than there are rows for, a part of them.
+template <int C, int WARPS> struct PairRows {
+    static constexpr int DOWN = C / 16, ACROSS = WARPS / DOWN < DOWN ? WARPS / DOWN : DOWN, BLOCKS = DOWN / ACROSS;
+    static_assert(WARPS >= DOWN && BLOCKS * ACROSS == DOWN);
     float sum[BLOCKS][2][4];
-    int block, lane;
+    int block, first, lane; // of the rows; of the columns
 
-    __device__ __forceinline__ PairRows(int warp, int lane) : sum{}, block(warp), lane(lane) {}
+    __device__ __forceinline__ PairRows(int warp, int lane) : sum{}, block(warp % DOWN), first(warp / DOWN * BLOCKS), lane(lane) {}
 
-    __device__ __forceinline__ bool exist() const { return block < BLOCKS; }
+    __device__ __forceinline__ bool exist() const { return first < DOWN; }
+    // Whether there are pairs i >= j among them.
+    __device__ __forceinline__ bool matter() const { return first <= block; }
 
     // The place of element `e` of block `j`.
     __device__ __forceinline__ int row(int e) const { return block * 16 + lane / 4 + e % 4 / 2 * 8; }
-    __device__ __forceinline__ int col(int j, int e) const { return j * 16 + e / 4 * 8 + lane % 4 * 2 + e % 2; }
+    __device__ __forceinline__ int col(int j, int e) const { return (first + j) * 16 + e / 4 * 8 + lane % 4 * 2 + e % 2; }
 
-    // x y^T, all columns: branches that leave out those beyond the diagonal would cost more.
+    // x y^T, all its columns: branches that leave out single blocks beyond the diagonal would cost more.
     template <class Tile> __device__ __forceinline__ void multiply(const Tile& x, const Tile& y) {
+        if (!matter()) return;
 #pragma unroll
         for (int k = 0; k < Tile::COLS; k += 16) {
-            u32 a[4], b[4];
+            u32 a[4], b[BLOCKS][4];
             load_left(a, x, block * 16, k, lane);
 #pragma unroll
-            for (int j = 0; j < BLOCKS; j++) {
-                load_right_transposed(b, y, j * 16, k, lane);
-                mma_16x16(sum[j][0], sum[j][1], a, b);
-            }
+            for (int j = 0; j < BLOCKS; j++) load_right_transposed(b[j], y, (first + j) * 16, k, lane);
+#pragma unroll
+            for (int j = 0; j < BLOCKS; j++) mma_16x16(sum[j][0], sum[j][1], a, b[j]);
         }
     }
 
@@ -37,13 +40,13 @@ template <int C> struct PairRows {
     __device__ __forceinline__ void add(const Tile& x, const Tile& y, float factor, Has has, Keep keep) {
 #pragma unroll
         for (int j = 0; j < BLOCKS; j++) {
-            if (!has(block, j)) continue;
+            if (!has(block, first + j)) continue;
             float product[2][4] = {};
 #pragma unroll 4
             for (int k = 0; k < Tile::COLS; k += 16) {
                 u32 a[4], b[4];
                 load_left(a, x, block * 16, k, lane);
-                load_right_transposed(b, y, j * 16, k, lane);
+                load_right_transposed(b, y, (first + j) * 16, k, lane);
                 mma_m16n8k16<Operand>(product[0], a, b[0], b[1]);
                 mma_m16n8k16<Operand>(product[1], a, b[2], b[3]);
             }
@@ -87,8 +90,8 @@ __device__ __forceinline__ bool blocks_apart(int i, int j, int half) { return ha
 
 // Adds to `pairs` the products of q and k under decays of any strength. `split` is scratch memory, which may still be read by the
 // threads that `sync` joins.
-template <class T, int C, int K, int THREADS, class Sync>
-__device__ __forceinline__ void add_split_pairs(PairRows<C>& pairs, const ChunkGates<C, K, THREADS>& gates,
+template <class T, int C, int WARPS, int K, int THREADS, class Sync>
+__device__ __forceinline__ void add_split_pairs(PairRows<C, WARPS>& pairs, const ChunkGates<C, K, THREADS>& gates,
                                                 const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
                                                 const SharedTile<bf16, C, K>& split, float scale,
                                                 const typename ChunkGates<C, K, THREADS>::Totals& totals, Sync sync) {

@@ -18,9 +18,17 @@ template <class T, int ROWS_, int COLS_> struct SharedTile {
 
     // The address of an element.
     __device__ __forceinline__ u32 at(int row, int col) const {
-        int key = CHUNKS >= 8 ? row & 7 : row / (8 / CHUNKS) & (CHUNKS - 1);
-        return base + row * (COLS * 2) + (((col >> 3) ^ key) << 4) + (col & 7) * 2;
+        return base + row * (COLS * 2) + (((col >> 3) ^ key(row)) << 4) + (col & 7) * 2;
     }
+
+    // From the address of an element to that `row` rows and `col` columns further on, where these share no binary digit with its own row
+    // and column, and `col` is a multiple of 8: known numbers cost an instruction or none. The tile begins at a multiple of 128 bytes.
+    static __device__ __forceinline__ u32 step(u32 address, int row, int col) {
+        constexpr int SPAN = COLS < 64 ? COLS : 64; // columns that are exchanged among each other
+        return (address ^ (key(row) << 4) ^ ((col & (SPAN - 1)) * 2)) + row * (COLS * 2) + (col & ~(SPAN - 1)) * 2;
+    }
+
+    static __device__ __forceinline__ int key(int row) { return CHUNKS >= 8 ? row & 7 : row / (8 / CHUNKS) & (CHUNKS - 1); }
 };
 
 // ROWS x COLS numbers of any type, row by row, for threads that read along rows.
@@ -104,16 +112,16 @@ __device__ __forceinline__ void store_tile(const Tile& tile, int col, const Rows
 // The 16 x 16 block of a tile at (row, col) as an operand of mma_m16n8k16, as it lies or transposed.
 // A left operand is one fragment; a right one is two, of 8 columns each: b[0], b[1] and b[2], b[3].
 template <class Tile> __device__ __forceinline__ void load_left(u32 (&a)[4], const Tile& tile, int row, int col, int lane) {
-    ldmatrix_x4(a, tile.at(row + (lane & 15), col + (lane >> 4) * 8));
+    ldmatrix_x4(a, Tile::step(tile.at(lane & 15, (lane >> 4) * 8), row, col));
 }
 template <class Tile> __device__ __forceinline__ void load_left_transposed(u32 (&a)[4], const Tile& tile, int row, int col, int lane) {
-    ldmatrix_x4_trans(a, tile.at(row + (lane & 7) + (lane >> 4) * 8, col + (lane & 8)));
+    ldmatrix_x4_trans(a, Tile::step(tile.at((lane & 7) + (lane >> 4) * 8, lane & 8), row, col));
 }
 template <class Tile> __device__ __forceinline__ void load_right(u32 (&b)[4], const Tile& tile, int row, int col, int lane) {
-    ldmatrix_x4_trans(b, tile.at(row + (lane & 15), col + (lane >> 4) * 8));
+    ldmatrix_x4_trans(b, Tile::step(tile.at(lane & 15, (lane >> 4) * 8), row, col));
 }
 template <class Tile> __device__ __forceinline__ void load_right_transposed(u32 (&b)[4], const Tile& tile, int row, int col, int lane) {
-    ldmatrix_x4(b, tile.at(row + (lane & 7) + (lane >> 4) * 8, col + (lane & 8)));
+    ldmatrix_x4(b, Tile::step(tile.at((lane & 7) + (lane >> 4) * 8, lane & 8), row, col));
 }
 
 // d [16 x 16] += a b, both of 16 x 16.
