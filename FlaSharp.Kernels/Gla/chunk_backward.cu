@@ -70,14 +70,21 @@ __device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chu
     copy_async_commit();
 }
 
-// A and dA of a loaded chunk; queries and keys are scaled. Both are 0 if the decays are too strong for a frame.
+// Loads the chunk, makes A and dA, and scales queries and keys. Both are 0 if the decays are too strong for a frame.
 __device__ __forceinline__ void prepare(const GlaChunkBackward& p, const Chunk& chunk, u32 memory) {
     int thread = opaque(threadIdx.x), warp = thread / 32, lane = thread % 32;
     KeyTile q(memory + Q), k(memory + KEY);
     ValueTile v(memory + VALUE), grad_output(memory + GRAD_OUTPUT);
     Gates::Totals totals(memory + TOTALS);
     Gates gates(thread);
-    load_gates<G, VECTOR>(p, chunk, gates);
+    load_gates<G, VECTOR>(p, chunk, gates, [&] {
+        load<VECTOR, THREADS>(chunk, q, p.q, chunk.block.head, p.shape.key_size);
+        load<VECTOR, THREADS>(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
+        load<VECTOR, THREADS>(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
+        load<VECTOR, THREADS>(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
+        copy_async_commit();
+        load_states(p, chunk, memory, 0);
+    });
     gates.store_totals(totals);
     copy_async_wait<1>();
     __syncthreads();
@@ -209,12 +216,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
     PairTile pairs(memory + PAIRS), grad_pairs(memory + GRAD_PAIRS);
     StateTile state{memory + STATES}, state_grad{memory + STATES + StateTile::BYTES};
 
-    load<VECTOR, THREADS>(chunk, q, p.q, chunk.block.head, p.shape.key_size);
-    load<VECTOR, THREADS>(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
-    load<VECTOR, THREADS>(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
-    load<VECTOR, THREADS>(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
-    copy_async_commit();
-    load_states(p, chunk, memory, 0);
     prepare(p, chunk, memory);
 
     KeyGrad grad_q(warp, lane), grad_k(warp, lane);
@@ -259,12 +260,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
     grad_k.add<C>([&](u32(&a)[4], int row, int depth) { load_left_transposed(a, grad_pairs, depth, row, lane); },
                   [&](u32(&b)[4], int depth, int col) { load_right(b, q, depth, col, lane); });
     GradTile query_grads(memory + QUERY_GRADS), key_grads(memory + KEY_GRADS);
-    grad_q.visit([&](int row, int col, float& x, float& y) { shared_store(query_grads.at(row, col), make_float2(x, y)); });
-    grad_k.visit([&](int row, int col, float& x, float& y) { shared_store(key_grads.at(row, col), make_float2(x, y)); });
-
     Gates::Totals totals(memory + TOTALS);
     Gates gates(opaque(threadIdx.x));
-    u64 limited = load_gates<G, VECTOR>(p, chunk, gates);
+    u64 limited = load_gates<G, VECTOR>(p, chunk, gates, [&] {
+        grad_q.visit([&](int row, int col, float& x, float& y) { shared_store(query_grads.at(row, col), make_float2(x, y)); });
+        grad_k.visit([&](int row, int col, float& x, float& y) { shared_store(key_grads.at(row, col), make_float2(x, y)); });
+    });
     gates.store_totals(totals);
     __syncthreads();
     gates.join(totals);

@@ -99,13 +99,14 @@ __device__ __forceinline__ void add_chunk(const GlaChunkBackward& p, const Chunk
     ValueTile v(memory + VALUE), grad_output(memory + GRAD_OUTPUT);
     PairTile pair_tile(memory + PAIRS), grad_pairs(memory + GRAD_PAIRS);
     Gates::Totals totals(memory + TOTALS);
-    load<VECTOR, THREADS>(chunk, q, p.q, chunk.block.head, p.shape.key_size);
-    load<VECTOR, THREADS>(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
-    load<VECTOR, THREADS>(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
-    load<VECTOR, THREADS>(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
-    copy_async_commit();
     Gates gates(thread);
-    u64 limited = load_gates<G, VECTOR>(p, chunk, gates);
+    u64 limited = load_gates<G, VECTOR>(p, chunk, gates, [&] {
+        load<VECTOR, THREADS>(chunk, q, p.q, chunk.block.head, p.shape.key_size);
+        load<VECTOR, THREADS>(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
+        load<VECTOR, THREADS>(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
+        load<VECTOR, THREADS>(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
+        copy_async_commit();
+    });
     gates.store_totals(totals);
     copy_async_wait<0>();
     __syncthreads();

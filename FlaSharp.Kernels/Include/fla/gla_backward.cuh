@@ -36,10 +36,11 @@ template <int C> struct GlaChunk {
     }
 };
 
-// The chunk's log-decays, from global memory: they are needed at the beginning and at the end. Bit 2 i + c of the result tells that
-// number c of row i was limited and so has no gradient.
-template <class G, int VEC, int C, int K, int THREADS>
-__device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaChunk<C>& chunk, ChunkGates<C, K, THREADS>& gates) {
+// The chunk's log-decays, from global memory: they are needed at the beginning and at the end. meanwhile() is called while they are on
+// their way. Bit 2 i + c of the result tells that number c of row i was limited and so has no gradient.
+template <class G, int VEC, int C, int K, int THREADS, class Meanwhile>
+__device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaChunk<C>& chunk, ChunkGates<C, K, THREADS>& gates,
+                                          Meanwhile meanwhile) {
     typedef ChunkGates<C, K, THREADS> Gates;
     auto g = chunk.template rows_of<G>(p.g, chunk.kv_head);
     int cols = p.shape.key_size - gates.col;
@@ -50,6 +51,7 @@ __device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaCh
         pairs[i] = load_gates<VEC>(from, cols);
         if (gates.row + i + 1 < chunk.rows) from += g.stride;
     }
+    meanwhile();
     u64 limited = 0;
     gates.sum_up([&](int row, int) {
         float2 pair = row < chunk.rows && cols > 0 ? pairs[row - gates.row] : make_float2(0.f, 0.f);
