@@ -41,18 +41,17 @@ internal abstract class FlaFunction
         BackwardFailure.ThrowIfAny();
         ParkedGradients.Release();
 
-        var needsGrad = Array.ConvertAll(inputs, input => input is not null && input.requires_grad);
-        var record = is_grad_enabled() && needsGrad.Contains(true);
+        var gradMode = is_grad_enabled();
+        var saved = gradMode && Array.Exists(inputs, NeedsGrad) ? new SavedTensors(Array.ConvertAll(inputs, NeedsGrad)) : null;
 
         using var scope = NewDisposeScope();
-        var saved = record ? new SavedTensors(needsGrad) : null;
         Tensor?[] outputs;
         try
         {
-            using (no_grad())
+            using (gradMode ? no_grad() : null)
                 outputs = Forward(inputs, saved);
-            if (record)
-                outputs = Node.Attach(this, saved!, inputs, outputs);
+            if (saved is not null)
+                outputs = Node.Attach(this, saved, inputs, outputs);
         }
         catch
         {
@@ -63,6 +62,8 @@ internal abstract class FlaFunction
             output?.MoveToOuterDisposeScope();
         GC.KeepAlive(inputs);
         return outputs;
+
+        static bool NeedsGrad(Tensor? input) => input is { requires_grad: true };
     }
 
     /// <summary>What TorchSharp sees: a function whose forward hands over outputs that are there already.</summary>
@@ -74,8 +75,11 @@ internal abstract class FlaFunction
 
         public static Tensor?[] Attach(FlaFunction function, SavedTensors saved, Tensor?[] inputs, Tensor?[] outputs)
         {
-            var present = outputs.OfType<Tensor>().ToList();
-            var layouts = inputs.Select((input, i) => saved.NeedsGrad[i] ? TensorLayout.Of(input!) : null).ToArray();
+            var present = new List<Tensor>(outputs.Length);
+            foreach (var output in outputs)
+                if (output is not null)
+                    present.Add(output);
+            var layouts = Array.ConvertAll(inputs, input => input is { requires_grad: true } ? TensorLayout.Of(input) : null);
             var call = new Call(function, saved, Array.ConvertAll(outputs, output => output is not null), layouts);
             var wrapped = apply([call, present, .. inputs]);
             GC.KeepAlive(present);

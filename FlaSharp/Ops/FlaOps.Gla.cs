@@ -42,7 +42,7 @@ public static partial class FlaOps
         bool outputFinalState = false, Tensor? cuSeqlens = null, bool reverse = false)
     {
         var sequences = CheckGla(q, k, v, g, initialState, cuSeqlens);
-        var factor = scale ?? 1 / Math.Sqrt(q.size(3));
+        var factor = scale ?? 1 / Math.Sqrt(q.Size(3));
         if (!double.IsFinite(factor))
             throw new ArgumentException($"scale must be a finite number, but is {factor}.", nameof(scale));
 
@@ -76,17 +76,17 @@ public static partial class FlaOps
     public static ModeChoice PlanGla(Tensor q, LinearAttentionMode mode = LinearAttentionMode.Auto, Tensor? cuSeqlens = null)
     {
         Guard.Shape(q, "[B, T, H, K]", [-1, -1, -1, -1]);
-        return GlaPlan.Of(GlaProblem.Of(q, Sequences.Of(q.size(0), q.size(1), cuSeqlens)), mode).Choice;
+        return GlaPlan.Of(GlaProblem.Of(q, Sequences.Of(q.Size(0), q.Size(1), cuSeqlens)), mode, explain: true).Choice;
     }
 
     private static Sequences CheckGla(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? initialState, Tensor? cuSeqlens)
     {
         Guard.Shape(q, "[B, T, H, K]", [-1, -1, -1, -1]);
         Guard.NotEmpty(q, "[B, T, H, K]");
-        var (batch, time, heads, keySize) = (q.size(0), q.size(1), q.size(2), q.size(3));
+        var (batch, time, heads, keySize) = (q.Size(0), q.Size(1), q.Size(2), q.Size(3));
         Guard.Shape(k, "[B, T, Hkv, K]", [batch, time, -1, keySize]);
         Guard.NotEmpty(k, "[B, T, Hkv, K]");
-        var kvHeads = k.size(2);
+        var kvHeads = k.Size(2);
         Guard.Divides(heads, kvHeads, "H of q", "Hkv of k");
         Guard.Shape(v, "[B, T, Hkv, V]", [batch, time, kvHeads, -1]);
         Guard.NotEmpty(v, "[B, T, Hkv, V]");
@@ -98,7 +98,7 @@ public static partial class FlaOps
         Guard.Float32IfGiven(initialState);
         Guard.Operands(q, nameof(q), (k, nameof(k)), (v, nameof(v)), (g, nameof(g)), (initialState, nameof(initialState)));
         var sequences = Sequences.Of(batch, time, cuSeqlens);
-        Guard.ShapeIfGiven(initialState, "[S, H, K, V]", [sequences.Count, heads, keySize, v.size(3)]);
+        Guard.ShapeIfGiven(initialState, "[S, H, K, V]", [sequences.Count, heads, keySize, v.Size(3)]);
         return sequences;
     }
 

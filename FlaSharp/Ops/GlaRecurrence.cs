@@ -20,10 +20,10 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
     {
         var call = new GlaCall(sequences.Offsets)
         {
-            Heads = checked((int)q.size(2)),
-            KvHeads = checked((int)k.size(2)),
-            KeySize = checked((int)q.size(3)),
-            ValueSize = checked((int)v.size(3)),
+            Heads = checked((int)q.Size(2)),
+            KvHeads = checked((int)k.Size(2)),
+            KeySize = checked((int)q.Size(3)),
+            ValueSize = checked((int)v.Size(3)),
             Scale = (float)scale,
             Reverse = reverse,
         };
@@ -84,7 +84,7 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
     private static Tensor Rows(Tensor x) => x.to(ScalarType.Float32).contiguous();
 
     /// <summary>Uninitialised [B, T, H, size].</summary>
-    private static Tensor PerHead(Tensor q, long size) => Scratch.Empty([q.size(0), q.size(1), q.size(2), size]);
+    private static Tensor PerHead(Tensor q, long size) => Scratch.Empty([q.Size(0), q.Size(1), q.Size(2), size]);
 
     /// <summary>Uninitialised [count, H, K, V].</summary>
     private Tensor States(long count) => Scratch.Empty([count, _call.Heads, _call.KeySize, _call.ValueSize]);
@@ -96,7 +96,7 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
             return perHead;
         var groups = perHead.unflatten(2, _call.KvHeads, -1);
         var sum = groups.select(3, 0).clone();
-        for (var i = 1; i < groups.size(3); i++)
+        for (var i = 1; i < groups.Size(3); i++)
             sum.add_(groups.select(3, i));
         return sum;
     }

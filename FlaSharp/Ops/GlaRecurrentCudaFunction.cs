@@ -30,7 +30,7 @@ internal sealed class GlaRecurrentCudaFunction : GlaCudaFunction
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
         var (q, k, v, g) = (inputs[0]!.DenseRows(), inputs[1]!.DenseRows(), inputs[2]!.DenseRows(), inputs[3]!.DenseRows());
-        var (initialState, device) = (inputs[4]?.contiguous(), q.device);
+        var (initialState, device) = (inputs[4]?.Dense(), q.device);
         var offsets = Sequences.OffsetsOn(device);
         var output = PerHead(ValueSize, v.dtype, device);
         var finalState = _outputFinalState ? States(device) : null;
@@ -45,9 +45,9 @@ internal sealed class GlaRecurrentCudaFunction : GlaCudaFunction
     protected override Tensor?[] Backward(SavedTensors saved, Tensor?[] gradOutputs)
     {
         var (q, k, v, g) = (saved[0]!.DenseRows(), saved[1]!.DenseRows(), saved[2]!.DenseRows(), saved[3]!.DenseRows());
-        var (initialState, offsets, device) = (saved[4]?.contiguous(), saved[5], q.device);
+        var (initialState, offsets, device) = (saved[4]?.Dense(), saved[5], q.device);
         var output = gradOutputs[0]?.DenseRows() ?? PerHead(ValueSize, v.dtype, device).zero_();
-        var finalState = gradOutputs[1]?.contiguous();
+        var finalState = gradOutputs[1]?.Dense();
         var kernels = Kernels(q, g, offsets);
         var needs = saved.NeedsGrad;
         var shared = Heads != KvHeads; // then the gradients of several heads are added up, in float32
