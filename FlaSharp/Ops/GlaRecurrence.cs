@@ -11,12 +11,14 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
 {
     private readonly GlaCall _call;
     private readonly bool _outputFinalState;
+    private readonly bool _updateState;
 
-    private GlaRecurrence(GlaCall call, bool outputFinalState) => (_call, _outputFinalState) = (call, outputFinalState);
+    private GlaRecurrence(GlaCall call, bool outputFinalState, bool updateState) =>
+        (_call, _outputFinalState, _updateState) = (call, outputFinalState, updateState);
 
-    /// <summary>Shapes as in <see cref="FlaOps.Gla"/>, checked by the caller.</summary>
+    /// <summary>Shapes and options as in <see cref="FlaOps.Gla"/>, checked by the caller.</summary>
     public static (Tensor output, Tensor? finalState) Run(Tensor q, Tensor k, Tensor v, Tensor g, double scale,
-        Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState)
+        Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, bool updateState = false)
     {
         var call = new GlaCall(sequences.Offsets)
         {
@@ -27,8 +29,8 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
             Scale = (float)scale,
             Reverse = reverse,
         };
-        var outputs = new GlaRecurrence(call, outputFinalState).Run(q, k, v, g, initialState);
-        return (outputs[0]!, outputs[1]);
+        var outputs = new GlaRecurrence(call, outputFinalState, updateState).Run(q, k, v, g, initialState);
+        return (outputs[0]!, updateState && outputFinalState ? initialState : outputs[1]);
     }
 
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
@@ -36,10 +38,10 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
         var (q, k, v, g) = (Rows(inputs[0]!), Rows(inputs[1]!), Rows(inputs[2]!), Rows(inputs[3]!));
         var initialState = inputs[4]?.contiguous();
         var output = PerHead(q, _call.ValueSize);
-        var finalState = _outputFinalState ? States(_call.SequenceCount) : null;
+        var finalState = _outputFinalState && !_updateState ? States(_call.SequenceCount) : null;
         var checkpoints = saved is null ? null : States(_call.CheckpointCount);
         GlaRecurrenceCpu.Forward(_call, Pointer(q), Pointer(k), Pointer(v), Pointer(g), Pointer(initialState),
-            Pointer(output), Pointer(finalState), Pointer(checkpoints));
+            Pointer(output), Pointer(_updateState ? initialState : finalState), Pointer(checkpoints));
         GC.KeepAlive((q, k, v, g, initialState, checkpoints));
 
         saved?.Save(inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], checkpoints);

@@ -11,20 +11,22 @@ namespace FlaSharp.Ops;
 internal sealed class GlaRecurrentCudaFunction : GlaCudaFunction
 {
     private readonly bool _outputFinalState;
+    private readonly bool _updateState;
 
     private GlaRecurrentCudaFunction(
-        Tensor q, Tensor k, Tensor v, double scale, Sequences sequences, bool reverse, bool outputFinalState)
-        : base(q, k, v, scale, sequences, reverse) => _outputFinalState = outputFinalState;
+        Tensor q, Tensor k, Tensor v, double scale, Sequences sequences, bool reverse, bool outputFinalState, bool updateState)
+        : base(q, k, v, scale, sequences, reverse) => (_outputFinalState, _updateState) = (outputFinalState, updateState);
 
     /// <summary>
-    /// Shapes as in <see cref="FlaOps.Gla"/>, checked by the caller; K and V at most <see cref="GlaRecurrentTile.MaxSize"/>.
+    /// Shapes and options as in <see cref="FlaOps.Gla"/>, checked by the caller; K and V at most
+    /// <see cref="GlaRecurrentTile.MaxSize"/>.
     /// </summary>
     public static (Tensor output, Tensor? finalState) Run(Tensor q, Tensor k, Tensor v, Tensor g, double scale,
-        Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState)
+        Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, bool updateState = false)
     {
-        var function = new GlaRecurrentCudaFunction(q, k, v, scale, sequences, reverse, outputFinalState);
+        var function = new GlaRecurrentCudaFunction(q, k, v, scale, sequences, reverse, outputFinalState, updateState);
         var outputs = function.Run(q, k, v, g, initialState);
-        return (outputs[0]!, outputs[1]);
+        return (outputs[0]!, updateState && outputFinalState ? initialState : outputs[1]);
     }
 
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
@@ -33,9 +35,10 @@ internal sealed class GlaRecurrentCudaFunction : GlaCudaFunction
         var (initialState, device) = (inputs[4]?.Dense(), q.device);
         var offsets = Sequences.OffsetsOn(device);
         var output = PerHead(ValueSize, v.dtype, device);
-        var finalState = _outputFinalState ? States(device) : null;
+        var finalState = _outputFinalState && !_updateState ? States(device) : null;
         Kernels(q, g, offsets).Forward(
-            q.View(), k.View(), v.View(), g.View(), TensorPointer.Of(initialState), output.View(), TensorPointer.Of(finalState));
+            q.View(), k.View(), v.View(), g.View(), TensorPointer.Of(initialState), output.View(),
+            TensorPointer.Of(_updateState ? initialState : finalState));
         GC.KeepAlive((q, k, v, g, initialState, offsets));
 
         saved?.Save(inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], offsets);
