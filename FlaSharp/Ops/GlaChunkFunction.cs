@@ -42,7 +42,7 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
         var (q, k, v, g) = (inputs[0]!.DenseRows(), inputs[1]!.DenseRows(), inputs[2]!.DenseRows(), inputs[3]!.DenseRows());
-        var (initialState, device) = (inputs[4]?.contiguous(), q.device);
+        var (initialState, device) = (inputs[4]?.Dense(), q.device);
         var offsets = Sequences.OffsetsOn(device);
         var kernels = Kernels(q, g, offsets, saved is not null);
         var output = PerHead(ValueSize, v.dtype, device);
@@ -64,7 +64,7 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
         var (q, k, v, g) = (saved[0]!.DenseRows(), saved[1]!.DenseRows(), saved[2]!.DenseRows(), saved[3]!.DenseRows());
         var (states, offsets, device) = (saved[4], saved[5], q.device);
         var output = gradOutputs[0]?.DenseRows() ?? PerHead(ValueSize, v.dtype, device).zero_();
-        var finalState = gradOutputs[1]?.contiguous();
+        var finalState = gradOutputs[1]?.Dense();
         var kernels = Kernels(q, g, offsets, gradients: true);
 
         var initialState = saved.NeedsGrad[4] ? States(device) : null;
