@@ -62,7 +62,7 @@ public sealed class KernelCompilationTests
         if (shared > target.MaxSharedBytes)
             problems.Add($"{shared} bytes of shared memory, but a block has {target.MaxSharedBytes}");
         if (!target.IsPtx && report.Registers == 0)
-            problems.Add("the log does not say how many registers it needs");
+            problems.Add($"the log does not say how many registers it needs:\n{compiled.Log}");
         return problems;
     }
 }

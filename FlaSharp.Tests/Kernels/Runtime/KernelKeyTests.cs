@@ -42,5 +42,5 @@ public sealed class KernelKeyTests
         new("Op/a.cu", "code", [.. headers.Select(header => KeyValuePair.Create(header.name, header.text))]);
 
     private static string Key(KernelSource source, KernelVariant variant, CompilerTarget target, Version compiler) =>
-        Convert.ToHexStringLower(KernelKey.Of(source, variant.Entry, KernelCompiler.Options(variant, target), compiler));
+        Convert.ToHexStringLower(KernelKey.Of(source, variant.Entry, KernelCompiler.Options(variant, target, compiler), compiler));
 }
