@@ -84,8 +84,7 @@ internal sealed record GlaChunkTile(
         get
         {
             var output = Values > Keys ? 2 * Chunk * Values : 0; // smaller ones take the queries' place
-            const int Flag = 64;
-            return Chunk * (4 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * Chunk) + output + Flag;
+            return Chunk * (4 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * Chunk) + output;
         }
     }
 

@@ -42,7 +42,7 @@ typedef SharedTile<bf16, C, C> PairTile;
 struct Stage {
     static constexpr int Q = 0, OUTPUT = V <= K ? Q : Q + KeyTile::BYTES, KEY = V <= K ? Q + KeyTile::BYTES : OUTPUT + OutputTile::BYTES,
                          VALUE = KEY + KeyTile::BYTES, GATE = VALUE + ValueTile::BYTES, PAIRS = GATE + GateTile::BYTES,
-                         STRONG = PAIRS + PairTile::BYTES, BYTES = STRONG + 64;
+                         BYTES = PAIRS + PairTile::BYTES;
     static constexpr int START = GATE, MIDDLE = START + K * 4, END = MIDDLE + K * 4;
     u32 memory;
 
@@ -54,12 +54,12 @@ struct Stage {
     __device__ __forceinline__ KeyTile split() const { return KeyTile(memory + GATE); }
     __device__ __forceinline__ PairTile pairs() const { return PairTile(memory + PAIRS); }
     __device__ __forceinline__ OutputTile output() const { return OutputTile(memory + OUTPUT); }
-    // Factors of the state for each key channel: before the chunk, between output and update, and after it.
+    // Factors of the state for each key channel: before the chunk, between output and update, and after it. Those in the middle are
+    // less than 0 where there are none: only decays too strong for a frame need them.
     __device__ __forceinline__ u32 start() const { return memory + START; }
     __device__ __forceinline__ u32 middle() const { return memory + MIDDLE; }
     __device__ __forceinline__ u32 end() const { return memory + END; }
-    // Whether the decays are too strong for a frame: only then the middle factors count.
-    __device__ __forceinline__ u32 strong() const { return memory + STRONG; }
+    __device__ __forceinline__ bool has_middle() const { return !(shared_load<float>(middle()) < 0.f); } // NaN is one
 };
 
 constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
@@ -112,11 +112,10 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
     for (int c = 0; c < 2; c++) {
         u32 place = (gates.col + c) * 4;
         shared_store(stage.start() + place, pow2(pending[c] + (strong ? 0.f : gates.middle[c])));
-        shared_store(stage.middle() + place, pow2(gates.end[c]));
+        shared_store(stage.middle() + place, strong ? pow2(gates.end[c]) : -1.f);
         pending[c] = strong ? 0.f : gates.end[c] - gates.middle[c];
         shared_store(stage.end() + place, pow2(pending[c]));
     }
-    if (gates.col == 0) shared_store(stage.strong(), (u32)strong);
 }
 
 __device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock<C>& block) {
@@ -181,7 +180,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
                     for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b);
                 }
             }
-            if (t0 + OUT_ROWS == C && shared_load<u32>(stage.strong())) state.scale(stage.middle(), lane);
+            if (t0 + OUT_ROWS == C && stage.has_middle()) state.scale(stage.middle(), lane);
 #pragma unroll
             for (int j = 0; j < t0 + OUT_ROWS; j += 16) { // o^T += v^T A^T; with the last rows also S^T += v^T k
                 lane = opaque(lane);

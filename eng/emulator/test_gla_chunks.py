@@ -82,7 +82,7 @@ class ChunkCase(Case):
         pairs, row, gradients, states = 2 * CHUNK * CHUNK, 4 * CHUNK, 2 * keys, 4 * self.keys * min(self.all_values, 64)
         if kernel == "chunk_forward":
             output = values if self.values > self.keys else 0
-            return self.stages * (3 * keys + output + values + pairs + 64) + 1024
+            return self.stages * (3 * keys + output + values + pairs) + 1024
         if kernel == "chunk_state":
             return self.stages * (2 * keys + values + 8 * self.keys) + 1024
         if kernel == "chunk_backward":
