@@ -88,7 +88,7 @@ public sealed class KernelRuntimeOnGpuTests
             var (report, kernel) = (CompileReport.Parse(compiled.Log, variant.Entry), Kernel(variant));
             Assert.True(
                 report.Registers == kernel.Registers && (report.StackBytes > 0) == (kernel.LocalBytes > 0),
-                $"{variant}: {kernel.Registers} registers and {kernel.LocalBytes} bytes of local memory, but the log says\n{compiled.Log}");
+                $"{variant}: {kernel.Registers} registers, {kernel.LocalBytes} local bytes, but the log says\n{compiled.Log}");
         }
     }
 

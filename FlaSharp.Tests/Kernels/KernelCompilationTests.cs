@@ -21,7 +21,8 @@ public sealed class KernelCompilationTests
         TestKernels.RequireNvrtc();
         var target = s_targets.Single(target => target.Architecture == architecture);
         var compiler = new KernelCompiler(TestKernels.Sources, CubinCache.Default);
-        var variants = KernelCatalog.AllVariants(target).Append(TestKernels.Axpy).Append(TestKernels.BlockSum).ToList();
+        var variants = KernelCatalog.AllVariants(target)
+            .Append(TestKernels.Axpy).Append(TestKernels.BlockSum).Concat(BlockKernels.All).ToList();
         var problems = new ConcurrentBag<string>();
         Parallel.ForEach(variants, variant =>
         {
