@@ -117,8 +117,7 @@ internal sealed record GlaChunkTile(
         get
         {
             var output = Values > Keys ? 2 * ForwardChunk * Values : 0; // smaller ones take the queries' place
-            const int Flag = 128;
-            return ForwardChunk * (4 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * ForwardChunk) + output + Flag;
+            return ForwardChunk * (4 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * ForwardChunk) + output;
         }
     }
 

@@ -41,7 +41,8 @@ typedef SharedTile<bf16, C, C> PairTile;
 struct Stage {
     static constexpr int Q = 0, OUTPUT = V <= K ? Q : Q + KeyTile::BYTES, KEY = V <= K ? Q + KeyTile::BYTES : OUTPUT + OutputTile::BYTES,
                          VALUE = KEY + KeyTile::BYTES, GATE = VALUE + ValueTile::BYTES, PAIRS = GATE + GateTile::BYTES,
-                         STRONG = PAIRS + PairTile::BYTES, BYTES = STRONG + 128;
+                         BYTES = PAIRS + PairTile::BYTES;
+    static_assert(BYTES % 128 == 0);
     static constexpr int START = GATE, MIDDLE = START + K * 4, END = MIDDLE + K * 4, SAVING = END + K * 4;
     static_assert(SAVING + K * 4 <= PAIRS);
     u32 memory;
@@ -54,14 +55,14 @@ struct Stage {
     __device__ __forceinline__ KeyTile split() const { return KeyTile(memory + GATE); }
     __device__ __forceinline__ PairTile pairs() const { return PairTile(memory + PAIRS); }
     __device__ __forceinline__ OutputTile output() const { return OutputTile(memory + OUTPUT); }
-    // Factors of the state for each key channel: before the chunk, between output and update, and after it.
+    // Factors of the state for each key channel: before the chunk, between output and update, and after it. Those in the middle are
+    // less than 0 where there are none: only decays too strong for a frame need them.
     __device__ __forceinline__ u32 start() const { return memory + START; }
     __device__ __forceinline__ u32 middle() const { return memory + MIDDLE; }
     __device__ __forceinline__ u32 end() const { return memory + END; }
+    __device__ __forceinline__ bool has_middle() const { return !(shared_load<float>(middle()) < 0.f); } // NaN is one
     // Of the state as backward wants it, before the chunk.
     __device__ __forceinline__ u32 saving() const { return memory + SAVING; }
-    // Whether the decays are too strong for a frame: only then the middle factors count.
-    __device__ __forceinline__ u32 strong() const { return memory + STRONG; }
 };
 
 constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
@@ -118,13 +119,11 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
         u32 place = (gates.col + c) * 4;
         shared_store(stage.start() + place, pow2(pending[c] + (strong ? 0.f : gates.middle[c])));
         if (plain) shared_store(stage.saving() + place, pow2(pending[c] + (saved_plain ? 0.f : gates.end[c])));
-        shared_store(stage.middle() + place, pow2(gates.end[c]));
+        shared_store(stage.middle() + place, strong ? pow2(gates.end[c]) : -1.f);
         pending[c] = strong ? 0.f : gates.end[c] - gates.middle[c];
         shared_store(stage.end() + place, pow2(pending[c]));
     }
-    if (gates.col > 0) return;
-    shared_store(stage.strong(), (u32)strong);
-    if (plain && blockIdx.y == 0) *plain = saved_plain;
+    if (plain && gates.col == 0 && blockIdx.y == 0) *plain = saved_plain;
 }
 
 // Whether the state before chunk `n` is saved.
@@ -184,7 +183,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
 #pragma unroll
                 for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b[t / 16]);
         }
-        if (shared_load<u32>(stage.strong())) state.scale(stage.middle(), lane);
+        if (stage.has_middle()) state.scale(stage.middle(), lane);
 #pragma unroll
         for (int j = 0; j < C; j += 16) { // o^T += v^T A^T, S^T += v^T k
             lane = opaque(lane);

@@ -21,7 +21,8 @@ public sealed class KernelCompilationTests
         TestKernels.RequireNvrtc();
         var target = s_targets.Single(target => target.Architecture == architecture);
         var compiler = new KernelCompiler(TestKernels.Sources, CubinCache.Default);
-        var variants = KernelCatalog.AllVariants(target).Append(TestKernels.Axpy).Append(TestKernels.BlockSum).ToList();
+        var variants = KernelCatalog.AllVariants(target)
+            .Append(TestKernels.Axpy).Append(TestKernels.BlockSum).Concat(BlockKernels.All).ToList();
         var problems = new ConcurrentBag<string>();
         Parallel.ForEach(variants, variant =>
         {
@@ -62,7 +63,7 @@ public sealed class KernelCompilationTests
         if (shared > target.MaxSharedBytes)
             problems.Add($"{shared} bytes of shared memory, but a block has {target.MaxSharedBytes}");
         if (!target.IsPtx && report.Registers == 0)
-            problems.Add("the log does not say how many registers it needs");
+            problems.Add($"the log does not say how many registers it needs:\n{compiled.Log}");
         return problems;
     }
 }

@@ -85,7 +85,7 @@ class ChunkCase(Case):
         totals = 256 * self.producers
         if kernel == "chunk_forward":
             output = values if self.values > self.keys else 0
-            return self.stages * ((3 * keys + output + values) // 2 + 2 * FORWARD_CHUNK**2 + 128) + totals
+            return self.stages * ((3 * keys + output + values) // 2 + 2 * FORWARD_CHUNK**2) + totals
         if kernel == "chunk_state":
             return self.stages * (2 * keys + values + 8 * self.keys) + totals
         if kernel == "chunk_backward":

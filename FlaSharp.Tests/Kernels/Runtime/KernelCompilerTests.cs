@@ -20,6 +20,28 @@ public sealed class KernelCompilerTests
     }
 
     [Fact]
+    public void A_program_of_several_kernels_reports_each_every_time_it_is_compiled()
+    {
+        TestKernels.RequireNvrtc();
+        foreach (var variant in new[] { TestKernels.Axpy, TestKernels.BlockSum, TestKernels.Axpy })
+        {
+            var log = TestKernels.Compiler().Compile(variant, CompilerTarget.Sm80).Log; // one program: no cache may answer
+            Assert.True(CompileReport.Parse(log, variant.Entry).Registers > 0, $"{variant}:\n{log}");
+        }
+    }
+
+    [Theory]
+    [InlineData("12.4", false)] // which does not know the option
+    [InlineData("12.8", false)]
+    [InlineData("12.9", true)]
+    [InlineData("13.0", true)]
+    public void The_compilers_own_cache_is_off(string version, bool hasCache)
+    {
+        var options = KernelCompiler.Options(TestKernels.Axpy, CompilerTarget.Sm80, Version.Parse(version));
+        Assert.Equal(hasCache, options.Contains("--no-cache"));
+    }
+
+    [Fact]
     public void Later_gpus_get_PTX()
     {
         TestKernels.RequireNvrtc();
@@ -33,8 +55,7 @@ public sealed class KernelCompilerTests
     public void Spills_are_a_problem()
     {
         TestKernels.RequireNvrtc();
-        var variant = new KernelVariant("Test/spills.cu", "spills", [], 1024, 0);
-        var compiled = TestKernels.Compiler().Compile(variant, CompilerTarget.Sm80);
+        var compiled = TestKernels.Compiler().Compile(TestKernels.Spills, CompilerTarget.Sm80);
         var report = CompileReport.Parse(compiled.Log, "spills");
         Assert.True(report.SpillStoreBytes > 0 && report.SpillLoadBytes > 0, compiled.Log);
         Assert.NotEmpty(report.Problems(0));
