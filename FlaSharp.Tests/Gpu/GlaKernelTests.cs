@@ -212,8 +212,10 @@ public sealed class GlaKernelTests
         using var noGrad = no_grad();
         foreach (var shape in new GlaCase[]
         {
-            new() { B = 3, T = 1, H = 4, KvHeads = 2, K = 128, V = 128 }, new() { T = 1, K = 7, V = 33, Dtype = ScalarType.Float32 },
-            new() { T = 90, K = 64, V = 200, Offsets = [0, 1, 1, 90] }, new() { T = 200, Reverse = true },
+            new() { B = 3, T = 1, H = 4, KvHeads = 2, K = 128, V = 128 },
+            new() { T = 1, K = 7, V = 33, Dtype = ScalarType.Float32 },
+            new() { T = 90, K = 64, V = 200, Offsets = [0, 1, 1, 90] },
+            new() { T = 200, Reverse = true },
         })
             foreach (var mode in new[] { LinearAttentionMode.FusedRecurrent, LinearAttentionMode.FusedChunk })
             {
@@ -221,8 +223,9 @@ public sealed class GlaKernelTests
                 var (expected, expectedState) = shape.Forward(mode, x);
                 var state = x[4]!.clone();
                 var pointer = TensorPointer.Of(state);
-                var (output, finalState) = FlaOps.Gla(x[0]!, x[1]!, x[2]!, x[3]!, mode, initialState: state, outputFinalState: true,
-                    cuSeqlens: shape.Offsets is null ? null : tensor(shape.Offsets), reverse: shape.Reverse, updateState: true);
+                var (output, finalState) = FlaOps.Gla(x[0]!, x[1]!, x[2]!, x[3]!, mode, initialState: state,
+                    outputFinalState: true, cuSeqlens: shape.Offsets is null ? null : tensor(shape.Offsets),
+                    reverse: shape.Reverse, updateState: true);
                 Assert.Same(state, finalState);
                 Assert.Equal(pointer, TensorPointer.Of(state));
                 Assert.True(GlaCase.AreSame(output, expected), $"{shape} {mode}: output");

@@ -82,10 +82,13 @@ internal abstract class FlaFunction
             foreach (var output in outputs)
                 if (output is not null)
                     present.Add(output);
-            var layouts = Array.ConvertAll(inputs, input => input is { requires_grad: true } ? TensorLayout.Of(input) : null);
-            var edges = Array.ConvertAll(inputs, input => input is { requires_grad: true, is_leaf: true } ? input.view_as(input) : input);
-            var call = new Call(function, saved, Array.ConvertAll(outputs, output => output is not null), layouts);
-            var wrapped = apply([call, present, .. edges]);
+            var wanted = Array.ConvertAll(inputs, input => input is { requires_grad: true } ? TensorLayout.Of(input) : null);
+            var call = new Call(function, saved, Array.ConvertAll(outputs, output => output is not null), wanted);
+            var arguments = new object?[2 + inputs.Length];
+            (arguments[0], arguments[1]) = (call, present);
+            for (var i = 0; i < inputs.Length; i++)
+                arguments[2 + i] = wanted[i] is { } layout && inputs[i]!.is_leaf ? inputs[i]!.view(layout.Shape) : inputs[i];
+            var wrapped = apply(arguments!);
             GC.KeepAlive(present);
 
             var next = 0;

@@ -4,7 +4,7 @@ namespace FlaSharp.Interop;
 
 /// <summary>
 /// The sizes and strides of a tensor in a fraction of the time that TorchSharp's own functions take: these ask after each call
-/// whether it failed, and let the garbage collector in. Reading a dimension that exists cannot fail, and takes no time to wait for.
+/// whether it failed, and let the garbage collector in. Reading a dimension that exists cannot fail, and is done at once.
 /// </summary>
 internal static unsafe class TensorHeader
 {
@@ -22,6 +22,10 @@ internal static unsafe class TensorHeader
     /// <param name="tensor">Of any kind.</param>
     /// <param name="dimension">From 0 to below the rank.</param>
     public static long Size(this Tensor tensor, int dimension) => s_size(tensor.Handle, dimension);
+
+    /// <summary>Of the last dimension.</summary>
+    /// <param name="tensor">With at least one dimension.</param>
+    public static long LastSize(this Tensor tensor) => tensor.Size(tensor.Rank() - 1);
 
     /// <summary>All sizes, in the first places of the buffer, which has room for them.</summary>
     public static ReadOnlySpan<long> Sizes(this Tensor tensor, Span<long> buffer)

@@ -20,7 +20,7 @@ internal sealed class RmsNormCudaFunction(double eps, long groupSize, bool isSwi
 
         var y = Scratch.Dense(x, x.dtype);
         var (denseX, denseGate, denseWeight) = (x.DenseRows(out var rowX), gate.DenseRows(out var rowGate), weight?.Dense());
-        kernels.Forward(Matrix(denseX, rowX), Matrix(denseGate, rowGate), TensorPointer.Of(denseWeight), Matrix(y, x.Size(x.Rank() - 1)),
+        kernels.Forward(Matrix(denseX, rowX), Matrix(denseGate, rowGate), TensorPointer.Of(denseWeight), Matrix(y, x.LastSize()),
             TensorPointer.Of(scales));
         GC.KeepAlive((denseX, denseGate, denseWeight, scales));
         return [y];
@@ -31,7 +31,7 @@ internal sealed class RmsNormCudaFunction(double eps, long groupSize, bool isSwi
         if (gradOutputs[0] is not { } dy)
             return [null, null, null];
         var (x, gate, weight, scales) = (saved[0]!, saved[1], saved[2], saved[3]!);
-        var (size, device) = (x.Size(x.Rank() - 1), x.device);
+        var (size, device) = (x.LastSize(), x.device);
         var dx = Scratch.Dense(x, x.dtype);
         var dGate = gate is null ? null : Scratch.Dense(x, x.dtype);
         Tensor? parts = null;
@@ -48,8 +48,8 @@ internal sealed class RmsNormCudaFunction(double eps, long groupSize, bool isSwi
 
     private RmsNormKernels Kernels(Tensor x, Tensor? weight) => new(GpuDevice.Get(Math.Max(0, x.device_index)))
     {
-        Rows = x.numel() / x.Size(x.Rank() - 1),
-        Groups = checked((int)(x.Size(x.Rank() - 1) / groupSize)),
+        Rows = x.numel() / x.LastSize(),
+        Groups = checked((int)(x.LastSize() / groupSize)),
         Size = (int)groupSize,
         Element = x.dtype.Element()!.Value,
         FloatWeight = weight?.dtype == ScalarType.Float32,
