@@ -65,7 +65,7 @@ def decays(C, K, period=5):
 
 class SharedTileTests(unittest.TestCase):
     def test_addresses(self):
-        for rows, cols in ((16, 16), (32, 32), (64, 64), (64, 128), (64, 256)):
+        for rows, cols in ((16, 16), (32, 32), (64, 64), (64, 256)):
             z = np.zeros((2, rows, cols), np.int32)
             run("shared_tile", "tile_addresses", 128, {"TYPE": "bf16", "TILE_ROWS": rows, "TILE_COLS": cols, "VECTOR": 8}, z=z)
             i, j = np.arange(rows)[:, None], np.arange(cols)[None, :]
@@ -75,9 +75,9 @@ class SharedTileTests(unittest.TestCase):
             np.testing.assert_array_equal(z[1], (i * cols + j) * 4)
 
     def test_copy(self):
-        for cols in (16, 64, 128):
-            for vector, rows, count in ((8, 64, cols), (8, 41, cols - 8), (8, 1, 8), (8, 0, 8), (4, 33, cols - 4), (2, 64, cols - 6),
-                                        (1, 64, cols), (1, 41, cols - 3), (1, 7, 1)):
+        for cols in (16, 128):
+            for vector, rows, count in ((8, 64, cols), (8, 41, cols - 8), (8, 1, 8), (8, 0, 8), (4, 33, cols - 4),
+                                        (2, 64, cols - 6), (1, 64, cols), (1, 41, cols - 3), (1, 7, 1)):
                 for direction in (1, -1):
                     with self.subTest(cols=cols, vector=vector, rows=rows, count=count, direction=direction):
                         self.check_copy(cols, vector, rows, count, direction)
@@ -157,7 +157,8 @@ class TransposedStateTests(unittest.TestCase):
 
 
 class ChunkGatesTests(unittest.TestCase):
-    SHAPES = ((64, 16, 128), (64, 256, 128), (32, 32, 128), (64, 128, 256))
+    SHAPES = ((64, 16, 128), (64, 256, 128), (32, 128, 256))
+    TYPED_SHAPES = (("fp16", SHAPES[0]), *(("bf16", shape) for shape in SHAPES))
 
     @staticmethod
     def launch(shape, entry, kind="bf16", **arrays):
@@ -179,27 +180,25 @@ class ChunkGatesTests(unittest.TestCase):
                 np.testing.assert_array_equal(w, int(strong))
 
     def test_scale(self):
-        for C, K, threads in self.SHAPES:
-            for kind, (store, _) in KINDS.items():
-                g, y, z = decays(C, K), codes(C, K, step=5, modulus=11), np.zeros((2, C, K), np.uint16)
-                self.launch((C, K, threads), "gate_scale", kind, x=natural(g), y=store(y), z=z)
-                sums = g.cumsum(0)
-                expected = [3 * y * 2.0 ** (sums - sums[C // 2 - 1]), y * 2.0 ** (sums[-1] - sums)]
-                np.testing.assert_array_equal(from_bf16(z), expected)
+        for kind, (C, K, threads) in self.TYPED_SHAPES:
+            g, y, z = decays(C, K), codes(C, K, step=5, modulus=11), np.zeros((2, C, K), np.uint16)
+            self.launch((C, K, threads), "gate_scale", kind, x=natural(g), y=KINDS[kind][0](y), z=z)
+            sums = g.cumsum(0)
+            expected = [3 * y * 2.0 ** (sums - sums[C // 2 - 1]), y * 2.0 ** (sums[-1] - sums)]
+            np.testing.assert_array_equal(from_bf16(z), expected)
 
     def test_levels(self):
-        for C, K, threads in self.SHAPES:
-            for kind, (store, _) in KINDS.items():
-                g, y = decays(C, K), codes(2, C, K, step=5, modulus=11)
-                z = np.zeros((C.bit_length() - 1, C, K), np.uint16)
-                self.launch((C, K, threads), "gate_levels", kind, x=natural(g), y=store(y), z=z)
-                sums, i = g.cumsum(0), np.arange(C)
-                for level, operand in enumerate(from_bf16(z)):
-                    half = C >> level + 1
-                    border = sums[i // (2 * half) * 2 * half + half - 1]
-                    query = (i % (2 * half) >= half)[:, None]
-                    expected = np.where(query, 2 * y[0] * 2.0 ** (sums - border), y[1] * 2.0 ** (border - sums))
-                    np.testing.assert_array_equal(operand, expected)
+        for kind, (C, K, threads) in self.TYPED_SHAPES:
+            g, y = decays(C, K), codes(2, C, K, step=5, modulus=11)
+            z = np.zeros((C.bit_length() - 1, C, K), np.uint16)
+            self.launch((C, K, threads), "gate_levels", kind, x=natural(g), y=KINDS[kind][0](y), z=z)
+            sums, i = g.cumsum(0), np.arange(C)
+            for level, operand in enumerate(from_bf16(z)):
+                half = C >> level + 1
+                border = sums[i // (2 * half) * 2 * half + half - 1]
+                query = (i % (2 * half) >= half)[:, None]
+                expected = np.where(query, 2 * y[0] * 2.0 ** (sums - border), y[1] * 2.0 ** (border - sums))
+                np.testing.assert_array_equal(operand, expected)
 
     def test_sums_to_end(self):
         for C, K, threads in self.SHAPES:
@@ -230,7 +229,7 @@ class PairRowsTests(unittest.TestCase):
                 np.testing.assert_array_equal(self.pairs("pair_sums", kind, K, store(x), store(y)), bf16(expected))
 
     def test_splitting(self):
-        for K in (16, 32, 128):
+        for K in (16, 128):
             g = np.where(decays(self.C, K, period=13) < 0, -1, 0)
             sums = g.cumsum(0)
             for kind, (store, _) in KINDS.items():
@@ -286,13 +285,13 @@ class NumberTests(unittest.TestCase):
 
 class SumTests(unittest.TestCase):
     def test_lines(self):
-        for lanes, threads in ((1, 64), (4, 128), (32, 128), (64, 64), (256, 256)):
+        for lanes, threads in ((1, 64), (4, 128), (32, 128), (256, 256)):
             x, z = codes(3, threads, step=5, modulus=101), nans(3, threads)
             run("line_sums", "line_sums", threads, {"LANES": lanes, "THREADS": threads}, x=x, z=z)
             np.testing.assert_array_equal(z, x.reshape(3, -1, lanes).sum(2).repeat(lanes, 1))
 
     def test_rows(self):
-        for rows, thread_columns, warps in ((16, 2, 2), (16, 4, 1), (64, 2, 4), (128, 4, 2), (512, 4, 2)):
+        for rows, thread_columns, warps in ((16, 2, 2), (64, 2, 4), (128, 4, 2), (512, 4, 2)):
             row_lanes = rows // (4 if rows <= 16 else 8 if rows <= 128 else rows // 16)
             columns = 32 // row_lanes * thread_columns * warps
             x, z, w = codes(row_lanes, 4, columns, step=5, modulus=101), nans(4, columns), nans(32 * warps)

@@ -40,9 +40,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) gate_scale(const __grid_co
     for (int form = 0; form < 2; form++) {
         Tile tile(shared_memory());
         fill(tile, reinterpret_cast<const bf16*>(p.y));
-        float of_queries[2], of_keys[2], unused[2];
-        gates.origins(false, of_queries, unused);
-        gates.origins(true, unused, of_keys);
+        float of_queries[2], of_keys[2];
+        gates.origins(false, true, of_queries, of_keys);
         if (form == 0)
             gates.scale<T>(tile, 1.f, of_queries, 3.f);
         else
