@@ -4,6 +4,8 @@
 
 namespace fla {
 
+constexpr int REGISTERS = 65536; // of a multiprocessor
+
 template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS> struct ChunkPipeline {
     static constexpr int THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
     // Named barriers: two for each stage, and one for each kind of warp.

@@ -122,10 +122,9 @@ template <> __device__ __forceinline__ void mma_m16n8k16<fp16>(float (&d)[4], co
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The registers that each thread of this warp's group of four may use from here on, where a block of BLOCK_THREADS begins with an equal
-// share; 0 leaves it at that. Hopper only.
-template <int COUNT, int BLOCK_THREADS> __device__ __forceinline__ void set_registers() {
-    if constexpr (COUNT > 65536 / BLOCK_THREADS)
+// The registers that each thread of this warp's group of four may use from here on, of SHARE before; 0 leaves it at that. Hopper only.
+template <int COUNT, int SHARE> __device__ __forceinline__ void set_registers() {
+    if constexpr (COUNT > SHARE)
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
     else if constexpr (COUNT > 0)
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
