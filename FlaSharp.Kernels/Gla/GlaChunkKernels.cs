@@ -142,7 +142,7 @@ internal sealed class GlaChunkKernels
                 segmentStates, segmentDecays);
         Launch(Pass.Forward, vector, Lines * Segments.Count, ValueTiles, new GlaChunkParameters.Forward
         {
-            Shape = Shape(Segments with { Chunks = Segments.Chunks * (Tile.Chunk / GlaChunkTile.ForwardChunk) }),
+            Shape = Shape(Segments with { Chunks = Segments.Chunks * (Tile.Chunk / Tile.ForwardChunk) }),
             Q = q,
             K = k,
             V = v,
