@@ -70,7 +70,7 @@ internal sealed record GlaChunkTile(
     /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2, 4 or 8.</param>
     public KernelVariant Forward(int vector)
     {
-        var (producers, consumers) = HasManyWarps ? (72, 184) : (0, 0);
+        var (producers, consumers) = HasManyWarps ? (80, 176) : (0, 0);
         return StateVariant("forward", vector, ForwardChunk, ForwardStageBytes, producers, consumers);
     }
 
