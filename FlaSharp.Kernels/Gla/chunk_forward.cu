@@ -96,9 +96,13 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
     to_bf16<T, PRODUCER_THREADS>(stage.v(), thread);
     Pipeline::sync_producers();
     gates.join(totals);
-    bool strong = Pipeline::any_producer(gates.too_strong());
+    // The way from the last frame to this one may be too far even if both are in range.
+    auto too_far = [&](const float(&middle)[2]) {
+        return gates.row == 0 && (pending[0] + middle[0] < -MAX_FACTOR || pending[1] + middle[1] < -MAX_FACTOR);
+    };
+    bool strong = Pipeline::any_producer(gates.too_strong() || too_far(gates.middle));
     const float(&saved_middle)[2] = C == SAVED_TOKENS ? gates.middle : gates.end;
-    bool saved_plain = plain && Pipeline::any_producer(gates.queries_too_strong(saved_middle));
+    bool saved_plain = plain && Pipeline::any_producer(gates.queries_too_strong(saved_middle) || too_far(saved_middle));
 
     if (strong) {
         prepare_by_splitting(stage, scale);

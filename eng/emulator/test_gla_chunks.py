@@ -240,6 +240,14 @@ class GlaChunkTests(unittest.TestCase):
             with self.subTest(half):
                 self.check(case)
 
+    def test_far_frames(self):
+        # In range each, but their decays together are not.
+        for decay, forward_chunk in ((-1.5, 64), (-2, 64), (-3, 32), (-4, 32)):
+            case = ChunkCase(32, 32, T=200, H=1, gates="weak", forward_chunk=forward_chunk)
+            case.g[:] = decay
+            with self.subTest(decay=decay, forward_chunk=forward_chunk):
+                self.check(case)
+
     def test_narrow_value_tiles(self):
         self.check(ChunkCase(32, 128, T=100, H=1, values=64))
 
