@@ -103,7 +103,7 @@ internal sealed record GlaChunkTile(
     /// <param name="multiprocessors">Of the GPU.</param>
     public GlaChunkTile For(long lines, int valueSize, int multiprocessors)
     {
-        var blocks = lines * ValueTiles(valueSize);
+        var blocks = BlockCount(lines, valueSize);
         return GlaSegments.IsBusy(blocks, multiprocessors) && 2 * blocks <= multiprocessors ? Narrow() : this;
     }
 
@@ -113,6 +113,11 @@ internal sealed record GlaChunkTile(
     /// <summary>Blocks that share the values of a head.</summary>
     /// <param name="valueSize">V.</param>
     public int ValueTiles(int valueSize) => (valueSize + Values - 1) / Values;
+
+    /// <summary>Blocks of a call without segments.</summary>
+    /// <param name="lines">Sequences times heads.</param>
+    /// <param name="valueSize">V.</param>
+    public long BlockCount(long lines, int valueSize) => lines * ValueTiles(valueSize);
 
     // Of chunk_forward.cu, as the others of their sources; these assert it.
     private int ForwardStageBytes

@@ -226,11 +226,5 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_forward(const __grid_constant__ GlaChunkForward p) {
     GlaBlock<C> block(p.shape, blockIdx.x);
-    if (threadIdx.x < PRODUCER_THREADS) {
-        set_registers<PRODUCER_REGISTERS, REGISTERS / THREADS>();
-        produce(p, block);
-    } else {
-        set_registers<CONSUMER_REGISTERS, REGISTERS / THREADS>();
-        consume(p, block);
-    }
+    Pipeline::run<PRODUCER_REGISTERS, CONSUMER_REGISTERS>([&] { produce(p, block); }, [&] { consume(p, block); });
 }
