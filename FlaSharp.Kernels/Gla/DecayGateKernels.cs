@@ -12,10 +12,10 @@ internal sealed class DecayGateKernels(GpuDevice device)
     private const int Threads = 256;
     private const int BlocksPerMultiprocessor = 32;
     private const int Alignment = 16;
-    private const string ForwardPass = "forward";
-    private const string BackwardPass = "backward";
 
-    private static readonly string[] s_passes = [ForwardPass, BackwardPass];
+    // By element type.
+    private static readonly KernelVariant[] s_forward = [.. ElementTypes.All.Select(element => Variant("forward", element))];
+    private static readonly KernelVariant[] s_backward = [.. ElementTypes.All.Select(element => Variant("backward", element))];
 
     /// <summary>Elements of each tensor, which are dense.</summary>
     public required long Count { get; init; }
@@ -30,12 +30,11 @@ internal sealed class DecayGateKernels(GpuDevice device)
 
     /// <summary>Every kernel.</summary>
     /// <param name="target">All have the same.</param>
-    public static IEnumerable<KernelVariant> Variants(CompilerTarget target) =>
-        ElementTypes.All.SelectMany(element => s_passes, (element, pass) => Variant(pass, element));
+    public static IEnumerable<KernelVariant> Variants(CompilerTarget target) => s_forward.Concat(s_backward);
 
     /// <param name="x">In <see cref="Element"/>.</param>
     /// <param name="g">float32.</param>
-    public void Forward(nint x, nint g) => Launch(ForwardPass, new ForwardParameters
+    public void Forward(nint x, nint g) => Launch(s_forward, new ForwardParameters
     {
         X = x,
         G = g,
@@ -48,7 +47,7 @@ internal sealed class DecayGateKernels(GpuDevice device)
     /// <param name="x">In <see cref="Element"/>.</param>
     /// <param name="decayGradient">float32.</param>
     /// <param name="inputGradient">In <see cref="Element"/>.</param>
-    public void Backward(nint x, nint decayGradient, nint inputGradient) => Launch(BackwardPass, new BackwardParameters
+    public void Backward(nint x, nint decayGradient, nint inputGradient) => Launch(s_backward, new BackwardParameters
     {
         X = x,
         DecayGradient = decayGradient,
@@ -63,10 +62,10 @@ internal sealed class DecayGateKernels(GpuDevice device)
         new($"Gla/decay_gate_{pass}.cu", $"decay_gate_{pass}",
             [$"ELEMENT={element.Name()}", $"THREADS={Threads}"], Threads, SharedBytes: 0);
 
-    private void Launch<TParameters>(string pass, in TParameters parameters)
+    private void Launch<TParameters>(KernelVariant[] variants, in TParameters parameters)
         where TParameters : unmanaged
     {
-        var kernel = KernelLibrary.Get(device, Variant(pass, Element));
+        var kernel = KernelLibrary.Get(device, variants[(int)Element]);
         var threads = (Count * Element.Bytes() + Alignment - 1) / Alignment; // 16 bytes of x for each
         var blocks = Math.Min((threads + Threads - 1) / Threads, (long)device.Info.MultiprocessorCount * BlocksPerMultiprocessor);
         if (blocks > 0)

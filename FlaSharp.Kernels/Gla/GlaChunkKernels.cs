@@ -15,6 +15,7 @@ namespace FlaSharp.Kernels.Gla;
 internal sealed class GlaChunkKernels
 {
     private const int ScanThreads = 256;
+    private const int BFloat16Bytes = 2;
 
     private static readonly KernelVariant s_scan = new("Gla/segment_scan.cu", "gla_segment_scan", [], ScanThreads, 0);
     private static readonly ConcurrentDictionary<(GlaChunkTile, Pass, int), KernelVariant> s_variants = new();
@@ -55,11 +56,10 @@ internal sealed class GlaChunkKernels
 
     public required float Scale { get; init; }
 
-    /// <summary>bfloat16 numbers of the states that <see cref="Forward"/> leaves for backward.</summary>
-    public long SavedStateCount => StrongCount * StateValues * Tile.Terms * Tile.Keys;
-
-    /// <summary>int32 numbers that <see cref="Backward"/> works in: one for each chunk and head.</summary>
-    public long StrongCount => Slots * Heads;
+    /// <summary>
+    /// bfloat16 numbers of the states that <see cref="Forward"/> leaves for backward, with an int32 mark for each at their end.
+    /// </summary>
+    public long SavedStateCount => SavedNumbers + Slots * Heads * (sizeof(int) / BFloat16Bytes);
 
     /// <summary>Floats, if there are several segments.</summary>
     public long SegmentStateCount => SegmentDecayCount * ValueSize;
@@ -71,41 +71,35 @@ internal sealed class GlaChunkKernels
 
     private int Group => Heads / KvHeads;
 
-    private int ValueTiles => (ValueSize + Tile.Values - 1) / Tile.Values;
+    private int ValueTiles => Tile.ValueTiles(ValueSize);
 
     private int StateValues => ValueTiles * Tile.Values;
 
+    private long SavedNumbers => Slots * Heads * StateValues * Tile.Keys;
+
     // fla::GlaBlock::slot; packed sequences leave gaps.
     private long Slots => Sequences.Offsets == 0
-        ? (long)Sequences.Count * ChunkCount(Time, Tile.Chunk)
-        : Time / Tile.Chunk + Sequences.Count;
+        ? (long)Sequences.Count * ChunkCount(Time, GlaChunkTile.GradientChunk)
+        : Time / GlaChunkTile.GradientChunk + Sequences.Count;
 
     /// <summary>Chunks that it takes to cover so many tokens.</summary>
     public static int ChunkCount(int tokens, int chunk) => (tokens + chunk - 1) / chunk;
 
-    /// <summary>Blocks of a call without segments.</summary>
-    public static long BlockCount(int sequences, int heads, int valueSize, GlaChunkTile tile) =>
-        (long)sequences * heads * ((valueSize + tile.Values - 1) / tile.Values);
-
     /// <summary>
-    /// Kernels that stand for all: every tile of bfloat16 on Hopper, square ones elsewhere and of float32, and a few of
-    /// other types and alignments.
+    /// Kernels that stand for all: every tile of bfloat16 on Hopper, square ones elsewhere, and a few of other types and alignments.
     /// </summary>
     public static IEnumerable<KernelVariant> Variants(CompilerTarget target)
     {
-        const ElementType BFloat16 = ElementType.BFloat16, Float32 = ElementType.Float32;
+        const ElementType BFloat16 = ElementType.BFloat16;
         (int keys, int values, ElementType element, ElementType gate, int vector)[] cases =
         [
             .. from keys in GlaChunkTile.Sizes
                from values in GlaChunkTile.Sizes
                where target.IsHopper || keys == values
                select (keys, values, BFloat16, BFloat16, 8),
-            .. from size in GlaChunkTile.Sizes select (size, size, Float32, Float32, 8),
             (64, 64, BFloat16, BFloat16, 1),
-            (64, 64, BFloat16, Float32, 8),
-            (128, 128, ElementType.Float16, Float32, 1),
-            (128, 64, Float32, Float32, 4),
-            (64, 256, Float32, Float32, 1),
+            (64, 64, BFloat16, ElementType.Float32, 8),
+            (128, 128, ElementType.Float16, ElementType.Float32, 1),
         ];
         yield return s_scan;
         foreach (var (keys, values, element, gate, vector) in cases)
@@ -115,6 +109,9 @@ internal sealed class GlaChunkKernels
                     continue;
                 foreach (var pass in gradients ? Enum.GetValues<Pass>() : [Pass.Forward, Pass.State])
                     yield return Variant(tile, pass, vector);
+                if (gradients && keys == values && tile.Narrow() != tile)
+                    foreach (var pass in new[] { Pass.Forward, Pass.State, Pass.StateBackward })
+                        yield return Variant(tile.Narrow(), pass, vector);
             }
     }
 
@@ -141,7 +138,7 @@ internal sealed class GlaChunkKernels
                 segmentStates, segmentDecays);
         Launch(Pass.Forward, vector, Lines * Segments.Count, ValueTiles, new GlaChunkParameters.Forward
         {
-            Shape = Shape(Segments),
+            Shape = Shape(Segments with { Chunks = Segments.Chunks * (Tile.Chunk / Tile.ForwardChunk) }),
             Q = q,
             K = k,
             V = v,
@@ -150,6 +147,7 @@ internal sealed class GlaChunkKernels
             Initial = initialState,
             Final = finalState,
             States = savedStates,
+            Plain = Marks(savedStates),
             Scale = Scale,
         });
     }
@@ -177,6 +175,7 @@ internal sealed class GlaChunkKernels
             Initial = finalStateGradient,
             Final = initialStateGradient,
             States = savedStateGradients,
+            Plain = Marks(savedStateGradients),
         });
     }
 
@@ -192,10 +191,9 @@ internal sealed class GlaChunkKernels
     /// <param name="decayGradient">[B, T, H, K].</param>
     /// <param name="savedStates">Of <see cref="Forward"/>.</param>
     /// <param name="savedStateGradients">Of <see cref="BackwardStates"/>.</param>
-    /// <param name="strong"><see cref="StrongCount"/> numbers.</param>
     public void Backward(TensorView q, TensorView k, TensorView v, TensorView g, TensorView outputGradient,
         TensorView queryGradient, TensorView keyGradient, TensorView valueGradient, TensorView decayGradient, nint savedStates,
-        nint savedStateGradients, nint strong)
+        nint savedStateGradients)
     {
         var count = ChunkCount(Sequences.Length, Tile.Chunk);
         var chunks = GlaSegments.Of(Math.Max(1, count), count); // a segment for each
@@ -215,7 +213,8 @@ internal sealed class GlaChunkKernels
             GradG = decayGradient,
             States = savedStates,
             StateGrads = savedStateGradients,
-            Strong = strong,
+            PlainStates = Marks(savedStates),
+            PlainGrads = Marks(savedStateGradients),
             StateValues = StateValues,
             Scale = Scale,
             Blocks = blocks,
@@ -268,6 +267,9 @@ internal sealed class GlaChunkKernels
         return segmentStates;
     }
 
+    /// <summary>The marks of saved states, which follow them.</summary>
+    private nint Marks(nint savedStates) => savedStates == 0 ? 0 : savedStates + checked((nint)(SavedNumbers * BFloat16Bytes));
+
     private GlaChunkParameters.Shape Shape(GlaSegments segments) => new()
     {
         Sequences = Sequences,
@@ -283,18 +285,18 @@ internal sealed class GlaChunkKernels
     private int Vector(TensorView g, params ReadOnlySpan<TensorView> others)
     {
         const int Most = 8;
-        var multiples = Misalignment(g, Tile.Gate) | (long)KeySize | (long)ValueSize | Most;
+        const int FloatsOfCopy = 4; // a copy of 16 bytes takes no more of them
+        var multiples = Misalignment(g, Tile.Gate);
+        if (Tile.Gate == ElementType.Float32 && multiples % FloatsOfCopy == 0)
+            multiples = 0;
+        multiples |= (long)KeySize | (long)ValueSize | Most;
         foreach (var view in others)
             multiples |= Misalignment(view, Tile.Element);
         return 1 << BitOperations.TrailingZeroCount(multiples);
 
         // Its lowest bit is that of the largest power of 2 that divides address and strides.
-        static long Misalignment(in TensorView view, ElementType type)
-        {
-            const int FloatsOfCopy = 4; // a copy of 16 bytes takes no more of them
-            var numbers = view.Data / type.Bytes() | view.Batch | view.Time | view.Head;
-            return type == ElementType.Float32 && numbers % FloatsOfCopy == 0 ? 0 : numbers;
-        }
+        static long Misalignment(in TensorView view, ElementType type) =>
+            view.Data / type.Bytes() | view.Batch | view.Time | view.Head;
     }
 
     private void Launch<TParameters>(Pass pass, int vector, int gridX, int gridY, in TParameters parameters)

@@ -32,6 +32,7 @@ internal static class GlaChunkParameters
         public nint Initial;
         public nint Final;
         public nint States;
+        public nint Plain;
         public float Scale;
     }
 
@@ -48,6 +49,7 @@ internal static class GlaChunkParameters
         public nint Decay;
         public nint Final;
         public nint States;
+        public nint Plain;
         public float Scale;
         public int XGroup;
         public int YGroup;
@@ -83,7 +85,8 @@ internal static class GlaChunkParameters
         public TensorView GradG;
         public nint States;
         public nint StateGrads;
-        public nint Strong;
+        public nint PlainStates;
+        public nint PlainGrads;
         public int StateValues;
         public float Scale;
         public int Blocks;

@@ -7,18 +7,21 @@ namespace FlaSharp.Kernels.Gla;
 /// <param name="Keys">KEY_TILE: K, rounded up.</param>
 /// <param name="Values">VALUE_TILE of the kernels that carry a state: V, rounded up, or a part of it.</param>
 /// <param name="AllValues">VALUE_TILE of backward: V, rounded up.</param>
-/// <param name="Chunk">Tokens that are worked on together.</param>
+/// <param name="Chunk">Tokens that the states alone and backward work on together, and forward if it is small.</param>
 /// <param name="Element">Of q, k, v and o.</param>
 /// <param name="Gate">Of g.</param>
 /// <param name="Target">What it is compiled for.</param>
 internal sealed record GlaChunkTile(
     int Keys, int Values, int AllValues, int Chunk, ElementType Element, ElementType Gate, CompilerTarget Target)
 {
+    /// <summary>The chunk of backward: a state is saved for each.</summary>
+    public const int GradientChunk = 64;
+
+    private const int ShortChunk = 32;
+    private const int NarrowValues = 64;
     private const int MostStages = 3;
     private const int FewestStages = 2;
-    private const int ProducerThreads = 128;
-    private const int BackwardThreads = 256;
-    private const int TotalsBytes = 2 * ProducerThreads * sizeof(float);
+    private const int PairsThreads = 256;
     private const int MarkBytes = 32; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
@@ -28,15 +31,23 @@ internal sealed record GlaChunkTile(
     /// <summary>What K and V are rounded up to.</summary>
     public static IReadOnlyList<int> Sizes => s_sizes;
 
-    /// <summary>bfloat16 numbers that stand for one of the type: float32 is the sum of two.</summary>
-    public int Terms => Element.Bytes() / sizeof(short);
+    /// <summary>
+    /// Tokens that forward works on together. Large states take fewer products between tokens, and bear stronger decays, in short
+    /// chunks; of small ones a chunk takes as long whatever its length.
+    /// </summary>
+    public int ForwardChunk => Keys > 64 ? ShortChunk : Chunk;
 
-    private int StateThreads => ProducerThreads + 32 * Math.Min(4, Values / 16);
+    // The warps that carry a state hold 16 or 32 of its value channels and all key channels. 256 of these leave each warp 16 of the
+    // others: twice the warps, and on Hopper more registers for those that carry it than for those that load and scale.
+    private bool HasManyWarps => Keys > 128 && Values > NarrowValues;
+
+    private int ProducerWarps => HasManyWarps ? 8 : 4;
+
+    private int ConsumerWarps => HasManyWarps ? 8 : Math.Min(4, Values / 16);
+
+    private int TotalsBytes => 2 * sizeof(float) * 32 * ProducerWarps;
 
     private int StateMinBlocks => Math.Max(Keys, Values) > 32 ? 1 : 2; // more registers for larger states
-
-    /// <summary>The chunk of backward, and so of a forward pass that saves its states; others may halve it to fit.</summary>
-    public static int GradientChunk(ElementType element) => element == ElementType.Float32 ? 32 : 64;
 
     /// <summary>The tile for a call.</summary>
     /// <param name="keySize">K.</param>
@@ -59,50 +70,74 @@ internal sealed record GlaChunkTile(
     /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2, 4 or 8.</param>
     public KernelVariant Forward(int vector)
     {
-        var stages = Stages(ForwardStageBytes);
-        return Variant("forward", vector, StateThreads, StateMinBlocks, stages * ForwardStageBytes + TotalsBytes, Values,
-            $"STAGES={stages}");
+        var (producers, consumers) = HasManyWarps ? (80, 176) : (0, 0);
+        return StateVariant("forward", vector, ForwardChunk, ForwardStageBytes, producers, consumers);
     }
 
     /// <summary>As <see cref="Forward"/>; of the states alone or, <paramref name="backward"/>, of their gradients.</summary>
     public KernelVariant State(int vector, bool backward)
     {
-        var stages = Stages(StateStageBytes);
-        return Variant("state", vector, StateThreads, StateMinBlocks, stages * StateStageBytes + TotalsBytes, Values,
-            $"STAGES={stages}", $"BACKWARD={(backward ? 1 : 0)}");
+        var (producers, consumers) = HasManyWarps ? (96, 160) : (0, 0);
+        return StateVariant(
+            "state", vector, Chunk, StateStageBytes, producers, consumers, $"BACKWARD={(backward ? 1 : 0)}");
     }
 
     /// <summary>As <see cref="Forward"/>.</summary>
-    public KernelVariant Backward(int vector) =>
-        Variant("backward", vector, BackwardThreads, Fits(BackwardBytes, blocks: 2) ? 2 : 1, BackwardBytes, AllValues);
+    public KernelVariant Backward(int vector)
+    {
+        // Sixteen warps on a multiprocessor, of one block or of two.
+        var (blocks, warps) = Fits(BackwardBytes, blocks: 2) ? (2, 8) : (1, 16);
+        return Variant(
+            "backward", vector, 32 * warps, blocks, BackwardBytes, AllValues, $"CHUNK={Chunk}", $"BACKWARD_WARPS={warps}");
+    }
 
     /// <summary>As <see cref="Forward"/>; of the pairs that <see cref="Backward"/> leaves.</summary>
     public KernelVariant BackwardPairs(int vector) =>
-        Variant("backward_pairs", vector, BackwardThreads, 1, BackwardPairsBytes, AllValues);
+        Variant("backward_pairs", vector, PairsThreads, 1, BackwardPairsBytes, AllValues, $"CHUNK={Chunk}");
+
+    /// <summary>
+    /// The same, or one with fewer values in a block where whole sequences would keep the GPU busy, but not half of it.
+    /// </summary>
+    /// <param name="lines">Sequences times heads.</param>
+    /// <param name="valueSize">V.</param>
+    /// <param name="multiprocessors">Of the GPU.</param>
+    public GlaChunkTile For(long lines, int valueSize, int multiprocessors)
+    {
+        var blocks = BlockCount(lines, valueSize);
+        return GlaSegments.IsBusy(blocks, multiprocessors) && 2 * blocks <= multiprocessors ? Narrow() : this;
+    }
+
+    /// <summary>The same with as few values in a block as are worth it.</summary>
+    public GlaChunkTile Narrow() => Values > NarrowValues ? this with { Values = NarrowValues } : this;
+
+    /// <summary>Blocks that share the values of a head.</summary>
+    /// <param name="valueSize">V.</param>
+    public int ValueTiles(int valueSize) => (valueSize + Values - 1) / Values;
+
+    /// <summary>Blocks of a call without segments.</summary>
+    /// <param name="lines">Sequences times heads.</param>
+    /// <param name="valueSize">V.</param>
+    public long BlockCount(long lines, int valueSize) => lines * ValueTiles(valueSize);
 
     // Of chunk_forward.cu, as the others of their sources; these assert it.
     private int ForwardStageBytes
     {
         get
         {
-            var output = Values > Keys ? ValueBytes(Values) : 0; // smaller ones take the queries' place
-            const int Flag = 64;
-            return 2 * KeyBytes + ValueBytes(Values) + GateBytes + PairBytes + output + Flag;
+            var output = Values > Keys ? 2 * ForwardChunk * Values : 0; // smaller ones take the queries' place
+            return ForwardChunk * (4 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * ForwardChunk) + output;
         }
     }
 
-    private int StateStageBytes => KeyBytes + ValueBytes(Values) + GateBytes + 2 * sizeof(float) * Keys;
+    private int StateStageBytes => Chunk * (2 * Keys + 2 * Values + Gate.Bytes() * Keys) + 2 * sizeof(float) * Keys;
 
     private int BackwardBytes
     {
         get
         {
-            const int SliceBytes = 128; // of a key's values in a state
-            var (values, states) = (2 * ValueBytes(AllValues), 2 * Keys * Math.Min(Element.Bytes() * AllValues, SliceBytes));
-            var gradients = GradientBytes; // of queries or keys: over values or states, where these are larger
-            // Sums over threads lie where A is later; with 256 keys in float32 they are larger.
-            var sums = sizeof(float) * (3 * BackwardThreads + 2 * Keys);
-            return 2 * KeyBytes + values + states + Math.Max(PairBytes, sums) + PairBytes + sizeof(float) * Chunk
+            var (values, states) = (4 * Chunk * AllValues, 4 * Math.Min(AllValues, 64) * Keys);
+            var gradients = sizeof(float) * Chunk * Keys; // of queries or keys: over values or states, where these are larger
+            return 4 * Chunk * Keys + values + states + 4 * Chunk * Chunk + sizeof(float) * Chunk
                 + (values < gradients ? gradients : 0) + (states < gradients ? gradients : 0);
         }
     }
@@ -111,44 +146,35 @@ internal sealed record GlaChunkTile(
     {
         get
         {
-            var totals = 2 * sizeof(float) * BackwardThreads;
-            var valuesOrGradients = Math.Max(2 * ValueBytes(AllValues), GradientBytes);
-            return 3 * KeyBytes + 2 * PairBytes + sizeof(float) * Chunk + totals + valuesOrGradients;
+            var totals = 2 * sizeof(float) * PairsThreads;
+            var valuesOrGradients = Math.Max(4 * Chunk * AllValues, sizeof(float) * Chunk * Keys);
+            return 6 * Chunk * Keys + 4 * Chunk * Chunk + sizeof(float) * Chunk + totals + valuesOrGradients;
         }
     }
-
-    // Of a chunk's operands, A, decays, and gradients on their way out.
-    private int KeyBytes => Element.Bytes() * Chunk * Keys;
-
-    private int PairBytes => Element.Bytes() * Chunk * Chunk;
-
-    private int GateBytes => Gate.Bytes() * Chunk * Keys;
-
-    private int GradientBytes => sizeof(float) * Chunk * Keys;
 
     private static (GlaChunkTile?, string) Choose(
         int keySize, int valueSize, ElementType element, ElementType gate, bool gradients, CompilerTarget target)
     {
+        if (element == ElementType.Float32)
+            return (null, "The kernels over chunks take bfloat16 and float16.");
         if (keySize > s_sizes[^1] || (gradients && valueSize > s_sizes[^1]))
             return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, "
                 + $"up to {s_sizes[^1]}.");
 
         var (keys, allValues) = (RoundUp(keySize), RoundUp(valueSize));
-        var mostValues = Math.Min(allValues, keys > 128 ? 64 : 128);
-        var longest = GradientChunk(element);
-        foreach (var chunk in gradients ? [longest] : new[] { longest, longest / 2 })
-            for (var values = mostValues; values >= Math.Min(mostValues, 64); values /= 2)
+        // What holds 256 key channels and 128 value channels needs Hopper's unequal shares of registers.
+        var mostValues = Math.Min(allValues, keys > 128 && !target.IsHopper ? NarrowValues : 128);
+        foreach (var chunk in gradients ? [GradientChunk] : new[] { GradientChunk, ShortChunk })
+            for (var values = mostValues; values >= Math.Min(mostValues, NarrowValues); values /= 2)
             {
                 var tile = new GlaChunkTile(keys, values, allValues, chunk, element, gate, target);
-                if (tile.Fits(FewestStages * tile.ForwardStageBytes + TotalsBytes)
+                if (tile.Fits(FewestStages * Math.Max(tile.ForwardStageBytes, tile.StateStageBytes) + tile.TotalsBytes)
                     && (!gradients || tile.Fits(Math.Max(tile.BackwardBytes, tile.BackwardPairsBytes + MarkBytes))))
                     return (tile, "");
             }
         return (null, $"K = {keySize} and V = {valueSize}{(gradients ? " with gradients" : "")} need more shared memory than the "
             + $"{target.MaxSharedBytes >> 10} KiB of a block of {target}.");
     }
-
-    private int ValueBytes(int values) => Element.Bytes() * Chunk * values;
 
     private static int RoundUp(int size) => s_sizes.FirstOrDefault(tile => tile >= size, s_sizes[^1]);
 
@@ -158,12 +184,23 @@ internal sealed record GlaChunkTile(
     private bool Fits(int sharedBytes, int blocks = 1) =>
         blocks * (sharedBytes + ReservedBytes) <= Target.MaxSharedBytes + ReservedBytes;
 
+    private KernelVariant StateVariant(string pass, int vector, int chunk, int stageBytes, int producerRegisters,
+        int consumerRegisters, params ReadOnlySpan<string> defines)
+    {
+        var stages = Stages(stageBytes);
+        return Variant(pass, vector, 32 * (ProducerWarps + ConsumerWarps), StateMinBlocks, stages * stageBytes + TotalsBytes, Values,
+            [
+                $"CHUNK={chunk}", $"STAGES={stages}", $"PRODUCERS={ProducerWarps}", $"CONSUMERS={ConsumerWarps}",
+                $"PRODUCER_REGISTERS={producerRegisters}", $"CONSUMER_REGISTERS={consumerRegisters}", .. defines,
+            ]);
+    }
+
     private KernelVariant Variant(
         string pass, int vector, int threads, int minBlocks, int sharedBytes, int values, params string[] defines) =>
         new($"Gla/chunk_{pass}.cu", $"gla_chunk_{pass}",
             [
                 $"TYPE={Element.Name()}", $"GATE_TYPE={Gate.Name()}", $"KEY_TILE={Keys}", $"VALUE_TILE={values}",
-                $"CHUNK={Chunk}", $"VECTOR={vector}", $"MIN_BLOCKS={minBlocks}", $"SHARED={sharedBytes}", .. defines,
+                $"VECTOR={vector}", $"MIN_BLOCKS={minBlocks}", $"SHARED={sharedBytes}", .. defines,
             ],
             threads, sharedBytes);
 }

@@ -6,10 +6,10 @@
 //   dg_t = rowsum_V(S dS) + sum over the chunk of k (v dS^T) + sum from t to the chunk's end of (q dq - k dk),
 // anchored anew in each chunk. The pairs (t, t) cancel in it exactly; they are left out before and added to dq and dk after.
 // What of it lies below float32's resolution of q dq, as with decays of -20, is lost.
-// In chunks whose decays are too strong for a frame, the pairs of tokens are left to gla_chunk_backward_pairs.
+// In chunks whose decays are too strong for a frame, as the kernels before have marked them, the pairs of tokens are left to
+// gla_chunk_backward_pairs.
 #include "fla/gla_backward.cuh"
 #include "fla/pair_rows.cuh"
-#include "fla/transposed_state.cuh"
 #include "fla/warp_tile.cuh"
 
 using namespace fla;
@@ -17,35 +17,31 @@ using namespace fla;
 typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
-constexpr int TERMS = OperandTile<T, C, K>::TERMS;
-constexpr int SLICE = V < 64 / TERMS ? V : 64 / TERMS; // value channels of the states in shared memory at once
-constexpr int WARPS = 8, THREADS = 32 * WARPS;
-static_assert(C <= 64); // four warps have the rows of A, four those of dA
+constexpr int SLICE = V < 64 ? V : 64; // value channels of the states in shared memory at once
+constexpr int WARPS = BACKWARD_WARPS, THREADS = 32 * WARPS;
 
 typedef ChunkGates<C, K, THREADS> Gates;
-typedef OperandTile<T, C, K> KeyTile;
-typedef OperandTile<T, C, V> ValueTile;
-typedef OperandTile<T, C, C> PairTile;
+typedef SharedTile<bf16, C, K> KeyTile;
+typedef SharedTile<bf16, C, V> ValueTile;
+typedef SharedTile<bf16, C, C> PairTile;
 typedef FloatTile<C, K> GradTile;
-typedef WarpTile<C, K, WARPS, TERMS> KeyGrad;
-typedef WarpTile<C, SLICE, WARPS, TERMS> ValueGrad;
+typedef WarpTile<C, K, WARPS> KeyGrad;
+typedef WarpTile<C, SLICE, WARPS> ValueGrad;
 
 // A slice of a saved state [SLICE x K], as it lies in global memory.
 struct StateTile {
-    static constexpr int BYTES = SLICE * TERMS * K * 2;
+    static constexpr int BYTES = SLICE * K * 2;
     u32 base;
     __device__ __forceinline__ u32 at(int value, int key) const {
-        return base + (value / 8 * TERMS * (K / 8) + key / 8) * 128 + value % 8 * 16 + key % 8 * 2;
+        return base + ((value >> 3) * (K / 8) + (key >> 3)) * 128 + (value & 7) * 16 + (key & 7) * 2;
     }
-    __device__ __forceinline__ StateTile term(int t) const { return {base + t * (K / 8) * 128}; }
+    static __device__ __forceinline__ u32 step(u32 address, int value, int key) {
+        return address + value * (K / 8 * 16) + key * 16; // both multiples of 8
+    }
 };
 
 constexpr int Q = 0, KEY = Q + KeyTile::BYTES, VALUE = KEY + KeyTile::BYTES, GRAD_OUTPUT = VALUE + ValueTile::BYTES;
-constexpr int STATES = GRAD_OUTPUT + ValueTile::BYTES, PAIRS = STATES + 2 * StateTile::BYTES;
-// While A is not there yet, or no longer needed, its memory holds sums over threads.
-constexpr int TOTALS = PAIRS, ANCHORS = TOTALS + Gates::STRIPS * K * 4, ANCHOR_ROWS = KeyGrad::ROW_WARPS + THREADS / K;
-constexpr int END_OF_SUMS = ANCHORS + ANCHOR_ROWS * K * 4, END_OF_PAIRS = PAIRS + PairTile::BYTES;
-constexpr int GRAD_PAIRS = END_OF_SUMS > END_OF_PAIRS ? END_OF_SUMS : END_OF_PAIRS;
+constexpr int STATES = GRAD_OUTPUT + ValueTile::BYTES, PAIRS = STATES + 2 * StateTile::BYTES, GRAD_PAIRS = PAIRS + PairTile::BYTES;
 constexpr int DIAGONAL = GRAD_PAIRS + PairTile::BYTES, END_OF_INPUTS = DIAGONAL + C * 4;
 // On their way out, the gradients of queries and keys take the place of values and states where these are large enough.
 constexpr int QUERY_GRADS = 2 * ValueTile::BYTES >= GradTile::BYTES ? VALUE : END_OF_INPUTS;
@@ -53,11 +49,16 @@ constexpr int AFTER_QUERY_GRADS = QUERY_GRADS == VALUE ? END_OF_INPUTS : END_OF_
 constexpr int KEY_GRADS = 2 * StateTile::BYTES >= GradTile::BYTES ? STATES : AFTER_QUERY_GRADS;
 constexpr int END_OF_SHARED = KEY_GRADS == STATES ? AFTER_QUERY_GRADS : AFTER_QUERY_GRADS + GradTile::BYTES;
 static_assert(END_OF_SHARED == SHARED);
+// While A is not there yet, or no longer needed, its memory holds sums over threads.
+constexpr int TOTALS = PAIRS, ANCHORS = TOTALS + Gates::STRIPS * K * 4;
+constexpr int ANCHOR_ROWS = KeyGrad::ROW_WARPS + THREADS / K;
+static_assert(ANCHORS + ANCHOR_ROWS * K * 4 <= GRAD_PAIRS);
 
+typedef PairRows<C, WARPS / 2> Pairs; // half of the warps have A, half dA
 typedef GlaChunk<C> Chunk;
 
 __device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int slice) {
-    i64 from = (chunk.slot * p.state_values + slice * SLICE) * TERMS * K;
+    i64 from = (chunk.slot * p.state_values + slice * SLICE) * K;
 #pragma unroll
     for (int i = 0; i < (StateTile::BYTES / 16 + THREADS - 1) / THREADS; i++) {
         int piece = i * THREADS + opaque(threadIdx.x);
@@ -68,30 +69,36 @@ __device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chu
     copy_async_commit();
 }
 
-// A and dA of a loaded chunk; queries and keys are scaled. Tells whether the decays are too strong for a frame: both are 0 then.
-__device__ __forceinline__ bool prepare(const GlaChunkBackward& p, const Chunk& chunk, u32 memory) {
+// Loads the chunk, makes A and dA, and scales queries and keys. Both are 0 if the decays are too strong for a frame.
+__device__ __forceinline__ void prepare(const GlaChunkBackward& p, const Chunk& chunk, u32 memory) {
     int thread = opaque(threadIdx.x), warp = thread / 32, lane = thread % 32;
     KeyTile q(memory + Q), k(memory + KEY);
     ValueTile v(memory + VALUE), grad_output(memory + GRAD_OUTPUT);
     Gates::Totals totals(memory + TOTALS);
     Gates gates(thread);
-    load_gates<G, VECTOR>(p, chunk, gates);
+    load_gates<G, VECTOR>(p, chunk, gates, [&] {
+        load<VECTOR, THREADS>(chunk, q, p.q, chunk.block.head, p.shape.key_size);
+        load<VECTOR, THREADS>(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
+        load<VECTOR, THREADS>(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
+        load<VECTOR, THREADS>(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
+        copy_async_commit();
+        load_states(p, chunk, memory, 0);
+    });
     gates.store_totals(totals);
     copy_async_wait<1>();
     __syncthreads();
     gates.join(totals);
-    bool strong = __syncthreads_or(gates.too_strong());
+    bool at_start = p.plain_states[chunk.slot], at_end = p.plain_grads[chunk.slot], strong = at_start || at_end;
     float start[2], end[2];
-    gates.origins(strong, start, end);
+    gates.origins(at_start, at_end, start, end);
     gates.scale<T>(q, 1.f, start, p.scale);
     gates.scale<T>(k, -1.f, end, 1.f);
-    to_terms<THREADS>(v, thread);
-    to_terms<THREADS>(grad_output, thread);
+    to_bf16<T, THREADS>(v, thread);
+    to_bf16<T, THREADS>(grad_output, thread);
     __syncthreads();
 
-    PairRows<C> pairs(warp % 4, lane);
-    if (!pairs.exist()) return strong;
-    if (warp < 4) {
+    Pairs pairs(warp % (WARPS / 2), lane);
+    if (warp < WARPS / 2) {
         if (!strong) pairs.multiply(q, k);
         pairs.mask([](int i, int j) { return j <= i; });
         pairs.store(PairTile(memory + PAIRS));
@@ -101,7 +108,6 @@ __device__ __forceinline__ bool prepare(const GlaChunkBackward& p, const Chunk& 
         pairs.mask([](int i, int j) { return j < i; });
         pairs.store(PairTile(memory + GRAD_PAIRS));
     }
-    return strong;
 }
 
 // Sums over the chunk that anchor the gradient of the log-decays, one row of K for each group of threads that adds its own.
@@ -115,10 +121,9 @@ __device__ __forceinline__ void store_anchors(u32 memory, KeyGrad& grad_k, float
             float2 sum = make_float2(0.f, 0.f);
 #pragma unroll
             for (int m = 0; m < 2 * KeyGrad::ROW_TILES; m++) {
-                u32 pair[TERMS];
-                k.load(pair, grad_k.row + m * 8 + grad_k.lane / 4, col);
-                sum.x += low_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2];
-                sum.y += high_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2 + 1];
+                u32 pair = shared_load<u32>(k.at(grad_k.row + m * 8 + grad_k.lane / 4, col));
+                sum.x += Pair<bf16>::low(pair) * grad_k.sum[m / 2][n][m % 2 * 2];
+                sum.y += Pair<bf16>::high(pair) * grad_k.sum[m / 2][n][m % 2 * 2 + 1];
             }
 #pragma unroll
             for (int mask = 4; mask < 32; mask *= 2) {
@@ -143,47 +148,41 @@ __device__ __forceinline__ void add_products(float (&products)[8], const StateTi
     for (int value = 0; value < SLICE; value += 8 * (THREADS / K)) {
         int there = value + thread / K * 8;
         if (there >= SLICE) continue;
-        u32 xs[4][TERMS], ys[4][TERMS];
-#pragma unroll
-        for (int t = 0; t < TERMS; t++) {
-            uint4 x = shared_load<uint4>(state.term(t).at(there + thread % 8, thread % K / 8 * 8));
-            uint4 y = shared_load<uint4>(grad.term(t).at(there + thread % 8, thread % K / 8 * 8));
-            xs[0][t] = x.x, xs[1][t] = x.y, xs[2][t] = x.z, xs[3][t] = x.w;
-            ys[0][t] = y.x, ys[1][t] = y.y, ys[2][t] = y.z, ys[3][t] = y.w;
-        }
+        uint4 x = shared_load<uint4>(state.at(there + thread % 8, thread % K / 8 * 8));
+        uint4 y = shared_load<uint4>(grad.at(there + thread % 8, thread % K / 8 * 8));
+        u32 xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
 #pragma unroll
         for (int c = 0; c < 4; c++) {
-            products[2 * c] += low_of(xs[c]) * low_of(ys[c]);
-            products[2 * c + 1] += high_of(xs[c]) * high_of(ys[c]);
+            products[2 * c] += Pair<bf16>::low(xs[c]) * Pair<bf16>::low(ys[c]);
+            products[2 * c + 1] += Pair<bf16>::high(xs[c]) * Pair<bf16>::high(ys[c]);
         }
     }
 }
 
 // The last part: thread by thread of those that hold the decays.
-__device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, const Gates& gates, bool strong,
-                                                u64 limited) {
+__device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, const Gates& gates, u64 limited) {
     KeyTile q(memory + Q), k(memory + KEY);
     GradTile query_grads(memory + QUERY_GRADS), key_grads(memory + KEY_GRADS);
     auto query_target = chunk.rows_of<T>(p.grad_q, chunk.block.head), key_target = chunk.rows_of<T>(p.grad_k, chunk.block.head);
     int cols = p.shape.key_size - gates.col;
     float start[2], end[2], grad_g[Gates::ROWS][2];
-    gates.origins(strong, start, end);
+    gates.origins(p.plain_states[chunk.slot], p.plain_grads[chunk.slot], start, end);
+    u32 query_top = q.at(gates.row, gates.col), key_top = k.at(gates.row, gates.col), diagonal_top = memory + DIAGONAL + gates.row * 4;
+    u32 query_grad_top = query_grads.at(gates.row, gates.col), key_grad_top = key_grads.at(gates.row, gates.col);
+    T *query_there = query_target[chunk.first + gates.row] + gates.col, *key_there = key_target[chunk.first + gates.row] + gates.col;
 #pragma unroll
-    for (int i = 0; i < Gates::ROWS; i++) {
-        int row = gates.row + i;
-        float2 grad_q = shared_load<float2>(query_grads.at(row, gates.col)), grad_k = shared_load<float2>(key_grads.at(row, gates.col));
-        u32 query[TERMS], key[TERMS];
-        q.load(query, row, gates.col), k.load(key, row, gates.col);
+    for (int i = 0; i < Gates::ROWS; i++, query_there += query_target.stride, key_there += key_target.stride) {
+        float2 grad_q = shared_load<float2>(GradTile::step(query_grad_top, i)), grad_k = shared_load<float2>(GradTile::step(key_grad_top, i));
+        u32 query = shared_load<u32>(KeyTile::step(query_top, i, 0)), key = shared_load<u32>(KeyTile::step(key_top, i, 0));
         float2 of_query = gates.decay(i, 1.f, start), of_key = gates.decay(i, -1.f, end);
-        float diagonal = shared_load<float>(memory + DIAGONAL + row * 4);
-        grad_g[i][0] = low_of(query) * grad_q.x - low_of(key) * grad_k.x;
-        grad_g[i][1] = high_of(query) * grad_q.y - high_of(key) * grad_k.y;
-        if (row >= chunk.rows || cols <= 0) continue;
-        store_pair<VECTOR>(query_target[chunk.first + row] + gates.col, cols,
-                           (grad_q.x + diagonal * low_of(key)) * of_query.x * p.scale,
-                           (grad_q.y + diagonal * high_of(key)) * of_query.y * p.scale);
-        store_pair<VECTOR>(key_target[chunk.first + row] + gates.col, cols, (grad_k.x + diagonal * low_of(query)) * of_key.x,
-                           (grad_k.y + diagonal * high_of(query)) * of_key.y);
+        float diagonal = shared_load<float>(diagonal_top + i * 4);
+        grad_g[i][0] = Pair<bf16>::low(query) * grad_q.x - Pair<bf16>::low(key) * grad_k.x;
+        grad_g[i][1] = Pair<bf16>::high(query) * grad_q.y - Pair<bf16>::high(key) * grad_k.y;
+        if (gates.row + i >= chunk.rows || cols <= 0) continue;
+        store_pair<VECTOR>(query_there, cols, (grad_q.x + diagonal * Pair<bf16>::low(key)) * of_query.x * p.scale,
+                           (grad_q.y + diagonal * Pair<bf16>::high(key)) * of_query.y * p.scale);
+        store_pair<VECTOR>(key_there, cols, (grad_k.x + diagonal * Pair<bf16>::low(query)) * of_key.x,
+                           (grad_k.y + diagonal * Pair<bf16>::high(query)) * of_key.y);
     }
 
     // What comes from beyond the chunk, and sums from each row to its end.
@@ -191,16 +190,17 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
     PlainTile<float, ANCHOR_ROWS, K> anchors(memory + ANCHORS);
     for (int i = 0; i < ANCHOR_ROWS; i++) {
         float2 sum = shared_load<float2>(anchors.at(i, gates.col));
-        bool of_states = i >= KeyGrad::ROW_WARPS; // whose frames do not meet in a strong chunk
-        beyond.x += strong && of_states ? sum.x * pow2(gates.end[0]) : sum.x;
-        beyond.y += strong && of_states ? sum.y * pow2(gates.end[1]) : sum.y;
+        bool of_states = i >= KeyGrad::ROW_WARPS; // whose frames meet only if the decays are not too strong
+        beyond.x += of_states ? sum.x * pow2(end[0] - start[0]) : sum.x;
+        beyond.y += of_states ? sum.y * pow2(end[1] - start[1]) : sum.y;
     }
     gates.sum_to_end(grad_g, beyond, Gates::Totals(memory + TOTALS), [] { __syncthreads(); });
     auto gate_target = chunk.rows_of<G>(p.grad_g, chunk.block.head);
+    G* gate_there = gate_target[chunk.first + gates.row] + gates.col;
 #pragma unroll
-    for (int i = 0; i < Gates::ROWS; i++)
+    for (int i = 0; i < Gates::ROWS; i++, gate_there += gate_target.stride)
         if (gates.row + i < chunk.rows && cols > 0)
-            store_pair<VECTOR>(gate_target[chunk.first + gates.row + i] + gates.col, cols,
+            store_pair<VECTOR>(gate_there, cols,
                                limited >> 2 * i & 1 ? 0.f : grad_g[i][0] + beyond.x,
                                limited >> (2 * i + 1) & 1 ? 0.f : grad_g[i][1] + beyond.y);
 }
@@ -215,13 +215,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
     PairTile pairs(memory + PAIRS), grad_pairs(memory + GRAD_PAIRS);
     StateTile state{memory + STATES}, state_grad{memory + STATES + StateTile::BYTES};
 
-    load<VECTOR, THREADS>(chunk, q, p.q, chunk.block.head, p.shape.key_size);
-    load<VECTOR, THREADS>(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
-    load<VECTOR, THREADS>(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
-    load<VECTOR, THREADS>(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
-    copy_async_commit();
-    load_states(p, chunk, memory, 0);
-    bool strong = prepare(p, chunk, memory);
+    prepare(p, chunk, memory);
 
     KeyGrad grad_q(warp, lane), grad_k(warp, lane);
     float products[8] = {};
@@ -231,50 +225,48 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
         lane = opaque(lane);
         copy_async_wait<0>();
         __syncthreads();
-        grad_k.add<SLICE>([&](Operand<TERMS>& a, int row, int depth) { load_left(a, v, row, value + depth, lane); },
-                          [&](Operand<TERMS>& b, int depth, int col) { load_right(b, state_grad, depth, col, lane); });
-        grad_q.add<SLICE>([&](Operand<TERMS>& a, int row, int depth) { load_left(a, grad_output, row, value + depth, lane); },
-                          [&](Operand<TERMS>& b, int depth, int col) { load_right(b, state, depth, col, lane); });
+        grad_k.add<SLICE>([&](u32(&a)[4], int row, int depth) { load_left(a, v, row, value + depth, lane); },
+                          [&](u32(&b)[4], int depth, int col) { load_right(b, state_grad, depth, col, lane); });
+        grad_q.add<SLICE>([&](u32(&a)[4], int row, int depth) { load_left(a, grad_output, row, value + depth, lane); },
+                          [&](u32(&b)[4], int depth, int col) { load_right(b, state, depth, col, lane); });
         ValueGrad grad_v(warp, lane);
-        grad_v.add<K>([&](Operand<TERMS>& a, int row, int depth) { load_left(a, k, row, depth, lane); },
-                      [&](Operand<TERMS>& b, int depth, int col) { load_right_transposed(b, state_grad, col, depth, lane); });
-        grad_v.add<C>([&](Operand<TERMS>& a, int row, int depth) { load_left_transposed(a, pairs, depth, row, lane); },
-                      [&](Operand<TERMS>& b, int depth, int col) { load_right(b, grad_output, depth, value + col, lane); });
+        grad_v.add<K>([&](u32(&a)[4], int row, int depth) { load_left(a, k, row, depth, lane); },
+                      [&](u32(&b)[4], int depth, int col) { load_right_transposed(b, state_grad, col, depth, lane); });
+        grad_v.add<C>([&](u32(&a)[4], int row, int depth) { load_left_transposed(a, pairs, depth, row, lane); },
+                      [&](u32(&b)[4], int depth, int col) { load_right(b, grad_output, depth, value + col, lane); });
         add_products(products, state, state_grad, opaque(threadIdx.x));
         __syncthreads();
         if (value + SLICE < p.state_values) load_states(p, chunk, memory, slice + 1);
 
-        // Over the values of this slice, as numbers.
-        grad_v.visit([&](int row, int col, float& x, float& y) { shared_store(v.at(row, value + col), Pair<T>::pack(x, y)); });
+        SharedTile<T, C, V> output(memory + VALUE); // over the values of this slice
+        grad_v.visit([&](int row, int col, float& x, float& y) { shared_store(output.at(row, value + col), Pair<T>::pack(x, y)); });
         __syncthreads();
-        constexpr int PIECE = 16 / sizeof(T);
-        for (int i = threadIdx.x; i < C * SLICE / PIECE; i += THREADS) {
-            int row = i / (SLICE / PIECE), col = value + i % (SLICE / PIECE) * PIECE;
+        for (int i = threadIdx.x; i < C * SLICE / 8; i += THREADS) {
+            int row = i / (SLICE / 8), col = value + i % (SLICE / 8) * 8;
             if (row >= chunk.rows || col >= p.shape.value_size) continue;
             T* there = value_target[chunk.first + row] + col;
-            if constexpr (VECTOR >= PIECE)
-                *reinterpret_cast<uint4*>(there) = shared_load<uint4>(v.at(row, col));
+            if constexpr (VECTOR == 8)
+                *reinterpret_cast<uint4*>(there) = shared_load<uint4>(output.at(row, col));
             else
-                for (int c = 0; c < PIECE && col + c < p.shape.value_size; c++) there[c] = shared_load<T>(v.at(row, col + c));
+                for (int c = 0; c < 8 && col + c < p.shape.value_size; c++) there[c] = shared_load<T>(output.at(row, col + c));
         }
     }
 
     __syncthreads(); // A and the outputs are read
     store_anchors(memory, grad_k, products, thread);
-    grad_q.add<C>([&](Operand<TERMS>& a, int row, int depth) { load_left(a, grad_pairs, row, depth, lane); },
-                  [&](Operand<TERMS>& b, int depth, int col) { load_right(b, k, depth, col, lane); });
-    grad_k.add<C>([&](Operand<TERMS>& a, int row, int depth) { load_left_transposed(a, grad_pairs, depth, row, lane); },
-                  [&](Operand<TERMS>& b, int depth, int col) { load_right(b, q, depth, col, lane); });
+    grad_q.add<C>([&](u32(&a)[4], int row, int depth) { load_left(a, grad_pairs, row, depth, lane); },
+                  [&](u32(&b)[4], int depth, int col) { load_right(b, k, depth, col, lane); });
+    grad_k.add<C>([&](u32(&a)[4], int row, int depth) { load_left_transposed(a, grad_pairs, depth, row, lane); },
+                  [&](u32(&b)[4], int depth, int col) { load_right(b, q, depth, col, lane); });
     GradTile query_grads(memory + QUERY_GRADS), key_grads(memory + KEY_GRADS);
-    grad_q.visit([&](int row, int col, float& x, float& y) { shared_store(query_grads.at(row, col), make_float2(x, y)); });
-    grad_k.visit([&](int row, int col, float& x, float& y) { shared_store(key_grads.at(row, col), make_float2(x, y)); });
-
     Gates::Totals totals(memory + TOTALS);
     Gates gates(opaque(threadIdx.x));
-    u64 limited = load_gates<G, VECTOR>(p, chunk, gates);
+    u64 limited = load_gates<G, VECTOR>(p, chunk, gates, [&] {
+        grad_q.visit([&](int row, int col, float& x, float& y) { shared_store(query_grads.at(row, col), make_float2(x, y)); });
+        grad_k.visit([&](int row, int col, float& x, float& y) { shared_store(key_grads.at(row, col), make_float2(x, y)); });
+    });
     gates.store_totals(totals);
     __syncthreads();
     gates.join(totals);
-    store_gradients(p, chunk, memory, gates, strong, limited);
-    if (thread == 0) p.strong[chunk.slot] = strong;
+    store_gradients(p, chunk, memory, gates, limited);
 }

@@ -1,5 +1,5 @@
 // Gated linear attention backward: the pairs of tokens within those chunks whose decays are too strong for a frame, which
-// gla_chunk_backward marks and leaves out. At each level of binary splitting (gate_frame.cuh), with X the queries and keys scaled by
+// gla_chunk_backward leaves out. At each level of binary splitting (gate_frame.cuh), with X the queries and keys scaled by
 // their decays to and from the border between the halves, Y = (dA + dA^T) X holds the gradients of both.
 #include "fla/gla_backward.cuh"
 #include "fla/pair_rows.cuh"
@@ -11,15 +11,14 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int WARPS = 8, THREADS = 32 * WARPS;
-static_assert(C <= 64); // four warps have the rows of A, four those of dA
+static_assert(C == 64); // half of the warps have A, half dA
 
 typedef ChunkGates<C, K, THREADS> Gates;
-typedef OperandTile<T, C, K> KeyTile;
-typedef OperandTile<T, C, V> ValueTile;
-typedef OperandTile<T, C, C> PairTile;
-constexpr int TERMS = KeyTile::TERMS;
-typedef Pair<T>::Type Loaded; // two numbers
+typedef SharedTile<bf16, C, K> KeyTile;
+typedef SharedTile<bf16, C, V> ValueTile;
+typedef SharedTile<bf16, C, C> PairTile;
 typedef FloatTile<C, K> GradTile;
+typedef PairRows<C, WARPS / 2> Pairs;
 typedef GlaChunk<C> Chunk;
 
 constexpr int Q = 0, KEY = Q + KeyTile::BYTES, SPLIT = KEY + KeyTile::BYTES, PAIRS = SPLIT + KeyTile::BYTES;
@@ -34,16 +33,14 @@ template <class X> __device__ __forceinline__ void add_pair(X* there, int cols, 
 }
 
 // dA + dA^T at one level, as a left operand.
-__device__ __forceinline__ void load_level(Operand<TERMS>& a, const PairTile& grad_pairs, int row, int col, int half, int lane) {
-    Operand<TERMS> upper;
+__device__ __forceinline__ void load_level(u32 (&a)[4], const PairTile& grad_pairs, int row, int col, int half, int lane) {
+    u32 upper[4];
     load_left(a, grad_pairs, row, col, lane);
     load_left_transposed(upper, grad_pairs, col, row, lane);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
         int i = row + lane / 4 + e % 2 * 8, j = col + lane % 4 * 2 + e / 2 * 8;
-        u32 mask = (apart(i, j, half) ? 0xffffu : 0u) | (apart(i, j + 1, half) ? 0xffff0000u : 0u);
-#pragma unroll
-        for (int t = 0; t < TERMS; t++) a.terms[t][e] = (a.terms[t][e] | upper.terms[t][e]) & mask;
+        a[e] = (a[e] | upper[e]) & ((apart(i, j, half) ? 0xffffu : 0u) | (apart(i, j + 1, half) ? 0xffff0000u : 0u));
     }
 }
 
@@ -59,29 +56,29 @@ __device__ __forceinline__ void add_gradients(const GlaChunkBackward& p, const C
 #pragma unroll
     for (int i = 0; i < Gates::ROWS; i++) { // the pairs (t, t)
         float diagonal = p.scale * shared_load<float>(memory + DIAGONAL + (gates.row + i) * 4);
-        Loaded pair = shared_load<Loaded>(other.at(gates.row + i, gates.col));
+        u32 pair = shared_load<u32>(other.at(gates.row + i, gates.col));
         added[i][0] = diagonal * Pair<T>::low(pair), added[i][1] = diagonal * Pair<T>::high(pair);
     }
 #pragma unroll 1
     for (int half = C / 2; half > 0; half /= 2) {
         gates.split<T>(split, q, k, half, p.scale, totals);
         __syncthreads();
-        WarpTile<C, K, WARPS, TERMS> grad(thread / 32, lane);
-        grad.add<C>([&](Operand<TERMS>& a, int row, int col) { load_level(a, grad_pairs, row, col, half, lane); },
-                    [&](Operand<TERMS>& b, int row, int col) { load_right(b, split, row, col, lane); });
+        WarpTile<C, K, WARPS> grad(thread / 32, lane);
+        grad.add<C>([&](u32(&a)[4], int row, int col) { load_level(a, grad_pairs, row, col, half, lane); },
+                    [&](u32(&b)[4], int row, int col) { load_right(b, split, row, col, lane); });
         grad.visit([&](int row, int col, float& x, float& y) { shared_store(grads.at(row, col), make_float2(x, y)); });
         __syncthreads();
         float2 ys[Gates::ROWS];
-        Loaded owns[Gates::ROWS];
+        u32 owns[Gates::ROWS];
 #pragma unroll
         for (int i = 0; i < Gates::ROWS; i++) {
             ys[i] = shared_load<float2>(grads.at(gates.row + i, gates.col));
-            owns[i] = shared_load<Loaded>(own.at(gates.row + i, gates.col));
+            owns[i] = shared_load<u32>(own.at(gates.row + i, gates.col));
         }
         gates.visit_level(half, totals, [&](int i, bool query, float2 decay) {
             if (query != of_queries) return;
             float2 y = ys[i];
-            Loaded pair = owns[i];
+            u32 pair = owns[i];
             y.x *= decay.x * factor, y.y *= decay.y * factor;
             added[i][0] += y.x, added[i][1] += y.y;
             grad_g[i][0] += sign * Pair<T>::low(pair) * y.x, grad_g[i][1] += sign * Pair<T>::high(pair) * y.y;
@@ -102,38 +99,37 @@ __device__ __forceinline__ void add_chunk(const GlaChunkBackward& p, const Chunk
     ValueTile v(memory + VALUE), grad_output(memory + GRAD_OUTPUT);
     PairTile pair_tile(memory + PAIRS), grad_pairs(memory + GRAD_PAIRS);
     Gates::Totals totals(memory + TOTALS);
-    load<VECTOR, THREADS>(chunk, q, p.q, chunk.block.head, p.shape.key_size);
-    load<VECTOR, THREADS>(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
-    load<VECTOR, THREADS>(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
-    load<VECTOR, THREADS>(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
-    copy_async_commit();
     Gates gates(thread);
-    u64 limited = load_gates<G, VECTOR>(p, chunk, gates);
+    u64 limited = load_gates<G, VECTOR>(p, chunk, gates, [&] {
+        load<VECTOR, THREADS>(chunk, q, p.q, chunk.block.head, p.shape.key_size);
+        load<VECTOR, THREADS>(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
+        load<VECTOR, THREADS>(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
+        load<VECTOR, THREADS>(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
+        copy_async_commit();
+    });
     gates.store_totals(totals);
     copy_async_wait<0>();
     __syncthreads();
     gates.join(totals);
-    to_terms<THREADS>(v, thread);
-    to_terms<THREADS>(grad_output, thread);
+    to_bf16<T, THREADS>(v, thread);
+    to_bf16<T, THREADS>(grad_output, thread);
     __syncthreads();
 
-    PairRows<C> pairs(warp % 4, lane);
-    if (warp >= 4) {
-        if (pairs.exist()) {
-            pairs.multiply(grad_output, v);
-            pairs.store_diagonal(memory + DIAGONAL);
-            pairs.mask([](int i, int j) { return j < i; });
-            pairs.store(grad_pairs);
-        }
-        pairs.block = PairRows<C>::BLOCKS; // no rows of A
+    Pairs pairs(warp % (WARPS / 2), lane);
+    if (warp >= WARPS / 2) {
+        pairs.multiply(grad_output, v);
+        pairs.store_diagonal(memory + DIAGONAL);
+        pairs.mask([](int i, int j) { return j < i; });
+        pairs.store(grad_pairs);
+        pairs.first = Pairs::DOWN; // no rows of A
     }
     add_split_pairs<T>(pairs, gates, q, k, KeyTile(memory + SPLIT), p.scale, totals, [] { __syncthreads(); });
     if (pairs.exist()) pairs.store(pair_tile);
     __syncthreads();
 
-    WarpTile<C, V, WARPS, TERMS> grad_v(warp, lane);
-    grad_v.add<C>([&](Operand<TERMS>& a, int row, int depth) { load_left_transposed(a, pair_tile, depth, row, lane); },
-                  [&](Operand<TERMS>& b, int depth, int col) { load_right(b, grad_output, depth, col, lane); });
+    WarpTile<C, V, WARPS> grad_v(warp, lane);
+    grad_v.add<C>([&](u32(&a)[4], int row, int depth) { load_left_transposed(a, pair_tile, depth, row, lane); },
+                  [&](u32(&b)[4], int depth, int col) { load_right(b, grad_output, depth, col, lane); });
     auto value_target = chunk.rows_of<T>(p.grad_v, chunk.block.head);
     grad_v.visit([&](int row, int col, float& x, float& y) {
         int cols = p.shape.value_size - col;
@@ -165,7 +161,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) gla_chunk_backward_pair
         bool strong = false;
         if (mine < p.blocks) {
             Chunk chunk(p, (int)mine);
-            strong = chunk.block.chunks > 0 && p.strong[chunk.slot];
+            strong = chunk.block.chunks > 0 && (p.plain_states[chunk.slot] || p.plain_grads[chunk.slot]);
         }
         u32 of_warp = __ballot_sync(~0u, strong);
         if (threadIdx.x % 32 == 0) marks[threadIdx.x / 32] = of_warp;

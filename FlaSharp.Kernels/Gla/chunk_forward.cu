@@ -17,35 +17,34 @@ struct GlaChunkForward {
     TensorView q, k, v, g, o;
     const float* initial; // [sequences, H, segments, K, V], or null for 0
     float* final;         // [sequences, H, K, V], or null
-    bf16* states;         // for backward: the scaled state before each chunk, [slots, H, V / 8, TERMS, K / 8] blocks of 8 x 8; or null
+    bf16* states;         // for backward: the scaled state every SAVED_TOKENS, [slots, H, V / 8, K / 8] blocks of 8 x 8; or null
+    int* plain;           // tells which of these are not scaled, [slots, H]
     float scale;
 };
 
 typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
-constexpr int PRODUCERS = 4, CONSUMERS = V >= 64 ? 4 : V / 16; // warps
 constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
 constexpr int ROW_TILES = V / 16 / CONSUMERS; // of 16 value channels, for each consumer warp
-constexpr int OUT_ROWS = ROW_TILES * (K + C) > 320 ? C / 2 : C; // of o^T held at once beside the state, as registers allow
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
-typedef OperandTile<T, C, K> KeyTile;
-typedef OperandTile<T, C, V> ValueTile;
+typedef SharedTile<bf16, C, K> KeyTile;
+typedef SharedTile<bf16, C, V> ValueTile;
 typedef PlainTile<G, C, K> GateTile;
-typedef OperandTile<T, C, V> OutputTile;
-typedef OperandTile<T, C, C> PairTile;
-constexpr int TERMS = KeyTile::TERMS;
-static_assert(TERMS == 1 || OUT_ROWS == C); // the output's first rows may take the place of the last queries
+typedef SharedTile<T, C, V> OutputTile;
+typedef SharedTile<bf16, C, C> PairTile;
 
 // One chunk on its way. What is no longer needed makes room: the output may overwrite the queries; the operands of binary splitting,
 // and then the state's factors, overwrite the decays.
 struct Stage {
     static constexpr int Q = 0, OUTPUT = V <= K ? Q : Q + KeyTile::BYTES, KEY = V <= K ? Q + KeyTile::BYTES : OUTPUT + OutputTile::BYTES,
                          VALUE = KEY + KeyTile::BYTES, GATE = VALUE + ValueTile::BYTES, PAIRS = GATE + GateTile::BYTES,
-                         STRONG = PAIRS + PairTile::BYTES, BYTES = STRONG + 64;
-    static constexpr int START = GATE, REST = START + K * 4, MIDDLE = REST + K * 4, END = MIDDLE + K * 4, FAR = STRONG + 16;
+                         BYTES = PAIRS + PairTile::BYTES;
+    static_assert(BYTES % 128 == 0);
+    static constexpr int START = GATE, MIDDLE = START + K * 4, END = MIDDLE + K * 4, SAVING = END + K * 4;
+    static_assert(SAVING + K * 4 <= PAIRS);
     u32 memory;
 
     __device__ __forceinline__ explicit Stage(int n) : memory(shared_memory() + n % STAGES * BYTES) {}
@@ -56,24 +55,19 @@ struct Stage {
     __device__ __forceinline__ KeyTile split() const { return KeyTile(memory + GATE); }
     __device__ __forceinline__ PairTile pairs() const { return PairTile(memory + PAIRS); }
     __device__ __forceinline__ OutputTile output() const { return OutputTile(memory + OUTPUT); }
-    // Factors of the state for each key channel: before the chunk, in two parts, between output and update, and after it.
+    // Factors of the state for each key channel: before the chunk, between output and update, and after it. Those in the middle are
+    // less than 0 where there are none: only decays too strong for a frame need them.
     __device__ __forceinline__ u32 start() const { return memory + START; }
-    __device__ __forceinline__ u32 rest() const { return memory + REST; }
     __device__ __forceinline__ u32 middle() const { return memory + MIDDLE; }
     __device__ __forceinline__ u32 end() const { return memory + END; }
-    // Whether the decays are too strong for a frame: only then the middle factors count.
-    __device__ __forceinline__ u32 strong() const { return memory + STRONG; }
-    // Whether the factors before the chunk have a second part, in the channels of a producer warp.
-    __device__ __forceinline__ u32 far(int warp) const { return memory + FAR + warp * 4; }
-    __device__ __forceinline__ bool any_far() const {
-        uint4 far = shared_load<uint4>(memory + FAR);
-        return far.x | far.y | far.z | far.w;
-    }
+    __device__ __forceinline__ bool has_middle() const { return !(shared_load<float>(middle()) < 0.f); } // NaN is one
+    // Of the state as backward wants it, before the chunk.
+    __device__ __forceinline__ u32 saving() const { return memory + SAVING; }
 };
-static_assert(PRODUCERS == 4); // the warps of any_far
 
 constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
 static_assert(END_OF_SHARED == SHARED);
+static_assert(C == SAVED_TOKENS || 2 * C == SAVED_TOKENS); // whose middle is here, or at the end of the first of two chunks
 
 // Operands and A of a chunk whose decays are too strong for a frame.
 __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
@@ -83,7 +77,7 @@ __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
     gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
     gates.join(totals);
 
-    PairRows<C> pairs(thread / 32, thread % 32);
+    PairRows<C, PRODUCERS> pairs(thread / 32, thread % 32);
     add_split_pairs<T>(pairs, gates, stage.q(), stage.k(), stage.split(), scale, totals, Pipeline::sync_producers);
     if (pairs.exist()) pairs.store(stage.pairs());
     float origin[2] = {0.f, 0.f};
@@ -91,17 +85,24 @@ __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
     gates.scale<T>(stage.k(), -1.f, gates.end, 1.f);
 }
 
-// Scales queries and keys of a loaded chunk and makes A. `pending` is the state's decay that is still to be applied.
-__device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2], float scale) {
+// Scales queries and keys of a loaded chunk and makes A. `pending` is the state's decay that is still to be applied. If the state before
+// the chunk is saved, `plain` is told whether backward's chunk, which begins with this one, has too strong decays before its middle.
+__device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2], float scale, int* plain) {
     Gates::Totals totals(shared_memory() + TOTALS);
     int thread = opaque(threadIdx.x);
     Gates gates(thread);
     gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
     gates.store_totals(totals);
-    to_terms<PRODUCER_THREADS>(stage.v(), thread);
+    to_bf16<T, PRODUCER_THREADS>(stage.v(), thread);
     Pipeline::sync_producers();
     gates.join(totals);
-    bool strong = Pipeline::any_producer(gates.too_strong());
+    // The way from the last frame to this one may be too far even if both are in range.
+    auto too_far = [&](const float(&middle)[2]) {
+        return gates.row == 0 && (pending[0] + middle[0] < -MAX_FACTOR || pending[1] + middle[1] < -MAX_FACTOR);
+    };
+    bool strong = Pipeline::any_producer(gates.too_strong() || too_far(gates.middle));
+    const float(&saved_middle)[2] = C == SAVED_TOKENS ? gates.middle : gates.end;
+    bool saved_plain = plain && Pipeline::any_producer(gates.queries_too_strong(saved_middle) || too_far(saved_middle));
 
     if (strong) {
         prepare_by_splitting(stage, scale);
@@ -110,30 +111,29 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
         gates.scale<T>(stage.q(), 1.f, gates.middle, scale);
         gates.scale<T>(stage.k(), -1.f, gates.middle, 1.f);
         Pipeline::sync_producers();
-        PairRows<C> pairs(thread / 32, thread % 32);
+        PairRows<C, PRODUCERS> pairs(thread / 32, thread % 32);
         if (pairs.exist()) {
             pairs.multiply(stage.q(), stage.k());
             pairs.mask([](int i, int j) { return j <= i; });
             pairs.store(stage.pairs());
         }
     }
-    float start[2];
-#pragma unroll
-    for (int c = 0; c < 2; c++) start[c] = pending[c] + (strong ? 0.f : gates.middle[c]);
-    bool far = __any_sync(~0u, start[0] < MIN_POW2 || start[1] < MIN_POW2);
-    if (thread % 32 == 0) shared_store(stage.far(thread / 32), (u32)far);
     if (gates.row > 0) return;
 #pragma unroll
     for (int c = 0; c < 2; c++) {
         u32 place = (gates.col + c) * 4;
-        float first = max_nan(start[c], MIN_POW2);
-        shared_store(stage.start() + place, pow2(first));
-        shared_store(stage.rest() + place, pow2(start[c] - first));
-        shared_store(stage.middle() + place, pow2(gates.end[c]));
+        shared_store(stage.start() + place, pow2(pending[c] + (strong ? 0.f : gates.middle[c])));
+        if (plain) shared_store(stage.saving() + place, pow2(pending[c] + (saved_plain ? 0.f : saved_middle[c])));
+        shared_store(stage.middle() + place, strong ? pow2(gates.end[c]) : -1.f);
         pending[c] = strong ? 0.f : gates.end[c] - gates.middle[c];
         shared_store(stage.end() + place, pow2(pending[c]));
     }
-    if (gates.col == 0) shared_store(stage.strong(), (u32)strong);
+    if (plain && gates.col == 0 && blockIdx.y == 0) *plain = saved_plain;
+}
+
+// Whether the state before chunk `n` is saved.
+__device__ __forceinline__ bool saves(const GlaChunkForward& p, const GlaBlock<C>& block, int n) {
+    return p.states && (block.first + n) % (SAVED_TOKENS / C) == 0;
 }
 
 __device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock<C>& block) {
@@ -142,16 +142,19 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock
         int thread = opaque(threadIdx.x), head = opaque(block.head), kv_head = head / p.shape.group, value = blockIdx.y * V;
         int first = (block.first + n) * C, rows = block.rows(n);
         Stage stage(n);
-        auto v = block.sequence.rows<T>(p.v, kv_head);
+        auto v = block.sequence.rows<bf16>(p.v, kv_head);
         v.first += value;
         load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), block.sequence.rows<G>(p.g, kv_head), first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), block.sequence.rows<T>(p.q, head), first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), block.sequence.rows<T>(p.k, kv_head), first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), block.sequence.rows<bf16>(p.q, head), first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), block.sequence.rows<bf16>(p.k, kv_head), first, rows, p.shape.key_size, thread);
         load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, first, rows, p.shape.value_size - value, thread);
     };
 
     float pending[2] = {0.f, 0.f};
-    Pipeline::produce(block.chunks, load, [&](int n) { prepare(Stage(n), pending, p.scale); });
+    Pipeline::produce(block.chunks, load, [&](int n) {
+        int* plain = saves(p, block, n) ? p.plain + block.slot(p.shape.sequences, n) * p.shape.heads + opaque(block.head) : nullptr;
+        prepare(Stage(n), pending, p.scale, plain);
+    });
 }
 
 __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock<C>& block) {
@@ -166,65 +169,49 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
         lane = opaque(lane);
         Stage stage(n);
         Pipeline::wait(n);
-        state.scale(stage.start(), lane);
-        if (stage.any_far()) state.scale(stage.rest(), lane);
-        if (p.states) {
+        if (saves(p, block, n)) {
             i64 slot = block.slot(shape.sequences, n) * shape.heads + opaque(block.head);
-            u32* saved = reinterpret_cast<u32*>(p.states) + slot * gridDim.y * V * TERMS * (K / 2) + saved_pair<TERMS, K>(value, 0, lane);
-#pragma unroll
-            for (int k = 0; k < K; k += 16)
-#pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) {
-                    Operand<TERMS> a;
-                    pack_left(a, state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
-                    save_left<K>(saved, a, m * 16, k);
-                }
+            state.save(reinterpret_cast<u32*>(p.states) + slot * gridDim.y * V * (K / 2) + saved_pair<K>(value, 0, lane), stage.saving(), lane);
         }
+        state.scale(stage.start(), lane);
 
+        float out[ROW_TILES][C / 8][4] = {};
 #pragma unroll
-        for (int t0 = 0; t0 < C; t0 += OUT_ROWS) {
-            lane = opaque(lane);
-            float out[ROW_TILES][OUT_ROWS / 8][4] = {};
+        for (int k = 0; k < K; k += 16) { // o^T = S^T q^T
+            u32 a[ROW_TILES][4], b[C / 16][4];
 #pragma unroll
-            for (int k = 0; k < K; k += 16) { // o^T = S^T q^T
-                Operand<TERMS> a[ROW_TILES], b;
+            for (int t = 0; t < C; t += 16) load_right_transposed(b[t / 16], stage.q(), t, k, lane);
 #pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) {
-                    pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
-                }
+            for (int m = 0; m < ROW_TILES; m++) pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
 #pragma unroll
-                for (int t = 0; t < OUT_ROWS; t += 16) {
-                    load_right_transposed(b, stage.q(), t0 + t, k, lane);
+            for (int t = 0; t < C; t += 16)
 #pragma unroll
-                    for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b);
-                }
-            }
-            if (t0 + OUT_ROWS == C && shared_load<u32>(stage.strong())) state.scale(stage.middle(), lane);
-#pragma unroll
-            for (int j = 0; j < t0 + OUT_ROWS; j += 16) { // o^T += v^T A^T; with the last rows also S^T += v^T k
-                lane = opaque(lane);
-                Operand<TERMS> a[ROW_TILES], b;
-#pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.v(), j, row + m * 16, lane);
-#pragma unroll
-                for (int t = 0; t < OUT_ROWS; t += 16) {
-                    if (t0 + t < j) continue;
-                    load_right_transposed(b, stage.pairs(), t0 + t, j, lane);
-#pragma unroll
-                    for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b);
-                }
-                if (t0 + OUT_ROWS == C) state.add(a, stage.k(), j, lane);
-            }
-            if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // these rows' queries are read
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-                for (int t = 0; t < OUT_ROWS; t += 8)
-#pragma unroll
-                    for (int e = 0; e < 2; e++)
-                        shared_store(stage.output().at(t0 + t + lane / 4, row + m * 16 + e * 8 + lane % 4 * 2),
-                                     transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
+                for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b[t / 16]);
         }
+        if (stage.has_middle()) state.scale(stage.middle(), lane);
+#pragma unroll
+        for (int j = 0; j < C; j += 16) { // o^T += v^T A^T, S^T += v^T k
+            lane = opaque(lane);
+            u32 a[ROW_TILES][4], b[C / 16][4];
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.v(), j, row + m * 16, lane);
+#pragma unroll
+            for (int t = j; t < C; t += 16) load_right_transposed(b[t / 16], stage.pairs(), t, j, lane);
+#pragma unroll
+            for (int t = j; t < C; t += 16)
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b[t / 16]);
+            state.add(a, stage.k(), j, lane);
+        }
+        if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // the queries are read
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+            for (int t = 0; t < C; t += 8)
+#pragma unroll
+                for (int e = 0; e < 2; e++)
+                    shared_store(stage.output().at(t + lane / 4, row + m * 16 + e * 8 + lane % 4 * 2),
+                                 transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
         __syncwarp();
         auto o = block.sequence.rows<T>(p.o, opaque(block.head));
         store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, o, (block.first + n) * C, block.rows(n), value, shape.value_size, lane);
@@ -239,8 +226,5 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_forward(const __grid_constant__ GlaChunkForward p) {
     GlaBlock<C> block(p.shape, blockIdx.x);
-    if (threadIdx.x < PRODUCER_THREADS)
-        produce(p, block);
-    else
-        consume(p, block);
+    Pipeline::run<PRODUCER_REGISTERS, CONSUMER_REGISTERS>([&] { produce(p, block); }, [&] { consume(p, block); });
 }

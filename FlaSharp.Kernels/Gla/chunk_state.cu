@@ -17,7 +17,8 @@ struct GlaChunkState {
     float* local;         // where each segment leads, [sequences, H, segments, K, V], or null
     float* decay;         // sums of each segment's log2 decays [sequences, H, segments, K], or null
     float* final;         // where the last visited segment leads [sequences, H, K, V], or null
-    bf16* states;         // the scaled gradient after each chunk, [slots, H, V / 8, TERMS, K / 8] blocks of 8 x 8, or null
+    bf16* states;         // the scaled gradient after each chunk, [slots, H, V / 8, K / 8] blocks of 8 x 8, or null
+    int* plain;           // tells which of these are not scaled, [slots, H]
     float scale;          // of x
     int x_group, y_group; // query head h reads head h / group of x and y
 };
@@ -25,16 +26,14 @@ struct GlaChunkState {
 typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
-constexpr int PRODUCERS = 4, CONSUMERS = V >= 64 ? 4 : V / 16; // warps
 constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
 constexpr int ROW_TILES = V / 16 / CONSUMERS;
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
-typedef OperandTile<T, C, K> KeyTile;
-typedef OperandTile<T, C, V> ValueTile;
+typedef SharedTile<bf16, C, K> KeyTile;
+typedef SharedTile<bf16, C, V> ValueTile;
 typedef PlainTile<G, C, K> GateTile;
-constexpr int TERMS = KeyTile::TERMS;
 
 struct Stage {
     static constexpr int X = 0, Y = X + KeyTile::BYTES, GATE = Y + ValueTile::BYTES, DECAY = GATE + GateTile::BYTES, SAVING = DECAY + K * 4,
@@ -53,16 +52,17 @@ struct Stage {
 constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
 static_assert(END_OF_SHARED == SHARED);
 
-__device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], float scale) {
+__device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], float scale, int* plain) {
     int thread = opaque(threadIdx.x);
     Gates::Totals totals(shared_memory() + TOTALS);
     Gates gates(thread);
     gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
     gates.store_totals(totals);
-    to_terms<PRODUCER_THREADS>(stage.y(), thread);
+    to_bf16<T, PRODUCER_THREADS>(stage.y(), thread);
     Pipeline::sync_producers();
     gates.join(totals);
-    bool strong = BACKWARD && Pipeline::any_producer(gates.too_strong());
+    bool strong = BACKWARD && Pipeline::any_producer(gates.keys_too_strong());
+    if (plain && threadIdx.x == 0) *plain = strong;
     if (gates.row == 0) {
         u32 place = gates.col * 4;
         shared_store(stage.decay() + place, make_float2(pow2(gates.end[0]), pow2(gates.end[1])));
@@ -80,8 +80,8 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], f
 
 __device__ __forceinline__ void produce(const GlaChunkState& p, const GlaBlock<C>& block) {
     int value = blockIdx.y * V;
-    auto x = block.sequence.rows<T>(p.x, block.head / p.x_group);
-    auto y = block.sequence.rows<T>(p.y, block.head / p.y_group);
+    auto x = block.sequence.rows<bf16>(p.x, block.head / p.x_group);
+    auto y = block.sequence.rows<bf16>(p.y, block.head / p.y_group);
     auto g = block.sequence.rows<G>(p.g, block.head / p.shape.group);
     y.first += value;
 
@@ -96,7 +96,11 @@ __device__ __forceinline__ void produce(const GlaChunkState& p, const GlaBlock<C
     };
 
     float decay[2] = {0.f, 0.f};
-    Pipeline::produce(block.chunks, load, [&](int n) { prepare(Stage(n), decay, p.scale); });
+    Pipeline::produce(block.chunks, load, [&](int n) {
+        bool saves = BACKWARD && p.plain && value == 0;
+        int* plain = saves ? p.plain + block.slot(p.shape.sequences, block.chunks - 1 - n) * p.shape.heads + block.head : nullptr;
+        prepare(Stage(n), decay, p.scale, plain);
+    });
 
     Gates gates(threadIdx.x);
     if (p.decay && gates.row == 0 && value == 0)
@@ -111,33 +115,19 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const GlaBlock<C
     i64 state_size = (i64)shape.key_size * shape.value_size;
     TransposedState<ROW_TILES, K> state;
     state.load(p.initial ? p.initial + block.state * state_size : nullptr, shape.key_size, shape.value_size, value, lane);
-    i64 saved_size = (i64)gridDim.y * V * TERMS * (K / 2); // pairs of a saved state
-    u32* saved = reinterpret_cast<u32*>(p.states) + saved_pair<TERMS, K>(value, 0, lane) +
+    i64 saved_size = (i64)gridDim.y * V * (K / 2); // pairs of a saved state
+    u32* saved = reinterpret_cast<u32*>(p.states) + saved_pair<K>(value, 0, lane) +
                  (block.slot(shape.sequences, block.chunks - 1) * shape.heads + block.head) * saved_size;
 
     for (int n = 0; n < block.chunks; n++, saved -= shape.heads * saved_size) {
         lane = opaque(lane);
         Stage stage(n);
         Pipeline::wait(n);
-        if (BACKWARD && p.states)
-#pragma unroll
-            for (int k = 0; k < K; k += 16) {
-                float2 left = state.factor(stage.saving(), k / 8, lane), right = state.factor(stage.saving(), k / 8 + 1, lane);
-#pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) {
-                    const float(&x)[4] = state.sum[m][k / 8], (&y)[4] = state.sum[m][k / 8 + 1];
-                    Operand<TERMS> a;
-                    a.set(0, x[0] * left.x, x[1] * left.y);
-                    a.set(1, x[2] * left.x, x[3] * left.y);
-                    a.set(2, y[0] * right.x, y[1] * right.y);
-                    a.set(3, y[2] * right.x, y[3] * right.y);
-                    save_left<K>(saved, a, m * 16, k);
-                }
-            }
+        if (BACKWARD && p.states) state.save(saved, stage.saving(), lane);
         state.scale(stage.decay(), lane);
 #pragma unroll
         for (int j = 0; j < C; j += 16) {
-            Operand<TERMS> a[ROW_TILES];
+            u32 a[ROW_TILES][4];
 #pragma unroll
             for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.y(), j, row + m * 16, lane);
             state.add(a, stage.x(), j, lane);
@@ -152,8 +142,5 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const GlaBlock<C
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_state(const __grid_constant__ GlaChunkState p) {
     GlaBlock<C> block(p.shape, blockIdx.x);
-    if (threadIdx.x < PRODUCER_THREADS)
-        produce(p, block);
-    else
-        consume(p, block);
+    Pipeline::run<PRODUCER_REGISTERS, CONSUMER_REGISTERS>([&] { produce(p, block); }, [&] { consume(p, block); });
 }

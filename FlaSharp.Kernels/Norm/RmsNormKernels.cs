@@ -10,17 +10,19 @@ namespace FlaSharp.Kernels.Norm;
 /// </summary>
 internal sealed class RmsNormKernels(GpuDevice device)
 {
-    private const string ForwardPass = "forward";
-    private const string BackwardPass = "backward";
-
     // For each multiprocessor. Each block of the backward pass writes a part of the weights' gradient, so they are no more than
     // run at once.
     private const int BackwardThreads = 1024;
     private const int ForwardThreads = 4096;
 
-    private static readonly string[] s_passes = [ForwardPass, BackwardPass];
     private static readonly bool[] s_withAndWithout = [true, false];
-    private static readonly ConcurrentDictionary<(RmsNormTile, string, ElementType, bool), KernelVariant> s_variants = new();
+    private static readonly ConcurrentDictionary<(RmsNormTile, Pass, ElementType, bool), KernelVariant> s_variants = new();
+
+    private enum Pass
+    {
+        Forward,
+        Backward,
+    }
 
     public required long Rows { get; init; }
 
@@ -54,8 +56,8 @@ internal sealed class RmsNormKernels(GpuDevice device)
         from element in ElementTypes.All
         from isGated in s_withAndWithout
         where tile.PerThread == 32 || (isGated && element != ElementType.Float16)
-        from pass in s_passes
-        select tile.Variant(pass, element, isGated);
+        from pass in Enum.GetValues<Pass>()
+        select Variant(tile, pass, element, isGated);
 
     /// <summary>y, and what <see cref="Backward"/> needs.</summary>
     /// <param name="x">[Rows, Groups * Size].</param>
@@ -66,7 +68,7 @@ internal sealed class RmsNormKernels(GpuDevice device)
     public void Forward(NormMatrix x, NormMatrix gate, nint weight, NormMatrix y, nint scales)
     {
         var tile = Tile(weight, x, gate, y);
-        Launch(tile, ForwardPass, gate, Parts(tile, ForwardThreads), new ForwardParameters
+        Launch(tile, Pass.Forward, gate, Parts(tile, ForwardThreads), new ForwardParameters
         {
             X = x,
             Gate = gate,
@@ -96,7 +98,7 @@ internal sealed class RmsNormKernels(GpuDevice device)
     {
         var tile = Tile(weight, x, gate, outputGradient, inputGradient, gateGradient);
         var parts = Parts(tile, BackwardThreads);
-        Launch(tile, BackwardPass, gate, parts, new BackwardParameters
+        Launch(tile, Pass.Backward, gate, parts, new BackwardParameters
         {
             X = x,
             Gate = gate,
@@ -131,12 +133,14 @@ internal sealed class RmsNormKernels(GpuDevice device)
         return Math.Min((Rows + tile.Lines - 1) / tile.Lines, Math.Max(1, blocks / Groups));
     }
 
-    private void Launch<TParameters>(RmsNormTile tile, string pass, NormMatrix gate, long parts, in TParameters parameters)
+    private static KernelVariant Variant(RmsNormTile tile, Pass pass, ElementType element, bool isGated) =>
+        s_variants.GetOrAdd((tile, pass, element, isGated), static key =>
+            key.Item1.Variant(key.Item2 == Pass.Forward ? "forward" : "backward", key.Item3, key.Item4));
+
+    private void Launch<TParameters>(RmsNormTile tile, Pass pass, NormMatrix gate, long parts, in TParameters parameters)
         where TParameters : unmanaged
     {
-        var variant = s_variants.GetOrAdd((tile, pass, Element, gate.Data != 0),
-            static key => key.Item1.Variant(key.Item2, key.Item3, key.Item4));
-        var kernel = KernelLibrary.Get(device, variant);
+        var kernel = KernelLibrary.Get(device, Variant(tile, pass, Element, gate.Data != 0));
         if (parts > 0)
             kernel.Launch(checked((uint)(parts * Groups)), 1, 1, LaunchStream.Current, parameters);
     }

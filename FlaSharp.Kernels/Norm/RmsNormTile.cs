@@ -29,8 +29,13 @@ internal sealed record RmsNormTile(int Lanes, int PerThread, int Threads, bool I
     private int MaxColumns => Lanes * PerThread;
 
     /// <summary>The smallest tile for lines of a size, which is at most <see cref="MaxSize"/>.</summary>
-    public static RmsNormTile Of(int size, bool isAligned) =>
-        Array.Find(isAligned ? s_aligned : s_unaligned, tile => size <= tile.MaxColumns)!;
+    public static RmsNormTile Of(int size, bool isAligned)
+    {
+        foreach (var tile in isAligned ? s_aligned : s_unaligned)
+            if (size <= tile.MaxColumns)
+                return tile;
+        throw new ArgumentOutOfRangeException(nameof(size), size, $"There is no tile for lines of more than {MaxSize}.");
+    }
 
     /// <param name="pass">"forward" or "backward".</param>
     /// <param name="element">Of x.</param>

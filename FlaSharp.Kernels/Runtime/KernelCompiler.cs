@@ -6,6 +6,8 @@ namespace FlaSharp.Kernels.Runtime;
 /// <summary>Compiles kernels with NVRTC, or takes them from the cache. Safe on any number of threads.</summary>
 internal sealed class KernelCompiler(KernelSources sources, CubinCache cache)
 {
+    private static readonly Version s_firstWithCache = new(12, 9);
+
     /// <summary>For the sources of this assembly, with the user's cache.</summary>
     public static KernelCompiler Default { get; } = new(KernelSources.Embedded, CubinCache.Default);
 
@@ -15,7 +17,7 @@ internal sealed class KernelCompiler(KernelSources sources, CubinCache cache)
     {
         var nvrtc = NvrtcLibrary.Load();
         var source = sources.Resolve(variant.Source);
-        var options = Options(variant, target);
+        var options = Options(variant, target, nvrtc.Version);
         var key = KernelKey.Of(source, variant.Entry, options, nvrtc.Version);
         if (cache.Find(key) is { } cached)
             return cached;
@@ -24,13 +26,15 @@ internal sealed class KernelCompiler(KernelSources sources, CubinCache cache)
         return compiled;
     }
 
-    public static string[] Options(KernelVariant variant, CompilerTarget target) =>
+    public static string[] Options(KernelVariant variant, CompilerTarget target, Version compilerVersion) =>
     [
         $"--gpu-architecture={target.Architecture}",
         "--std=c++17",
         "-default-device",
         .. variant.Defines.Select(define => $"-D{define}"),
         "--ptxas-options=-v", // registers and spills, for the report
+        // NVRTC has a cache of its own, outside of ours and of its settings, and what comes from there has no report.
+        .. compilerVersion >= s_firstWithCache ? ["--no-cache"] : Array.Empty<string>(),
     ];
 
     private static unsafe CompiledKernel Compile(KernelSource source, string[] options, CompilerTarget target)

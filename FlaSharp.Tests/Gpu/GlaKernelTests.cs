@@ -1,3 +1,4 @@
+using FlaSharp.Interop;
 using FlaSharp.Kernels.Gla;
 using FlaSharp.Kernels.Runtime;
 using FlaSharp.Ops;
@@ -53,18 +54,14 @@ public sealed class GlaKernelTests
     [InlineData(8, 8)]
     [InlineData(8, 2)]
     [InlineData(6, 1)]
-    public void Heads(int heads, int kvHeads)
-    {
-        new GlaCase { B = 2, H = heads, KvHeads = kvHeads, K = 32 }.Check();
-        new GlaCase { B = 2, H = heads, KvHeads = kvHeads, K = 32, Dtype = ScalarType.Float32 }.Check();
-    }
+    public void Heads(int heads, int kvHeads) => new GlaCase { B = 2, H = heads, KvHeads = kvHeads, K = 32 }.Check();
 
     [GpuTheory]
     [InlineData(GlaCase.ZeroGate)]
     [InlineData(GlaCase.WeakGate)]
     [InlineData(GlaCase.Gate)]
-    [InlineData(GlaCase.ModerateGate)]
-    [InlineData(GlaCase.ModerateFloat32Gate)]
+    [InlineData(GlaCase.FarGate)]
+    [InlineData(GlaCase.FarShortGate)]
     [InlineData(GlaCase.StrongGate)]
     [InlineData(GlaCase.StrongerGate)]
     [InlineData(GlaCase.SomeResets)]
@@ -76,18 +73,15 @@ public sealed class GlaKernelTests
         new GlaCase { T = 300, Decay = decay, K = 128, V = 128 }.Check();
         new GlaCase { T = 300, Decay = decay, K = 20, V = 33, GateDtype = ScalarType.Float32 }.Check();
         new GlaCase { T = 300, Decay = decay, Dtype = ScalarType.Float16, GateDtype = ScalarType.Float32 }.Check();
-        new GlaCase { T = 300, Decay = decay, Dtype = ScalarType.Float32, K = 128, V = 128 }.Check();
-        new GlaCase { T = 300, Decay = decay, Dtype = ScalarType.Float32, K = 20, V = 33 }.Check();
     }
 
     [GpuTheory]
     [InlineData(ScalarType.BFloat16, ScalarType.Float32)]
     [InlineData(ScalarType.Float16, ScalarType.Float16)]
     [InlineData(ScalarType.Float16, ScalarType.Float32)]
-    [InlineData(ScalarType.Float32, ScalarType.Float32)]
     public void Dtypes(ScalarType dtype, ScalarType gate)
     {
-        foreach (var (keySize, valueSize) in new[] { (64, 64), (128, 64), (16, 128), (60, 100), (7, 8) })
+        foreach (var (keySize, valueSize) in new[] { (64, 64), (128, 64), (60, 100), (7, 8) })
             new GlaCase { Dtype = dtype, GateDtype = gate, K = keySize, V = valueSize }.Check();
     }
 
@@ -98,30 +92,17 @@ public sealed class GlaKernelTests
     {
         int[] offsets = [0, 0, 20, 20, 90, 400, 401, 401];
         new GlaCase { T = 401, Offsets = offsets, Reverse = reverse }.Check();
-        var grouped = new GlaCase
-        {
-            T = 401,
-            Offsets = offsets,
-            Reverse = reverse,
-            H = 4,
-            KvHeads = 2,
-            K = 30,
-            Decay = GlaCase.SomeResets,
-        };
-        grouped.Check();
-        (grouped with { Dtype = ScalarType.Float32 }).Check();
+        new GlaCase { T = 401, Offsets = offsets, Reverse = reverse, H = 4, KvHeads = 2, K = 30, Decay = GlaCase.SomeResets }.Check();
     }
 
     [GpuFact]
     public void Reversed() => new GlaCase { B = 2, T = 333, Reverse = true }.Check();
 
-    [GpuTheory]
-    [InlineData(ScalarType.BFloat16)]
-    [InlineData(ScalarType.Float32)]
-    public void Views_are_read_where_they_lie(ScalarType dtype)
+    [GpuFact]
+    public void Views_are_read_where_they_lie()
     {
         using var scope = NewDisposeScope();
-        var shape = new GlaCase { B = 2, T = 150, H = 4, KvHeads = 2, K = 32, V = 48, Dtype = dtype };
+        var shape = new GlaCase { B = 2, T = 150, H = 4, KvHeads = 2, K = 32, V = 48 };
         var dense = shape.Inputs();
         var (q, k, v, g) = (dense[0]!, dense[1]!, dense[2]!, dense[3]!);
         Tensor HeadsFirst(Tensor x) => x.transpose(1, 2).contiguous().transpose(1, 2);
@@ -167,13 +148,11 @@ public sealed class GlaKernelTests
             Assert.True(GlaCase.AreSame(all[i], Of(i).Single()), $"gradient {i}");
     }
 
-    [GpuTheory]
-    [InlineData(ScalarType.BFloat16)]
-    [InlineData(ScalarType.Float32)]
-    public void Results_repeat_bit_by_bit(ScalarType dtype)
+    [GpuFact]
+    public void Results_repeat_bit_by_bit()
     {
         using var scope = NewDisposeScope();
-        var shape = new GlaCase { B = 2, T = 700, H = 6, KvHeads = 2, K = 100, V = 64, Decay = GlaCase.SomeResets, Dtype = dtype };
+        var shape = new GlaCase { B = 2, T = 700, H = 6, KvHeads = 2, K = 100, V = 64, Decay = GlaCase.SomeResets };
         var inputs = shape.Inputs();
         foreach (var mode in new[] { LinearAttentionMode.FusedChunk, LinearAttentionMode.Chunk })
         {
@@ -229,6 +208,34 @@ public sealed class GlaKernelTests
     }
 
     [GpuFact]
+    public void A_state_is_updated_in_place()
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        foreach (var shape in new GlaCase[]
+        {
+            new() { B = 3, T = 1, H = 4, KvHeads = 2, K = 128, V = 128 },
+            new() { T = 1, K = 7, V = 33, Dtype = ScalarType.Float32 },
+            new() { T = 90, K = 64, V = 200, Offsets = [0, 1, 1, 90] },
+            new() { T = 200, Reverse = true },
+        })
+            foreach (var mode in new[] { LinearAttentionMode.FusedRecurrent, LinearAttentionMode.FusedChunk })
+            {
+                var x = shape.Inputs();
+                var (expected, expectedState) = shape.Forward(mode, x);
+                var state = x[4]!.clone();
+                var pointer = TensorPointer.Of(state);
+                var (output, finalState) = FlaOps.Gla(x[0]!, x[1]!, x[2]!, x[3]!, mode, initialState: state,
+                    outputFinalState: true, cuSeqlens: shape.Offsets is null ? null : tensor(shape.Offsets),
+                    reverse: shape.Reverse, updateState: true);
+                Assert.Same(state, finalState);
+                Assert.Equal(pointer, TensorPointer.Of(state));
+                Assert.True(GlaCase.AreSame(output, expected), $"{shape} {mode}: output");
+                Assert.True(GlaCase.AreSame(state, expectedState!), $"{shape} {mode}: state");
+            }
+    }
+
+    [GpuFact]
     public void Neighbours_in_a_pack_do_not_touch()
     {
         using var scope = NewDisposeScope();
@@ -258,10 +265,14 @@ public sealed class GlaKernelTests
         Assert.Equal((LinearAttentionMode.FusedChunk, FlaOps.CudaPath), Taken(FlaOps.PlanGla(wide)));
         Assert.Equal((LinearAttentionMode.Chunk, FlaOps.CudaPath), Taken(FlaOps.PlanGla(narrow)));
         Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath), Taken(FlaOps.PlanGla(Queries(8, 16, 4, 64))));
-        Assert.Equal((LinearAttentionMode.Chunk, FlaOps.CudaPath), Taken(FlaOps.PlanGla(narrow.to(float32))));
+        Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath), Taken(FlaOps.PlanGla(narrow.to(float32))));
         Assert.Equal((LinearAttentionMode.FusedChunk, FlaOps.CudaPath),
             Taken(FlaOps.PlanGla(narrow, LinearAttentionMode.FusedChunk)));
         Assert.Contains("multiprocessors", FlaOps.PlanGla(wide).Reason, StringComparison.Ordinal);
+
+        var floats = FlaOps.PlanGla(narrow.to(float32), LinearAttentionMode.Chunk);
+        Assert.Equal((LinearAttentionMode.Chunk, FlaOps.TorchPath), Taken(floats));
+        Assert.Contains("bfloat16", floats.Reason, StringComparison.Ordinal);
 
         var tooWide = Queries(1, 100, 1, 300);
         Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath), Taken(FlaOps.PlanGla(tooWide)));
@@ -271,24 +282,22 @@ public sealed class GlaKernelTests
         static (LinearAttentionMode, string) Taken(ModeChoice choice) => (choice.Mode, choice.Path);
     }
 
-    [GpuTheory]
-    [InlineData(ScalarType.BFloat16, 4e-3, 5e-3)]
-    [InlineData(ScalarType.Float32, 8e-5, 1e-4)]
-    public void Wide_heads_without_gradients(ScalarType dtype, double outputLimit, double stateLimit)
+    [GpuFact]
+    public void Wide_heads_without_gradients()
     {
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
         foreach (var (keySize, valueSize) in new[] { (256, 256), (200, 64), (256, 32), (64, 512) })
         {
-            var shape = new GlaCase { T = 200, K = keySize, V = valueSize, Dtype = dtype };
+            var shape = new GlaCase { T = 200, K = keySize, V = valueSize };
             var inputs = shape.Inputs();
             var x = Array.ConvertAll(inputs, input => input!.to(float64));
             var (expected, expectedState) = NaiveGla.Run(x[0], x[1], x[2], x[3], initialState: x[4]);
             foreach (var mode in new[] { LinearAttentionMode.FusedChunk, LinearAttentionMode.Chunk })
             {
                 var (output, state) = shape.Forward(mode, inputs);
-                Compare.Close(output, expected, outputLimit, $"{shape} {mode}: output");
-                Compare.Close(state!, expectedState, stateLimit, $"{shape} {mode}: final state");
+                Compare.Close(output, expected, 4e-3, $"{shape} {mode}: output");
+                Compare.Close(state!, expectedState, 5e-3, $"{shape} {mode}: final state");
             }
         }
     }

@@ -78,6 +78,21 @@ public sealed class KernelRuntimeOnGpuTests
     }
 
     [GpuFact]
+    public void The_compilers_report_agrees_with_the_driver()
+    {
+        var target = GpuDevice.Get(0).Target!;
+        Assert.SkipWhen(target.IsPtx, "The driver compiles for this GPU.");
+        foreach (var variant in new[] { TestKernels.Axpy, TestKernels.BlockSum, TestKernels.Spills })
+        {
+            var compiled = TestKernels.Compiler().Compile(variant, target);
+            var (report, kernel) = (CompileReport.Parse(compiled.Log, variant.Entry), Kernel(variant));
+            Assert.True(
+                report.Registers == kernel.Registers && (report.StackBytes > 0) == (kernel.LocalBytes > 0),
+                $"{variant}: {kernel.Registers} registers, {kernel.LocalBytes} local bytes, but the log says\n{compiled.Log}");
+        }
+    }
+
+    [GpuFact]
     public void PTX_is_loaded_through_the_drivers_compiler()
     {
         using var scope = NewDisposeScope();

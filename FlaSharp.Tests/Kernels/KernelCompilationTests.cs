@@ -21,7 +21,8 @@ public sealed class KernelCompilationTests
         TestKernels.RequireNvrtc();
         var target = s_targets.Single(target => target.Architecture == architecture);
         var compiler = new KernelCompiler(TestKernels.Sources, CubinCache.Default);
-        var variants = KernelCatalog.AllVariants(target).Append(TestKernels.Axpy).Append(TestKernels.BlockSum).ToList();
+        var variants = KernelCatalog.AllVariants(target)
+            .Append(TestKernels.Axpy).Append(TestKernels.BlockSum).Concat(BlockKernels.All).ToList();
         var problems = new ConcurrentBag<string>();
         Parallel.ForEach(variants, variant =>
         {
@@ -36,6 +37,8 @@ public sealed class KernelCompilationTests
     /// </summary>
     private static int AllowedSpillBytes(KernelVariant variant) => variant.Source switch
     {
+        // What the warps that load and scale need for decays too strong for a frame, and only then.
+        "Gla/chunk_forward.cu" when variant.Defines.Contains("PRODUCER_REGISTERS=80") => 448,
         // Sums over the state take up to 192 registers: a few numbers that a whole chunk of some 7,000 cycles needs once wait there.
         "Gla/chunk_forward.cu" or "Gla/chunk_backward.cu" => 160,
         // Only chunks with decays too strong for a frame come here; the larger heads hold more sums than there are registers.
@@ -62,7 +65,7 @@ public sealed class KernelCompilationTests
         if (shared > target.MaxSharedBytes)
             problems.Add($"{shared} bytes of shared memory, but a block has {target.MaxSharedBytes}");
         if (!target.IsPtx && report.Registers == 0)
-            problems.Add("the log does not say how many registers it needs");
+            problems.Add($"the log does not say how many registers it needs:\n{compiled.Log}");
         return problems;
     }
 }

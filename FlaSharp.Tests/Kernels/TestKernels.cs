@@ -15,6 +15,8 @@ internal static class TestKernels
 
     public static KernelVariant BlockSum { get; } = Variant("block_sum") with { SharedBytes = SharedFloats * sizeof(float) };
 
+    public static KernelVariant Spills { get; } = new("Test/spills.cu", "spills", [], 1024, 0);
+
     public static KernelVariant Fail { get; } = Variant("fail");
 
     public static KernelCompiler Compiler(string? cacheFolder = null) => new(Sources, new CubinCache(cacheFolder));

@@ -85,6 +85,30 @@ public class GatedLinearAttentionTests
         Assert.All(layer.parameters(), p => Assert.True(p.grad!.isfinite().all().ToBoolean()));
     }
 
+    [Fact]
+    public void A_decoding_step_updates_its_state_in_place()
+    {
+        using var scope = NewDisposeScope();
+        using var layer = new GatedLinearAttention(24, numHeads: 2);
+        using var state = new LayerState();
+        var x = randn(2, 5, 24);
+        layer.forward(x, null, null, state); // its graph may still be walked
+        var recorded = state["recurrent"]!;
+        using (no_grad())
+        {
+            layer.forward(x, null, null, state);
+            var first = state["recurrent"]!;
+            Assert.NotSame(recorded, first);
+            layer.forward(x, null, null, state);
+            Assert.Same(first, state["recurrent"]);
+            Assert.False(first.IsInvalid);
+        }
+        state.Detach();
+        var kept = state["recurrent"]!;
+        layer.forward(x, null, null, state); // recorded again
+        Assert.NotSame(kept, state["recurrent"]);
+    }
+
     private static GatedLinearAttention Make(JsonElement config, LinearAttentionMode mode)
     {
         return new GatedLinearAttention((long)Number("hidden_size", 0), (int)Number("num_heads", 4), Number("expand_k", 0.5),

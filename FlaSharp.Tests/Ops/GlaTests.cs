@@ -244,6 +244,81 @@ public sealed class GlaTests : IDisposable
     }
 
     [Theory]
+    [InlineData(LinearAttentionMode.FusedRecurrent)]
+    [InlineData(LinearAttentionMode.Auto)]
+    [InlineData(LinearAttentionMode.Chunk)]
+    public void A_state_is_updated_in_place(LinearAttentionMode mode)
+    {
+        using var noGrad = no_grad();
+        foreach (var offsets in new int[]?[] { null, [0, 1, 1, 70] }) // the second sequence is empty: its state stays
+            foreach (var reverse in (bool[])[false, true])
+            {
+                Case layout = new() { Offsets = offsets, Time = 70, Heads = 4, KvHeads = 2, KeySize = 20, ValueSize = 18 };
+                var x = layout.Inputs();
+                var cuSeqlens = offsets is null ? null : tensor(offsets);
+                var (expected, expectedState) = FlaOps.Gla(x["q"], x["k"], x["v"], x["g"], mode,
+                    initialState: x["initialState"], outputFinalState: true, cuSeqlens: cuSeqlens, reverse: reverse);
+                var state = x["initialState"].clone();
+                var pointer = TensorPointer.Of(state);
+                using var scope = NewDisposeScope();
+                var (output, finalState) = FlaOps.Gla(x["q"], x["k"], x["v"], x["g"], mode, initialState: state,
+                    outputFinalState: true, cuSeqlens: cuSeqlens, reverse: reverse, updateState: true);
+                Assert.Same(output, Assert.Single(scope.DisposablesView)); // the state stays in its own
+                Assert.Same(state, finalState);
+                Assert.Equal(pointer, TensorPointer.Of(state));
+                Assert.True(output.equal(expected).all().ToBoolean());
+                Assert.True(state.equal(expectedState!).all().ToBoolean());
+
+                Assert.Null(FlaOps.Gla(x["q"], x["k"], x["v"], x["g"], mode, initialState: state, cuSeqlens: cuSeqlens,
+                    reverse: reverse, updateState: true).finalState);
+                Assert.False(state.equal(expectedState!).all().ToBoolean());
+            }
+    }
+
+    [Fact]
+    public void A_step_in_place_allocates_no_state()
+    {
+        Assert.SkipUnless(NativeMemory.CanMeasure, "Needs glibc 2.33 to measure.");
+        using var noGrad = no_grad();
+        var (q, k, v) = (zeros(1, 1, 16, 512), zeros(1, 1, 16, 512), zeros(1, 1, 16, 512));
+        var state = zeros(1, 16, 512, 512); // 16 MiB
+        var before = NativeMemory.Megabytes();
+        var outputs = FlaOps.Gla(q, k, v, k, initialState: state, outputFinalState: true, updateState: true);
+        Assert.InRange(NativeMemory.Megabytes() - before, -1, 1);
+        Assert.Same(state, outputs.finalState);
+    }
+
+    [Fact]
+    public void States_that_cannot_be_updated_are_refused()
+    {
+        var (q, k, v, g) = (zeros(2, 5, 4, 3), zeros(2, 5, 2, 3), zeros(2, 5, 2, 6), zeros(2, 5, 2, 3));
+        var state = zeros(2, 4, 3, 6);
+        Tensor Update(Tensor? state) => FlaOps.Gla(q, k, v, g, initialState: state, updateState: true).output;
+        Assert.Equal([2, 5, 4, 6], Update(state).shape);
+
+        Refused("there is none", null);
+        Refused("must be float32", state.to(bfloat16));
+        Refused("must have shape", state[..1]);
+        Refused("must be contiguous", zeros(2, 4, 6, 3).mT);
+        Refused("must be contiguous", state[..1].expand(2, 4, 3, 6));
+        Refused("requires a gradient", zeros(2, 4, 3, 6).requires_grad_());
+        using (no_grad())
+            Refused("requires a gradient", zeros(2, 4, 3, 6).requires_grad_());
+
+        q.requires_grad_();
+        Assert.Contains("no_grad", Assert.Throws<InvalidOperationException>(() => Update(state)).Message);
+        using (no_grad())
+            Update(state);
+
+        void Refused(string message, Tensor? state)
+        {
+            var thrown = Assert.Throws<ArgumentException>(() => Update(state));
+            Assert.Equal("initialState", thrown.ParamName);
+            Assert.Contains(message, thrown.Message, StringComparison.Ordinal);
+        }
+    }
+
+    [Theory]
     [MemberData(nameof(Paths))]
     public void A_packed_neighbour_leaks_nothing(string path)
     {

@@ -102,6 +102,27 @@ public sealed class BenchmarkCommandTests
     }
 
     [Fact]
+    public void Layers_are_compared_with_their_peers_and_attention_alone_with_attention_alone()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder.File("peers.json"), """
+            {
+              "seed sdpa|H1_C8_T1024": {"fwd_ms": 1000, "first_s": 0.1},
+              "seed gla layer|H1_C8_T1024": {"fwd_ms": 2000, "first_s": 60},
+              "seed mamba layer|H2_C8_T1024": {"fwd_ms": 3000, "first_s": 2}
+            }
+            """);
+        (int code, _, string error) = Run(folder, $"layers --sizes 1,8,1024 --peers peers.json --json layers.json {Quick}");
+        Assert.Equal((0, ""), (code, error));
+        JsonArray rows = JsonNode.Parse(File.ReadAllText(folder.File("layers.json")))!["rows"]!.AsArray();
+        Assert.Equal(["gla layer", "gla layer", "gla layer", "gla layer", null, null, null, "sdpa"],
+            rows.Select(row => (string?)row!["peer"]));
+        Assert.Equal("attention alone", (string?)rows[^1]!["layer"]);
+        Assert.Equal(1000 / (double)rows[^1]!["forward_ms"]!["median"]!, (double)rows[^1]!["forward_ratio"]!, 6);
+        Assert.Equal(2000 / (double)rows[0]!["forward_ms"]!["median"]!, (double)rows[0]!["forward_ratio"]!, 6);
+    }
+
+    [Fact]
     public void Advice_names_a_layer()
     {
         using var folder = new TemporaryFolder();

@@ -1,3 +1,4 @@
+using FlaSharp.Interop;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -17,6 +18,8 @@ namespace FlaSharp.Autograd;
 /// <item>Saved tensors are detached aliases held by <see cref="SavedTensors"/> and freed at the end of backward. Hence a graph
 /// can be walked once: <c>retain_graph</c> is refused with an exception.</item>
 /// <item>Gradients handed to native code stay alive until this thread's next callback: see <see cref="ParkedGradients"/>.</item>
+/// <item>A leaf takes a gradient without a copy only if nothing else refers to that tensor object, as the parking place does. So
+/// the graph goes to a leaf through a view of it, whose own node makes an object of the same memory for it.</item>
 /// <item>An exception in <see cref="Backward"/> is kept and thrown by <see cref="TensorBackward.Backward"/>, or, after a plain
 /// <c>loss.backward()</c>, by the next FlaSharp operation; the failed node's gradients are zero.</item>
 /// </list>
@@ -41,18 +44,17 @@ internal abstract class FlaFunction
         BackwardFailure.ThrowIfAny();
         ParkedGradients.Release();
 
-        var needsGrad = Array.ConvertAll(inputs, input => input is not null && input.requires_grad);
-        var record = is_grad_enabled() && needsGrad.Contains(true);
+        var gradMode = is_grad_enabled();
+        var saved = gradMode && Array.Exists(inputs, NeedsGrad) ? new SavedTensors(Array.ConvertAll(inputs, NeedsGrad)) : null;
 
         using var scope = NewDisposeScope();
-        var saved = record ? new SavedTensors(needsGrad) : null;
         Tensor?[] outputs;
         try
         {
-            using (no_grad())
+            using (gradMode ? no_grad() : null)
                 outputs = Forward(inputs, saved);
-            if (record)
-                outputs = Node.Attach(this, saved!, inputs, outputs);
+            if (saved is not null)
+                outputs = Node.Attach(this, saved, inputs, outputs);
         }
         catch
         {
@@ -63,6 +65,8 @@ internal abstract class FlaFunction
             output?.MoveToOuterDisposeScope();
         GC.KeepAlive(inputs);
         return outputs;
+
+        static bool NeedsGrad(Tensor? input) => input is { requires_grad: true };
     }
 
     /// <summary>What TorchSharp sees: a function whose forward hands over outputs that are there already.</summary>
@@ -74,10 +78,19 @@ internal abstract class FlaFunction
 
         public static Tensor?[] Attach(FlaFunction function, SavedTensors saved, Tensor?[] inputs, Tensor?[] outputs)
         {
-            var present = outputs.OfType<Tensor>().ToList();
-            var layouts = inputs.Select((input, i) => saved.NeedsGrad[i] ? TensorLayout.Of(input!) : null).ToArray();
-            var call = new Call(function, saved, Array.ConvertAll(outputs, output => output is not null), layouts);
-            var wrapped = apply([call, present, .. inputs]);
+            var present = new List<Tensor>(outputs.Length);
+            foreach (var output in outputs)
+                if (output is not null)
+                    present.Add(output);
+            var wanted = new TensorLayout?[inputs.Length];
+            for (var i = 0; i < inputs.Length; i++)
+                wanted[i] = saved.NeedsGrad[i] ? TensorLayout.Of(inputs[i]!) : null;
+            var call = new Call(function, saved, Array.ConvertAll(outputs, output => output is not null), wanted);
+            var arguments = new object?[2 + inputs.Length];
+            (arguments[0], arguments[1]) = (call, present);
+            for (var i = 0; i < inputs.Length; i++)
+                arguments[2 + i] = wanted[i] is { } layout && inputs[i]!.is_leaf ? inputs[i]!.view(layout.Shape) : inputs[i];
+            var wrapped = apply(arguments!);
             GC.KeepAlive(present);
 
             var next = 0;
@@ -138,7 +151,7 @@ internal abstract class FlaFunction
                 if (gradients.Length != wanted.Length)
                     throw new InvalidOperationException(
                         $"{function.GetType().Name} returned {gradients.Length} gradients for {wanted.Length} inputs.");
-                return gradients.Select((gradient, i) => wanted[i] is null ? null : Released(gradient, present)).ToArray();
+                return Released(gradients, present);
             }
 
             /// <summary>
@@ -150,10 +163,26 @@ internal abstract class FlaFunction
                 return Array.ConvertAll(wanted, layout => layout?.Zeros().DetachFromDisposeScope());
             }
 
-            /// <summary>The gradient outside every scope; an alias if it is an incoming one, which is disposed soon.</summary>
-            private static Tensor? Released(Tensor? gradient, List<Tensor> present) =>
-                (gradient is not null && present.Contains(gradient, ReferenceEqualityComparer.Instance) ? gradient.alias() : gradient)
-                ?.DetachFromDisposeScope();
+            /// <summary>The gradients outside every scope, each in memory of its own: a leaf keeps it and adds to it.</summary>
+            private Tensor?[] Released(Tensor?[] gradients, List<Tensor> present)
+            {
+                var others = new List<MemoryRange>();
+                foreach (var other in present)
+                    if (!other.IsInvalid)
+                        others.Add(MemoryRange.Of(other));
+                saved.AddRanges(others);
+
+                var released = new Tensor?[gradients.Length];
+                for (var i = 0; i < gradients.Length; i++)
+                {
+                    if (wanted[i] is null || gradients[i] is not { } gradient)
+                        continue;
+                    var range = MemoryRange.Of(gradient);
+                    released[i] = (others.Exists(range.Overlaps) ? gradient.clone() : gradient).DetachFromDisposeScope();
+                    others.Add(range);
+                }
+                return released;
+            }
         }
     }
 }

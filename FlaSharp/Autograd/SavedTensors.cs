@@ -1,3 +1,4 @@
+using FlaSharp.Interop;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -24,6 +25,14 @@ internal sealed class SavedTensors(bool[] needsGrad) : IDisposable
     }
 
     public Tensor? this[int index] => _tensors[index];
+
+    /// <summary>Adds the memory of each.</summary>
+    public void AddRanges(List<MemoryRange> ranges)
+    {
+        foreach (var tensor in _tensors)
+            if (tensor is not null)
+                ranges.Add(MemoryRange.Of(tensor));
+    }
 
     public void Dispose()
     {

@@ -1,3 +1,4 @@
+using FlaSharp.Interop;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -6,20 +7,20 @@ namespace FlaSharp.Autograd;
 /// <summary>The shape, dtype and device of a tensor, without the tensor.</summary>
 internal sealed class TensorLayout
 {
-    private readonly long[] _shape;
     private readonly ScalarType _dtype;
     private readonly DeviceType _deviceType;
     private readonly int _deviceIndex;
 
     private TensorLayout(Tensor tensor)
     {
-        _shape = new long[tensor.dim()]; // read size by size: a tenth of the time that Tensor.shape takes
-        for (var i = 0; i < _shape.Length; i++)
-            _shape[i] = tensor.size(i);
+        Shape = new long[tensor.Rank()];
+        tensor.Sizes(Shape);
         _dtype = tensor.dtype;
         _deviceType = tensor.device_type;
         _deviceIndex = tensor.device_index;
     }
+
+    public long[] Shape { get; }
 
     public static TensorLayout Of(Tensor tensor) => new(tensor);
 
@@ -27,6 +28,6 @@ internal sealed class TensorLayout
     public Tensor Zeros()
     {
         using var zero = zeros([], _dtype, new Device(_deviceType, _deviceIndex));
-        return zero.expand(_shape);
+        return zero.expand(Shape);
     }
 }

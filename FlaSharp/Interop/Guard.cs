@@ -12,9 +12,9 @@ internal static class Guard
         Tensor tensor, string letters, ReadOnlySpan<long> expected, [CallerArgumentExpression(nameof(tensor))] string name = "")
     {
         ArgumentNullException.ThrowIfNull(tensor, name);
-        var fits = tensor.dim() == expected.Length;
+        var fits = tensor.Rank() == expected.Length;
         for (var i = 0; fits && i < expected.Length; i++)
-            fits = expected[i] < 0 || tensor.size(i) == expected[i];
+            fits = expected[i] < 0 || tensor.Size(i) == expected[i];
         if (!fits)
             throw new ArgumentException(
                 $"{name} must have shape {letters} = {Describe(expected)}, but has [{string.Join(", ", tensor.shape)}].", name);
@@ -31,8 +31,8 @@ internal static class Guard
     /// <summary>Checks that a size is at least 1, as T of an empty sequence is not.</summary>
     public static void NotEmpty(Tensor tensor, string letters, [CallerArgumentExpression(nameof(tensor))] string name = "")
     {
-        for (var i = 0; i < tensor.dim(); i++)
-            if (tensor.size(i) == 0)
+        for (var i = tensor.Rank() - 1; i >= 0; i--)
+            if (tensor.Size(i) == 0)
                 throw new ArgumentException(
                     $"{name} of shape {letters} must not be empty, but has [{string.Join(", ", tensor.shape)}].", name);
     }

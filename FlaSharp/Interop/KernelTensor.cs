@@ -13,7 +13,7 @@ internal static class KernelTensor
     /// dispose scope.
     /// </summary>
     public static Tensor DenseRows(this Tensor tensor) =>
-        tensor.size(3) == 1 || tensor.stride(3) == 1 ? tensor : tensor.contiguous();
+        tensor.Size(3) == 1 || tensor.Stride(3) == 1 ? tensor : tensor.contiguous();
 
     /// <summary>
     /// The tensor [..., D] itself if it is a matrix of dense, evenly spaced rows [D], as a part of a wider one is; otherwise a
@@ -27,17 +27,17 @@ internal static class KernelTensor
         row = 0;
         if (tensor is null)
             return null;
-        var last = (int)tensor.dim() - 1;
-        var size = tensor.size(last);
-        var (isDense, rows) = (size == 1 || tensor.stride(last) == 1, 1L);
+        var last = tensor.Rank() - 1;
+        var size = tensor.Size(last);
+        var (isDense, rows) = (size == 1 || tensor.Stride(last) == 1, 1L);
         for (var d = last - 1; d >= 0; d--)
         {
-            if (tensor.size(d) == 1)
+            if (tensor.Size(d) == 1)
                 continue;
             if (rows == 1)
-                row = tensor.stride(d);
-            isDense &= tensor.stride(d) == rows * row;
-            rows *= tensor.size(d);
+                row = tensor.Stride(d);
+            isDense &= tensor.Stride(d) == rows * row;
+            rows *= tensor.Size(d);
         }
         if (rows > 1 && isDense)
             return tensor;
@@ -53,7 +53,7 @@ internal static class KernelTensor
             : new TensorView(TensorPointer.Of(tensor), Stride(tensor, 0), Stride(tensor, 1), Stride(tensor, 2));
 
         // The stride of a dimension of one element means nothing, and should not make a row look misaligned.
-        static long Stride(Tensor tensor, int dimension) => tensor.size(dimension) == 1 ? 0 : tensor.stride(dimension);
+        static long Stride(Tensor tensor, int dimension) => tensor.Size(dimension) == 1 ? 0 : tensor.Stride(dimension);
     }
 
     /// <summary>The kernels' name of a dtype; null if they have none.</summary>

@@ -18,6 +18,12 @@ internal static class Scratch
     public static Tensor Empty(ReadOnlySpan<long> sizes, ScalarType dtype = ScalarType.Float32, Device? device = null) =>
         Poisons(dtype) ? full(sizes, s_nan, dtype, device) : empty(sizes, dtype, device);
 
+    /// <summary>Dense, whatever the strides of <paramref name="like"/>.</summary>
+    /// <param name="like">Gives the shape and the device.</param>
+    /// <param name="dtype">The element type.</param>
+    public static Tensor Dense(Tensor like, ScalarType dtype) =>
+        Empty(like.Sizes(stackalloc long[like.Rank()]), dtype, like.device);
+
     /// <param name="like">Gives the shape, the dtype and the device.</param>
     public static Tensor EmptyLike(Tensor like) =>
         Poisons(like.dtype) ? full_like(like, s_nan) : empty_like(like);

@@ -17,12 +17,11 @@ internal static unsafe class TensorPointer
 
     private static delegate* unmanaged<nint, nint> Resolve()
     {
-        InitializeDeviceType(DeviceType.CPU); // loads the native library
+        var data = TorchExports.Find("THSTensor_data"); // loads libtorch
         // The CPU kernels, which begin with a pointer, run on libtorch's threads where these are GNU OpenMP's.
         if (NativeLibrary.TryLoad("torch_cpu", typeof(torch).Assembly, null, out var torchCpu) &&
             NativeLibrary.TryGetExport(torchCpu, "GOMP_parallel", out var parallel))
             OpenMpThreads.Use(parallel);
-        var library = NativeLibrary.Load("LibTorchSharp", typeof(torch).Assembly, null);
-        return (delegate* unmanaged<nint, nint>)NativeLibrary.GetExport(library, "THSTensor_data");
+        return (delegate* unmanaged<nint, nint>)data;
     }
 }

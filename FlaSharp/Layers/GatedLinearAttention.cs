@@ -155,9 +155,11 @@ public sealed class GatedLinearAttention : SequenceLayer
             (q, k) = (_featureMap(q), _featureMap(k));
         var g = _gkProj.forward(x);
 
+        var past = state?[Recurrent];
         var (output, finalState) = FlaOps.Gla(
             Heads(q, _numHeads), Heads(k, _numKvHeads), Heads(v, _numKvHeads), Heads(g, _numKvHeads), Mode,
-            initialState: state?[Recurrent], outputFinalState: state is not null, cuSeqlens: cuSeqlens);
+            initialState: past, outputFinalState: state is not null, cuSeqlens: cuSeqlens,
+            updateState: !is_grad_enabled() && past is { requires_grad: false } && past.is_contiguous());
         if (state is not null)
             (state[Recurrent], state[QConv], state[KConv], state[VConv]) = (finalState, qInputs, kInputs, vInputs);
 

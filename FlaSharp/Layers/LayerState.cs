@@ -65,6 +65,8 @@ public sealed class LayerState : IDisposable
         get => _tensors.GetValueOrDefault(name);
         set
         {
+            if (ReferenceEquals(value, this[name])) // it was updated in place
+                return;
             if (_tensors.Remove(name, out var old))
                 old.Dispose();
             if (value is not null)

@@ -11,9 +11,9 @@ internal sealed class DecayGateCudaFunction(double normalizer, double? minimum) 
 {
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
-        var x = inputs[0]!.contiguous();
+        var x = inputs[0]!.Dense();
         saved?.Save(x);
-        var g = Scratch.Empty(x.shape, device: x.device);
+        var g = Scratch.Dense(x, ScalarType.Float32);
         Kernels(x).Forward(TensorPointer.Of(x), TensorPointer.Of(g));
         GC.KeepAlive(x);
         return [g];
@@ -23,8 +23,8 @@ internal sealed class DecayGateCudaFunction(double normalizer, double? minimum) 
     {
         if (gradOutputs[0] is not { } gradient)
             return [null];
-        var (x, dg) = (saved[0]!, gradient.contiguous());
-        var dx = Scratch.Empty(x.shape, x.dtype, x.device);
+        var (x, dg) = (saved[0]!, gradient.Dense());
+        var dx = Scratch.Dense(x, x.dtype);
         Kernels(x).Backward(TensorPointer.Of(x), TensorPointer.Of(dg), TensorPointer.Of(dx));
         GC.KeepAlive((x, dg));
         return [dx];

@@ -32,39 +32,41 @@ public static partial class FlaOps
     /// <param name="cuSeqlens">int32 or int64 [S + 1]: sequence s is the tokens from cuSeqlens[s] up to, not including,
     /// cuSeqlens[s + 1] of the single row (B must be 1). A sequence may be empty. On the CPU, or it is copied there.</param>
     /// <param name="reverse">Whether each sequence runs from its end to its start.</param>
+    /// <param name="updateState">Whether the state after the last token is written over <paramref name="initialState"/>, which a
+    /// decoding step needs no longer; then it is the final state that is returned. The recurrence's kernels do that in place,
+    /// all else by a copy. Not while gradients are recorded, nor before the backward pass of an earlier call with that state.
+    /// </param>
     /// <returns>The output [B, T, H, V] in v's dtype, and the final state, float32 [S, H, K, V], or null. Gradients flow through
     /// both.</returns>
-    /// <exception cref="ArgumentException">A shape, dtype, device, the mode, the scale or cuSeqlens does not fit.</exception>
+    /// <exception cref="ArgumentException">A shape, dtype, device, the mode, the scale or cuSeqlens does not fit; or a state to
+    /// update is absent, not contiguous or requires a gradient.</exception>
+    /// <exception cref="InvalidOperationException">A state is to be updated while gradients are recorded.</exception>
     /// <exception cref="NotSupportedException">Its CUDA kernel cannot run, and <see cref="CudaKernels.Strict"/> is set.
     /// </exception>
     public static (Tensor output, Tensor? finalState) Gla(Tensor q, Tensor k, Tensor v, Tensor g,
         LinearAttentionMode mode = LinearAttentionMode.Auto, double? scale = null, Tensor? initialState = null,
-        bool outputFinalState = false, Tensor? cuSeqlens = null, bool reverse = false)
+        bool outputFinalState = false, Tensor? cuSeqlens = null, bool reverse = false, bool updateState = false)
     {
         var sequences = CheckGla(q, k, v, g, initialState, cuSeqlens);
-        var factor = scale ?? 1 / Math.Sqrt(q.size(3));
+        var factor = scale ?? 1 / Math.Sqrt(q.Size(3));
         if (!double.IsFinite(factor))
             throw new ArgumentException($"scale must be a finite number, but is {factor}.", nameof(scale));
 
-        var (choice, missing) = GlaPlan.Of(GlaProblem.Of(q, k, v, g, initialState, sequences), mode);
+        var problem = GlaProblem.Of(q, k, v, g, initialState, sequences);
+        if (updateState)
+            CheckUpdate(initialState, problem.Gradients);
+        var (choice, missing) = GlaPlan.Of(problem, mode);
         if (missing is not null)
             CudaRuntime.FallBack(nameof(Gla), missing);
-        if (choice.Path == CpuPath)
-            return GlaRecurrence.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState);
-        if (choice.Path == CudaPath)
-            return choice.Mode == LinearAttentionMode.FusedRecurrent
-                ? GlaRecurrentCudaFunction.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState)
-                : GlaChunkFunction.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState,
-                    segments: choice.Mode == LinearAttentionMode.FusedChunk ? 1 : null);
-        if (choice.Mode == LinearAttentionMode.FusedRecurrent)
-            return GlaRecurrent.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState);
 
-        using var scope = NewDisposeScope();
-        var order = reverse ? sequences.ReversedOrder(q.device) : null;
-        var (output, finalState) = GlaChunk.Run(Ordered(q, order), Ordered(k, order), Ordered(v, order), Ordered(g, order),
-            factor, initialState, sequences, fused: choice.Mode == LinearAttentionMode.FusedChunk);
-        return (Ordered(output, order).MoveToOuterDisposeScope(),
-            outputFinalState ? finalState.MoveToOuterDisposeScope() : null);
+        var inPlace = updateState && choice.Mode == LinearAttentionMode.FusedRecurrent && choice.Path != TorchPath;
+        var (output, finalState) = RunGla(
+            choice, q, k, v, g, factor, initialState, sequences, reverse, outputFinalState || (updateState && !inPlace), inPlace);
+        if (!updateState || inPlace)
+            return (output, finalState);
+        using (finalState)
+            initialState!.copy_(finalState!);
+        return (output, outputFinalState ? initialState : null);
     }
 
     /// <summary>How <see cref="Gla"/> runs for such queries: what <see cref="LinearAttentionMode.Auto"/> takes and why.</summary>
@@ -76,17 +78,17 @@ public static partial class FlaOps
     public static ModeChoice PlanGla(Tensor q, LinearAttentionMode mode = LinearAttentionMode.Auto, Tensor? cuSeqlens = null)
     {
         Guard.Shape(q, "[B, T, H, K]", [-1, -1, -1, -1]);
-        return GlaPlan.Of(GlaProblem.Of(q, Sequences.Of(q.size(0), q.size(1), cuSeqlens)), mode).Choice;
+        return GlaPlan.Of(GlaProblem.Of(q, Sequences.Of(q.Size(0), q.Size(1), cuSeqlens)), mode, explain: true).Choice;
     }
 
     private static Sequences CheckGla(Tensor q, Tensor k, Tensor v, Tensor g, Tensor? initialState, Tensor? cuSeqlens)
     {
         Guard.Shape(q, "[B, T, H, K]", [-1, -1, -1, -1]);
         Guard.NotEmpty(q, "[B, T, H, K]");
-        var (batch, time, heads, keySize) = (q.size(0), q.size(1), q.size(2), q.size(3));
+        var (batch, time, heads, keySize) = (q.Size(0), q.Size(1), q.Size(2), q.Size(3));
         Guard.Shape(k, "[B, T, Hkv, K]", [batch, time, -1, keySize]);
         Guard.NotEmpty(k, "[B, T, Hkv, K]");
-        var kvHeads = k.size(2);
+        var kvHeads = k.Size(2);
         Guard.Divides(heads, kvHeads, "H of q", "Hkv of k");
         Guard.Shape(v, "[B, T, Hkv, V]", [batch, time, kvHeads, -1]);
         Guard.NotEmpty(v, "[B, T, Hkv, V]");
@@ -98,8 +100,48 @@ public static partial class FlaOps
         Guard.Float32IfGiven(initialState);
         Guard.Operands(q, nameof(q), (k, nameof(k)), (v, nameof(v)), (g, nameof(g)), (initialState, nameof(initialState)));
         var sequences = Sequences.Of(batch, time, cuSeqlens);
-        Guard.ShapeIfGiven(initialState, "[S, H, K, V]", [sequences.Count, heads, keySize, v.size(3)]);
+        Guard.ShapeIfGiven(initialState, "[S, H, K, V]", [sequences.Count, heads, keySize, v.Size(3)]);
         return sequences;
+    }
+
+    /// <summary>As planned, with checked arguments; the state is updated in place only by the recurrence's kernels.</summary>
+    private static (Tensor output, Tensor? finalState) RunGla(ModeChoice choice, Tensor q, Tensor k, Tensor v, Tensor g,
+        double scale, Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, bool updateState)
+    {
+        if (choice.Path == CpuPath)
+            return GlaRecurrence.Run(q, k, v, g, scale, initialState, sequences, reverse, outputFinalState, updateState);
+        if (choice.Path == CudaPath)
+            return choice.Mode == LinearAttentionMode.FusedRecurrent
+                ? GlaRecurrentCudaFunction.Run(
+                    q, k, v, g, scale, initialState, sequences, reverse, outputFinalState, updateState)
+                : GlaChunkFunction.Run(q, k, v, g, scale, initialState, sequences, reverse, outputFinalState,
+                    segments: choice.Mode == LinearAttentionMode.FusedChunk ? 1 : null);
+        if (choice.Mode == LinearAttentionMode.FusedRecurrent)
+            return GlaRecurrent.Run(q, k, v, g, scale, initialState, sequences, reverse, outputFinalState);
+
+        using var scope = NewDisposeScope();
+        var order = reverse ? sequences.ReversedOrder(q.device) : null;
+        var (output, finalState) = GlaChunk.Run(Ordered(q, order), Ordered(k, order), Ordered(v, order), Ordered(g, order),
+            scale, initialState, sequences, fused: choice.Mode == LinearAttentionMode.FusedChunk);
+        return (Ordered(output, order).MoveToOuterDisposeScope(),
+            outputFinalState ? finalState.MoveToOuterDisposeScope() : null);
+    }
+
+    /// <summary>Checks a state that is to be written over, whose dtype and shape are checked.</summary>
+    private static void CheckUpdate(Tensor? initialState, bool gradients)
+    {
+        if (initialState is null)
+            throw new ArgumentException("updateState writes over initialState, but there is none. Give one, of zeros at the "
+                + "beginning.", nameof(initialState));
+        if (!initialState.is_contiguous())
+            throw new ArgumentException("initialState must be contiguous to be updated in place, but has strides "
+                + $"[{string.Join(", ", initialState.stride())}]. Start with initialState.contiguous().", nameof(initialState));
+        if (initialState.requires_grad)
+            throw new ArgumentException("initialState requires a gradient, so it cannot be updated in place. Give "
+                + "initialState.detach(), or leave updateState out.", nameof(initialState));
+        if (gradients)
+            throw new InvalidOperationException("updateState would write over what the backward pass of this call needs. Call it "
+                + "under torch.no_grad(), or leave updateState out.");
     }
 
     /// <summary>The tokens of [B, T, ...] in the given order, if any.</summary>

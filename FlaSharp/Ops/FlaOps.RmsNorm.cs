@@ -24,8 +24,8 @@ public static partial class FlaOps
         CheckNormInput(x, weight, eps);
         if (x.device_type == DeviceType.CPU)
             return new RmsNormFunction(eps).Run(x, weight)[0]!;
-        return HasNormKernel(nameof(RmsNorm), x, x.size(-1))
-            ? new RmsNormCudaFunction(eps, x.size(-1)).Run(x, null, weight)[0]!
+        return HasNormKernel(nameof(RmsNorm), x, x.LastSize())
+            ? new RmsNormCudaFunction(eps, x.LastSize()).Run(x, null, weight)[0]!
             : NormReference.RmsNorm(x, weight, eps);
     }
 
@@ -49,12 +49,12 @@ public static partial class FlaOps
     {
         CheckNormInput(x, weight, eps);
         ArgumentNullException.ThrowIfNull(gate);
-        Guard.Shape(gate, "of x", x.shape);
+        Guard.Shape(gate, "of x", x.Sizes(stackalloc long[x.Rank()]));
         Guard.SameDtype(x, nameof(x), (gate, nameof(gate)));
         Guard.Operands(x, nameof(x), (gate, nameof(gate)));
         var isSwish = IsSwish(activation);
-        var group = groupSize ?? x.size(-1);
-        CheckGroupSize(x.size(-1), group);
+        var group = groupSize ?? x.LastSize();
+        CheckGroupSize(x.LastSize(), group);
         if (x.device_type == DeviceType.CPU)
             return new GatedRmsNormFunction(eps, isSwish, normBeforeGate, group).Run(x, gate, weight)[0]!;
         return HasNormKernel(nameof(GatedRmsNorm), x, group)
@@ -85,10 +85,10 @@ public static partial class FlaOps
     {
         ArgumentNullException.ThrowIfNull(x);
         Guard.Floating(x);
-        if (x.dim() == 0 || x.size(-1) == 0)
+        if (x.Rank() == 0 || x.LastSize() == 0)
             throw new ArgumentException($"x must have shape [..., D] with D >= 1, but has [{string.Join(", ", x.shape)}].", nameof(x));
         ArgumentOutOfRangeException.ThrowIfNegative(eps);
-        Guard.ShapeIfGiven(weight, "[D]", [x.size(-1)]);
+        Guard.ShapeIfGiven(weight, "[D]", [x.LastSize()]);
         Guard.Float32OrDtypeOf(x, nameof(x), (weight, nameof(weight)));
         Guard.Operands(x, nameof(x), (weight, nameof(weight)));
     }

@@ -20,7 +20,7 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
     /// <summary>
     /// Shapes as in <see cref="FlaOps.Gla"/>, checked by the caller, who knows that there is a <see cref="GlaChunkTile"/>.
     /// </summary>
-    /// <param name="q">bfloat16, float16 or float32.</param>
+    /// <param name="q">bfloat16 or float16.</param>
     /// <param name="k">In q's dtype.</param>
     /// <param name="v">In q's dtype.</param>
     /// <param name="g">In q's dtype or float32.</param>
@@ -42,7 +42,7 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
         var (q, k, v, g) = (inputs[0]!.DenseRows(), inputs[1]!.DenseRows(), inputs[2]!.DenseRows(), inputs[3]!.DenseRows());
-        var (initialState, device) = (inputs[4]?.contiguous(), q.device);
+        var (initialState, device) = (inputs[4]?.Dense(), q.device);
         var offsets = Sequences.OffsetsOn(device);
         var kernels = Kernels(q, g, offsets, saved is not null);
         var output = PerHead(ValueSize, v.dtype, device);
@@ -64,7 +64,7 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
         var (q, k, v, g) = (saved[0]!.DenseRows(), saved[1]!.DenseRows(), saved[2]!.DenseRows(), saved[3]!.DenseRows());
         var (states, offsets, device) = (saved[4], saved[5], q.device);
         var output = gradOutputs[0]?.DenseRows() ?? PerHead(ValueSize, v.dtype, device).zero_();
-        var finalState = gradOutputs[1]?.contiguous();
+        var finalState = gradOutputs[1]?.Dense();
         var kernels = Kernels(q, g, offsets, gradients: true);
 
         var initialState = saved.NeedsGrad[4] ? States(device) : null;
@@ -81,11 +81,10 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
 
         var (dq, dk) = (PerHead(KeySize, q.dtype, device), PerHead(KeySize, q.dtype, device));
         var (dv, dg) = (PerHead(ValueSize, v.dtype, device), PerHead(KeySize, g.dtype, device));
-        var strong = Scratch.Empty([kernels.StrongCount], ScalarType.Int32, device);
         kernels.Backward(q.View(), k.View(), v.View(), g.View(), output.View(), dq.View(), dk.View(), dv.View(), dg.View(),
-            TensorPointer.Of(states), TensorPointer.Of(stateGradients), TensorPointer.Of(strong));
+            TensorPointer.Of(states), TensorPointer.Of(stateGradients));
         GC.KeepAlive((q, k, v, g, output, offsets));
-        GC.KeepAlive((states, stateGradients, strong));
+        GC.KeepAlive((states, stateGradients));
         return [dq, SumGroups(dk, k.dtype), SumGroups(dv, v.dtype), SumGroups(dg, g.dtype), initialState];
     }
 
@@ -101,17 +100,18 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
 
     private GlaChunkKernels Kernels(Tensor q, Tensor g, Tensor? offsets, bool gradients)
     {
-        var tile = GlaChunkTile.Choose(KeySize, ValueSize, q.dtype.Element()!.Value, g.dtype.Element()!.Value, gradients,
+        var widest = GlaChunkTile.Choose(KeySize, ValueSize, q.dtype.Element()!.Value, g.dtype.Element()!.Value, gradients,
             Gpu.Target!, out var reason) ?? throw new NotSupportedException(reason);
+        var lines = (long)Sequences.Count * Heads;
+        var tile = widest.For(lines, ValueSize, Gpu.Info.MultiprocessorCount);
         var chunks = GlaChunkKernels.ChunkCount(Sequences.MaxLength, tile.Chunk);
-        var blocks = GlaChunkKernels.BlockCount(Sequences.Count, Heads, ValueSize, tile);
         return new GlaChunkKernels
         {
             Device = Gpu,
             Tile = tile,
             Segments = _segments is { } count
                 ? GlaSegments.Of(count, chunks)
-                : GlaSegments.For(blocks, chunks, Gpu.Info.MultiprocessorCount),
+                : GlaSegments.For(tile.BlockCount(lines, ValueSize), chunks, Gpu.Info.MultiprocessorCount),
             Time = Time,
             Sequences = Layout(offsets),
             Heads = Heads,

@@ -10,19 +10,19 @@ namespace FlaSharp.Ops;
 internal abstract class GlaCudaFunction(Tensor q, Tensor k, Tensor v, double scale, Sequences sequences, bool reverse)
     : FlaFunction
 {
-    private readonly long _batch = q.size(0);
+    private readonly long _batch = q.Size(0);
 
     protected GpuDevice Gpu { get; } = GpuDevice.Get(Math.Max(0, q.device_index));
 
-    protected int Time { get; } = checked((int)q.size(1));
+    protected int Time { get; } = checked((int)q.Size(1));
 
-    protected int Heads { get; } = checked((int)q.size(2));
+    protected int Heads { get; } = checked((int)q.Size(2));
 
-    protected int KvHeads { get; } = checked((int)k.size(2));
+    protected int KvHeads { get; } = checked((int)k.Size(2));
 
-    protected int KeySize { get; } = checked((int)q.size(3));
+    protected int KeySize { get; } = checked((int)q.Size(3));
 
-    protected int ValueSize { get; } = checked((int)v.size(3));
+    protected int ValueSize { get; } = checked((int)v.Size(3));
 
     protected float Scale { get; } = (float)scale;
 

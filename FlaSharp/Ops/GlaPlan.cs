@@ -11,15 +11,18 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
 {
     private const int ShortSequence = 16; // up to it the chunked form has nothing to gain over a handful of steps
 
+    /// <param name="problem">The call.</param>
+    /// <param name="mode">What was asked for.</param>
+    /// <param name="explain">Whether the reason is wanted where a kernel runs: a call takes less time than its text.</param>
     /// <exception cref="ArgumentOutOfRangeException">There is no such mode.</exception>
-    public static GlaPlan Of(in GlaProblem problem, LinearAttentionMode mode)
+    public static GlaPlan Of(in GlaProblem problem, LinearAttentionMode mode, bool explain = false)
     {
         if (!Enum.IsDefined(mode))
             throw new ArgumentOutOfRangeException(nameof(mode), mode, "No such mode.");
         return problem.Device switch
         {
             DeviceType.CPU => OnCpu(mode),
-            DeviceType.CUDA => OnGpu(problem, mode),
+            DeviceType.CUDA => OnGpu(problem, mode, explain),
             _ => Elsewhere(problem, mode, "There is no kernel for it on such a device."),
         };
     }
@@ -32,7 +35,7 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
         _ => new(new ModeChoice(mode, FlaOps.TorchPath, "Asked for. On a CPU only the recurrence has a kernel.")),
     };
 
-    private static GlaPlan OnGpu(in GlaProblem problem, LinearAttentionMode mode)
+    private static GlaPlan OnGpu(in GlaProblem problem, LinearAttentionMode mode, bool explain)
     {
         if (problem.Element is not { } element || problem.Gate is not { } gate)
             return Elsewhere(problem, mode, "There is no kernel for such a dtype.");
@@ -45,28 +48,34 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
         var noRecurrence = Math.Max(problem.KeySize, problem.ValueSize) <= GlaRecurrentTile.MaxSize
             ? null
             : $"K = {problem.KeySize} and V = {problem.ValueSize}: the recurrence takes up to {GlaRecurrentTile.MaxSize}.";
-        var (taken, reason) = mode == LinearAttentionMode.Auto ? Auto(problem, device, tile, noChunks) : (mode, "Asked for.");
+        var (taken, reason) = mode == LinearAttentionMode.Auto
+            ? Auto(problem, device, tile, noChunks, explain)
+            : (mode, "Asked for.");
         var missing = taken == LinearAttentionMode.FusedRecurrent ? noRecurrence : tile is null ? noChunks : null;
-        return missing is null
-            ? new(new ModeChoice(taken, FlaOps.CudaPath, $"{reason} {gpu}"))
-            : new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), missing);
+        if (missing is null)
+            return new(new ModeChoice(taken, FlaOps.CudaPath, explain ? $"{reason} {gpu}" : ""));
+        // In float32 the chunks are libtorch's by design: it keeps all digits, tensor cores do not.
+        var isMeant = element == ElementType.Float32 && taken != LinearAttentionMode.FusedRecurrent;
+        return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), isMeant ? null : missing);
     }
 
     /// <summary>The one place that says which mode is the fastest where.</summary>
     private static (LinearAttentionMode, string) Auto(
-        in GlaProblem problem, GpuDevice device, GlaChunkTile? tile, string noChunks)
+        in GlaProblem problem, GpuDevice device, GlaChunkTile? tile, string noChunks, bool explain)
     {
         var length = problem.Sequences.MaxLength;
         if (length <= ShortSequence)
-            return (LinearAttentionMode.FusedRecurrent, ShortReason(length));
+            return (LinearAttentionMode.FusedRecurrent, explain ? ShortReason(length) : "");
         if (tile is null)
             return (LinearAttentionMode.FusedRecurrent, noChunks);
-        var blocks = GlaChunkKernels.BlockCount(problem.Sequences.Count, problem.Heads, problem.ValueSize, tile);
+        var blocks = tile.BlockCount((long)problem.Sequences.Count * problem.Heads, problem.ValueSize);
         var multiprocessors = device.Info.MultiprocessorCount;
-        var made = $"Sequences, heads and values make {blocks} blocks for {multiprocessors} multiprocessors";
-        return GlaSegments.IsBusy(blocks, multiprocessors)
-            ? (LinearAttentionMode.FusedChunk, $"{made}: enough for a single pass.")
-            : (LinearAttentionMode.Chunk, $"{made}: too few, so time is cut as well.");
+        var isBusy = GlaSegments.IsBusy(blocks, multiprocessors);
+        var reason = explain
+            ? $"Sequences, heads and values make {blocks} blocks for {multiprocessors} multiprocessors: "
+                + (isBusy ? "enough for a single pass." : "too few, so time is cut as well.")
+            : "";
+        return (isBusy ? LinearAttentionMode.FusedChunk : LinearAttentionMode.Chunk, reason);
     }
 
     /// <summary>With TorchSharp's operations.</summary>

@@ -26,7 +26,7 @@ internal readonly record struct GlaProblem(DeviceType Device, int DeviceIndex, S
                 || initialState is { requires_grad: true });
         return Of(q, sequences) with
         {
-            ValueSize = checked((int)v.size(3)),
+            ValueSize = checked((int)v.Size(3)),
             Gate = g.dtype.Element(),
             Gradients = gradients,
         };
@@ -35,8 +35,8 @@ internal readonly record struct GlaProblem(DeviceType Device, int DeviceIndex, S
     /// <summary>Of queries alone: as if values had their size, and all else their dtype and need of a gradient.</summary>
     public static GlaProblem Of(Tensor q, Sequences sequences)
     {
-        var (size, element) = (checked((int)q.size(3)), q.dtype.Element());
-        return new GlaProblem(q.device_type, Math.Max(0, q.device_index), sequences, checked((int)q.size(2)), size, size,
+        var (size, element) = (checked((int)q.Size(3)), q.dtype.Element());
+        return new GlaProblem(q.device_type, Math.Max(0, q.device_index), sequences, checked((int)q.Size(2)), size, size,
             element, element, is_grad_enabled() && q.requires_grad);
     }
 }

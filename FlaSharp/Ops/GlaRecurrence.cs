@@ -11,24 +11,26 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
 {
     private readonly GlaCall _call;
     private readonly bool _outputFinalState;
+    private readonly bool _updateState;
 
-    private GlaRecurrence(GlaCall call, bool outputFinalState) => (_call, _outputFinalState) = (call, outputFinalState);
+    private GlaRecurrence(GlaCall call, bool outputFinalState, bool updateState) =>
+        (_call, _outputFinalState, _updateState) = (call, outputFinalState, updateState);
 
-    /// <summary>Shapes as in <see cref="FlaOps.Gla"/>, checked by the caller.</summary>
+    /// <summary>Shapes and options as in <see cref="FlaOps.Gla"/>, checked by the caller.</summary>
     public static (Tensor output, Tensor? finalState) Run(Tensor q, Tensor k, Tensor v, Tensor g, double scale,
-        Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState)
+        Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, bool updateState = false)
     {
         var call = new GlaCall(sequences.Offsets)
         {
-            Heads = checked((int)q.size(2)),
-            KvHeads = checked((int)k.size(2)),
-            KeySize = checked((int)q.size(3)),
-            ValueSize = checked((int)v.size(3)),
+            Heads = checked((int)q.Size(2)),
+            KvHeads = checked((int)k.Size(2)),
+            KeySize = checked((int)q.Size(3)),
+            ValueSize = checked((int)v.Size(3)),
             Scale = (float)scale,
             Reverse = reverse,
         };
-        var outputs = new GlaRecurrence(call, outputFinalState).Run(q, k, v, g, initialState);
-        return (outputs[0]!, outputs[1]);
+        var outputs = new GlaRecurrence(call, outputFinalState, updateState).Run(q, k, v, g, initialState);
+        return (outputs[0]!, updateState && outputFinalState ? initialState : outputs[1]);
     }
 
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
@@ -36,10 +38,10 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
         var (q, k, v, g) = (Rows(inputs[0]!), Rows(inputs[1]!), Rows(inputs[2]!), Rows(inputs[3]!));
         var initialState = inputs[4]?.contiguous();
         var output = PerHead(q, _call.ValueSize);
-        var finalState = _outputFinalState ? States(_call.SequenceCount) : null;
+        var finalState = _outputFinalState && !_updateState ? States(_call.SequenceCount) : null;
         var checkpoints = saved is null ? null : States(_call.CheckpointCount);
         GlaRecurrenceCpu.Forward(_call, Pointer(q), Pointer(k), Pointer(v), Pointer(g), Pointer(initialState),
-            Pointer(output), Pointer(finalState), Pointer(checkpoints));
+            Pointer(output), Pointer(_updateState ? initialState : finalState), Pointer(checkpoints));
         GC.KeepAlive((q, k, v, g, initialState, checkpoints));
 
         saved?.Save(inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], checkpoints);
@@ -84,7 +86,7 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
     private static Tensor Rows(Tensor x) => x.to(ScalarType.Float32).contiguous();
 
     /// <summary>Uninitialised [B, T, H, size].</summary>
-    private static Tensor PerHead(Tensor q, long size) => Scratch.Empty([q.size(0), q.size(1), q.size(2), size]);
+    private static Tensor PerHead(Tensor q, long size) => Scratch.Empty([q.Size(0), q.Size(1), q.Size(2), size]);
 
     /// <summary>Uninitialised [count, H, K, V].</summary>
     private Tensor States(long count) => Scratch.Empty([count, _call.Heads, _call.KeySize, _call.ValueSize]);
@@ -96,7 +98,7 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
             return perHead;
         var groups = perHead.unflatten(2, _call.KvHeads, -1);
         var sum = groups.select(3, 0).clone();
-        for (var i = 1; i < groups.size(3); i++)
+        for (var i = 1; i < groups.Size(3); i++)
             sum.add_(groups.select(3, i));
         return sum;
     }

@@ -11,31 +11,34 @@ namespace FlaSharp.Ops;
 internal sealed class GlaRecurrentCudaFunction : GlaCudaFunction
 {
     private readonly bool _outputFinalState;
+    private readonly bool _updateState;
 
     private GlaRecurrentCudaFunction(
-        Tensor q, Tensor k, Tensor v, double scale, Sequences sequences, bool reverse, bool outputFinalState)
-        : base(q, k, v, scale, sequences, reverse) => _outputFinalState = outputFinalState;
+        Tensor q, Tensor k, Tensor v, double scale, Sequences sequences, bool reverse, bool outputFinalState, bool updateState)
+        : base(q, k, v, scale, sequences, reverse) => (_outputFinalState, _updateState) = (outputFinalState, updateState);
 
     /// <summary>
-    /// Shapes as in <see cref="FlaOps.Gla"/>, checked by the caller; K and V at most <see cref="GlaRecurrentTile.MaxSize"/>.
+    /// Shapes and options as in <see cref="FlaOps.Gla"/>, checked by the caller; K and V at most
+    /// <see cref="GlaRecurrentTile.MaxSize"/>.
     /// </summary>
     public static (Tensor output, Tensor? finalState) Run(Tensor q, Tensor k, Tensor v, Tensor g, double scale,
-        Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState)
+        Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, bool updateState = false)
     {
-        var function = new GlaRecurrentCudaFunction(q, k, v, scale, sequences, reverse, outputFinalState);
+        var function = new GlaRecurrentCudaFunction(q, k, v, scale, sequences, reverse, outputFinalState, updateState);
         var outputs = function.Run(q, k, v, g, initialState);
-        return (outputs[0]!, outputs[1]);
+        return (outputs[0]!, updateState && outputFinalState ? initialState : outputs[1]);
     }
 
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
         var (q, k, v, g) = (inputs[0]!.DenseRows(), inputs[1]!.DenseRows(), inputs[2]!.DenseRows(), inputs[3]!.DenseRows());
-        var (initialState, device) = (inputs[4]?.contiguous(), q.device);
+        var (initialState, device) = (inputs[4]?.Dense(), q.device);
         var offsets = Sequences.OffsetsOn(device);
         var output = PerHead(ValueSize, v.dtype, device);
-        var finalState = _outputFinalState ? States(device) : null;
+        var finalState = _outputFinalState && !_updateState ? States(device) : null;
         Kernels(q, g, offsets).Forward(
-            q.View(), k.View(), v.View(), g.View(), TensorPointer.Of(initialState), output.View(), TensorPointer.Of(finalState));
+            q.View(), k.View(), v.View(), g.View(), TensorPointer.Of(initialState), output.View(),
+            TensorPointer.Of(_updateState ? initialState : finalState));
         GC.KeepAlive((q, k, v, g, initialState, offsets));
 
         saved?.Save(inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], offsets);
@@ -45,9 +48,9 @@ internal sealed class GlaRecurrentCudaFunction : GlaCudaFunction
     protected override Tensor?[] Backward(SavedTensors saved, Tensor?[] gradOutputs)
     {
         var (q, k, v, g) = (saved[0]!.DenseRows(), saved[1]!.DenseRows(), saved[2]!.DenseRows(), saved[3]!.DenseRows());
-        var (initialState, offsets, device) = (saved[4]?.contiguous(), saved[5], q.device);
+        var (initialState, offsets, device) = (saved[4]?.Dense(), saved[5], q.device);
         var output = gradOutputs[0]?.DenseRows() ?? PerHead(ValueSize, v.dtype, device).zero_();
-        var finalState = gradOutputs[1]?.contiguous();
+        var finalState = gradOutputs[1]?.Dense();
         var kernels = Kernels(q, g, offsets);
         var needs = saved.NeedsGrad;
         var shared = Heads != KvHeads; // then the gradients of several heads are added up, in float32

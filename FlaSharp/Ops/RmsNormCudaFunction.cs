@@ -18,9 +18,9 @@ internal sealed class RmsNormCudaFunction(double eps, long groupSize, bool isSwi
         var scales = saved is null ? null : Scratch.Empty([kernels.Rows, kernels.Groups], device: x.device);
         saved?.Save(x, gate, weight, scales);
 
-        var y = Scratch.Empty(x.shape, x.dtype, x.device);
-        var (denseX, denseGate, denseWeight) = (x.DenseRows(out var rowX), gate.DenseRows(out var rowGate), weight?.contiguous());
-        kernels.Forward(Matrix(denseX, rowX), Matrix(denseGate, rowGate), TensorPointer.Of(denseWeight), Matrix(y, x.size(-1)),
+        var y = Scratch.Dense(x, x.dtype);
+        var (denseX, denseGate, denseWeight) = (x.DenseRows(out var rowX), gate.DenseRows(out var rowGate), weight?.Dense());
+        kernels.Forward(Matrix(denseX, rowX), Matrix(denseGate, rowGate), TensorPointer.Of(denseWeight), Matrix(y, x.LastSize()),
             TensorPointer.Of(scales));
         GC.KeepAlive((denseX, denseGate, denseWeight, scales));
         return [y];
@@ -31,11 +31,11 @@ internal sealed class RmsNormCudaFunction(double eps, long groupSize, bool isSwi
         if (gradOutputs[0] is not { } dy)
             return [null, null, null];
         var (x, gate, weight, scales) = (saved[0]!, saved[1], saved[2], saved[3]!);
-        var (size, device) = (x.size(-1), x.device);
-        var dx = Scratch.Empty(x.shape, x.dtype, device);
-        var dGate = gate is null ? null : Scratch.Empty(x.shape, x.dtype, device);
+        var (size, device) = (x.LastSize(), x.device);
+        var dx = Scratch.Dense(x, x.dtype);
+        var dGate = gate is null ? null : Scratch.Dense(x, x.dtype);
         Tensor? parts = null;
-        var (denseX, denseGate, denseWeight) = (x.DenseRows(out var rowX), gate.DenseRows(out var rowGate), weight?.contiguous());
+        var (denseX, denseGate, denseWeight) = (x.DenseRows(out var rowX), gate.DenseRows(out var rowGate), weight?.Dense());
         var denseDy = dy.InDtype(x.dtype).DenseRows(out var rowDy);
         Kernels(x, weight).Backward(Matrix(denseX, rowX), Matrix(denseGate, rowGate), TensorPointer.Of(denseWeight),
             TensorPointer.Of(scales), Matrix(denseDy, rowDy), Matrix(dx, size), Matrix(dGate, size),
@@ -48,8 +48,8 @@ internal sealed class RmsNormCudaFunction(double eps, long groupSize, bool isSwi
 
     private RmsNormKernels Kernels(Tensor x, Tensor? weight) => new(GpuDevice.Get(Math.Max(0, x.device_index)))
     {
-        Rows = x.numel() / x.size(-1),
-        Groups = checked((int)(x.size(-1) / groupSize)),
+        Rows = x.numel() / x.LastSize(),
+        Groups = checked((int)(x.LastSize() / groupSize)),
         Size = (int)groupSize,
         Element = x.dtype.Element()!.Value,
         FloatWeight = weight?.dtype == ScalarType.Float32,

@@ -58,7 +58,6 @@ class Case:
             "resets": lambda: np.where(random.random(z.shape) < 0.05, -np.inf, logsigmoid),
             "all resets": lambda: np.full_like(z, -np.inf),
             "mixed": lambda: np.where(random.random(K) < 0.3, -20, logsigmoid / 16),
-            "-2": lambda: np.full_like(z, -2), "-4": lambda: np.full_like(z, -4),
             "-5": lambda: np.full_like(z, -5), "-20": lambda: np.full_like(z, -20), "wide": lambda: -np.log1p(np.exp(-8 * z)),
             "half": lambda: np.where(np.arange(T)[:, None, None] // 64 % 2, -20, logsigmoid),
         }[gates]()

@@ -13,6 +13,19 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS> struct ChunkPip
     static __device__ __forceinline__ bool any_producer(bool flag) { return barrier_any(PRODUCING, PRODUCER_THREADS, flag); }
     static __device__ __forceinline__ void sync_consumers() { barrier_wait(CONSUMING, CONSUMER_THREADS); }
 
+    // Gives each warp its part of the block's work, with so many registers (see set_registers; 0 leaves them as they are).
+    template <int OF_PRODUCERS, int OF_CONSUMERS, class Produce, class Consume>
+    static __device__ __forceinline__ void run(Produce produce, Consume consume) {
+        constexpr int SHARE = 65536 / THREADS; // of a multiprocessor's registers
+        if (threadIdx.x < PRODUCER_THREADS) {
+            set_registers<OF_PRODUCERS, SHARE>();
+            produce();
+        } else {
+            set_registers<OF_CONSUMERS, SHARE>();
+            consume();
+        }
+    }
+
     // The producers' part: load(n) begins to copy chunk `n`, and does nothing for one that does not exist; prepare(n) works on it
     // once it is there.
     template <class Load, class Prepare> static __device__ __forceinline__ void produce(int chunks, Load load, Prepare prepare) {

@@ -16,9 +16,8 @@ namespace fla {
 constexpr float MIN_LOG2_DECAY = -150.f;
 // What a frame may reach on either side: leaves 2^24 of bfloat16's range for the numbers themselves.
 constexpr float MAX_FRAME = 104.f;
-
-// Below it pow2 gives 0. The state's way from one frame to the next may be twice as far as one of them reaches.
-constexpr float MIN_POW2 = -126.f;
+// Smaller powers of 2 than 2^-MAX_FACTOR come out as 0.
+constexpr float MAX_FACTOR = 125.f;
 
 // Log-decays as stored to base 2, limited. NaN stays NaN.
 __device__ __forceinline__ float log2_decay(float g) { return max_nan(g * LOG2E, MIN_LOG2_DECAY); }
@@ -107,19 +106,20 @@ template <int C, int K, int THREADS> struct ChunkGates {
         }
     }
 
-    // Whether a frame would leave the range. NaN counts as in range and so stays visible.
-    __device__ __forceinline__ bool too_strong() const {
-        bool strong = false;
-#pragma unroll
-        for (int c = 0; c < 2; c++)
-            strong |= before[c] + sum[0][c] - middle[c] > MAX_FRAME || middle[c] - before[c] - sum[ROWS - 1][c] > MAX_FRAME;
-        return strong;
+    // Whether a frame would leave the range, before or after the middle: for queries and for keys. NaN counts as in range and so stays
+    // visible.
+    __device__ __forceinline__ bool queries_too_strong(const float (&middle)[2]) const {
+        return before[0] + sum[0][0] - middle[0] > MAX_FRAME || before[1] + sum[0][1] - middle[1] > MAX_FRAME;
     }
+    __device__ __forceinline__ bool keys_too_strong() const {
+        return middle[0] - before[0] - sum[ROWS - 1][0] > MAX_FRAME || middle[1] - before[1] - sum[ROWS - 1][1] > MAX_FRAME;
+    }
+    __device__ __forceinline__ bool too_strong() const { return queries_too_strong(middle) || keys_too_strong(); }
 
     // Where the scaled queries and keys have the factor 1: in the middle, or at the edges.
-    __device__ __forceinline__ void origins(bool strong, float (&of_queries)[2], float (&of_keys)[2]) const {
+    __device__ __forceinline__ void origins(bool at_start, bool at_end, float (&of_queries)[2], float (&of_keys)[2]) const {
 #pragma unroll
-        for (int c = 0; c < 2; c++) of_queries[c] = strong ? 0.f : middle[c], of_keys[c] = strong ? end[c] : middle[c];
+        for (int c = 0; c < 2; c++) of_queries[c] = at_start ? 0.f : middle[c], of_keys[c] = at_end ? end[c] : middle[c];
     }
 
     // 2^(sign (G - origin)) of row `i` of the strip.
@@ -127,20 +127,21 @@ template <int C, int K, int THREADS> struct ChunkGates {
         return make_float2(pow2(sign * (sum[i][0] + before[0] - origin[0])), pow2(sign * (sum[i][1] + before[1] - origin[1])));
     }
 
-    // x 2^(sign (G - origin)) factor, from loaded numbers to their terms.
+    // x 2^(sign (G - origin)) factor, in place.
     template <class T>
-    __device__ __forceinline__ void scale(const OperandTile<T, C, K>& x, float sign, const float (&origin)[2], float factor) const {
+    __device__ __forceinline__ void scale(const SharedTile<bf16, C, K>& x, float sign, const float (&origin)[2], float factor) const {
         constexpr int BATCH = ROWS < 8 ? ROWS : 8; // loads under way at once: none passes a store
+        u32 top = x.at(row, col);
 #pragma unroll
         for (int first = 0; first < ROWS; first += BATCH) {
-            typename Pair<T>::Type pairs[BATCH];
+            u32 pairs[BATCH];
 #pragma unroll
-            for (int i = 0; i < BATCH; i++) pairs[i] = shared_load<typename Pair<T>::Type>(x.at(row + first + i, col));
-            if constexpr (sizeof(T) == 4) __syncwarp(); // a thread's terms take the place of its neighbours' numbers
+            for (int i = 0; i < BATCH; i++) pairs[i] = shared_load<u32>(x.step(top, first + i, 0));
 #pragma unroll
             for (int i = 0; i < BATCH; i++) {
                 float2 by = decay(first + i, sign, origin);
-                x.store(row + first + i, col, Pair<T>::low(pairs[i]) * by.x * factor, Pair<T>::high(pairs[i]) * by.y * factor);
+                shared_store(x.step(top, first + i, 0),
+                             Pair<bf16>::pack(Pair<T>::low(pairs[i]) * by.x * factor, Pair<T>::high(pairs[i]) * by.y * factor));
             }
         }
     }
@@ -173,19 +174,19 @@ template <int C, int K, int THREADS> struct ChunkGates {
 
     // The operand of that level: keys and queries with their decays.
     template <class T>
-    __device__ __forceinline__ void split(const OperandTile<T, C, K>& x, const OperandTile<T, C, K>& q, const OperandTile<T, C, K>& k,
+    __device__ __forceinline__ void split(const SharedTile<bf16, C, K>& x, const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
                                           int half, float scale, const Totals& totals) const {
-        typedef typename Pair<T>::Type Loaded;
-        // Loads before any store, which none of them passes, as registers allow.
-        constexpr int FIRST = ROWS * sizeof(Loaded) <= 128 ? ROWS : 0;
-        auto load = [&](int i, bool query) { return shared_load<Loaded>(query ? q.at(row + i, col) : k.at(row + i, col)); };
-        Loaded pairs[ROWS];
+        constexpr int FIRST = ROWS <= 32 ? ROWS : 0; // loads before any store, which none of them passes, as registers allow
+        u32 top = x.at(row, col), query_top = q.at(row, col), key_top = k.at(row, col);
+        auto load = [&](int i, bool query) { return shared_load<u32>(x.step(query ? query_top : key_top, i, 0)); };
+        u32 pairs[ROWS];
 #pragma unroll
         for (int i = 0; i < FIRST; i++) pairs[i] = load(i, (row + i) & half);
         visit_level(half, totals, [&](int i, bool query, float2 decay) {
-            Loaded pair = i < FIRST ? pairs[i] : load(i, query);
+            u32 pair = i < FIRST ? pairs[i] : load(i, query);
             float factor = query ? scale : 1.f;
-            x.store(row + i, col, Pair<T>::low(pair) * decay.x * factor, Pair<T>::high(pair) * decay.y * factor);
+            shared_store(x.step(top, i, 0),
+                         Pair<bf16>::pack(Pair<T>::low(pair) * decay.x * factor, Pair<T>::high(pair) * decay.y * factor));
         });
     }
 };

@@ -13,6 +13,9 @@ struct GlaShape {
     int segment_chunks; // chunks in each segment but the last
 };
 
+// Tokens between the states that are saved for backward, which works on so many at once.
+constexpr int SAVED_TOKENS = 64;
+
 // A block's part: one head, one segment of one sequence. Heads change fastest, so that neighbours read the same tokens.
 template <int C> struct GlaBlock {
     int head, segment;
@@ -36,10 +39,11 @@ template <int C> struct GlaBlock {
     // Which of the states [sequences, H].
     __device__ __forceinline__ i64 sequence_state(const GlaShape& shape) const { return (i64)sequence.index * shape.heads + head; }
 
-    // Where chunk `n` of the segment stands among all chunks of the call; packed sequences leave gaps.
+    // Which of the saved states is that of chunk `n` of the segment; packed sequences leave gaps.
     __device__ __forceinline__ i64 slot(const Sequences& all, int n) const {
-        i64 before = all.offsets ? all.offsets[sequence.index] / C + sequence.index : (i64)sequence.index * ((all.length + C - 1) / C);
-        return before + first + n;
+        i64 before = all.offsets ? all.offsets[sequence.index] / SAVED_TOKENS + sequence.index
+                                 : (i64)sequence.index * ((all.length + SAVED_TOKENS - 1) / SAVED_TOKENS);
+        return before + (first + n) / (SAVED_TOKENS / C);
     }
 };
 

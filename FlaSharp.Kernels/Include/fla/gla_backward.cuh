@@ -9,9 +9,10 @@ struct GlaChunkBackward {
     GlaShape shape; // with a segment for each chunk
     TensorView q, k, v, g, grad_output;
     TensorView grad_q, grad_k, grad_v, grad_g; // of H heads each: where these share keys, the caller adds them
-    const bf16* states;      // the scaled state before each chunk, [slots, H, state_values / 8, TERMS, K / 8] blocks of 8 x 8
+    const bf16* states;      // the scaled state before each chunk, [slots, H, state_values / 8, K / 8] blocks of 8 x 8
     const bf16* state_grads; // the scaled gradient after each chunk
-    int* strong;             // tells which chunks are left with their pairs, [slots, H]
+    const int* plain_states; // which of them are not scaled, and so the chunk's queries begin with the factor 1, [slots, H]
+    const int* plain_grads;  // ... and its keys end with it
     int state_values;
     float scale;
     int blocks; // sequences * H * segments
@@ -35,10 +36,11 @@ template <int C> struct GlaChunk {
     }
 };
 
-// The chunk's log-decays, from global memory: they are needed at the beginning and at the end. Bit 2 i + c of the result tells that
-// number c of row i was limited and so has no gradient.
-template <class G, int VEC, int C, int K, int THREADS>
-__device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaChunk<C>& chunk, ChunkGates<C, K, THREADS>& gates) {
+// The chunk's log-decays, from global memory: they are needed at the beginning and at the end. meanwhile() is called while they are on
+// their way. Bit 2 i + c of the result tells that number c of row i was limited and so has no gradient.
+template <class G, int VEC, int C, int K, int THREADS, class Meanwhile>
+__device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaChunk<C>& chunk, ChunkGates<C, K, THREADS>& gates,
+                                          Meanwhile meanwhile) {
     typedef ChunkGates<C, K, THREADS> Gates;
     auto g = chunk.template rows_of<G>(p.g, chunk.kv_head);
     int cols = p.shape.key_size - gates.col;
@@ -49,6 +51,7 @@ __device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaCh
         pairs[i] = load_gates<VEC>(from, cols);
         if (gates.row + i + 1 < chunk.rows) from += g.stride;
     }
+    meanwhile();
     u64 limited = 0;
     gates.sum_up([&](int row, int) {
         float2 pair = row < chunk.rows && cols > 0 ? pairs[row - gates.row] : make_float2(0.f, 0.f);
@@ -61,8 +64,7 @@ __device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaCh
 // Begins to copy the chunk's rows of one tensor and head.
 template <int VEC, int THREADS, int C, class Tile>
 __device__ __forceinline__ void load(const GlaChunk<C>& chunk, const Tile& tile, const TensorView& view, int head, int cols) {
-    auto source = chunk.template rows_of<typename Tile::Element>(view, head);
-    load_tile<VEC, THREADS>(tile, source, chunk.first, chunk.rows, cols, opaque(threadIdx.x));
+    load_tile<VEC, THREADS>(tile, chunk.template rows_of<bf16>(view, head), chunk.first, chunk.rows, cols, opaque(threadIdx.x));
 }
 
 } // namespace fla

@@ -4,71 +4,55 @@
 
 namespace fla {
 
-// 16 rows of a C x C product of pairs i >= j, in one warp.
-template <int C> struct PairRows {
-    static constexpr int BLOCKS = C / 16;
+// A warp's part of a C x C product of pairs i >= j: 16 rows, and all columns or, of more warps than there are rows for, a part of them.
+template <int C, int WARPS> struct PairRows {
+    static constexpr int DOWN = C / 16, ACROSS = WARPS / DOWN < DOWN ? WARPS / DOWN : DOWN, BLOCKS = DOWN / ACROSS;
+    static_assert(WARPS >= DOWN && BLOCKS * ACROSS == DOWN);
     float sum[BLOCKS][2][4];
-    int block, lane;
+    int block, first, lane; // of the rows; of the columns
 
-    __device__ __forceinline__ PairRows(int warp, int lane) : sum{}, block(warp), lane(lane) {}
+    __device__ __forceinline__ PairRows(int warp, int lane) : sum{}, block(warp % DOWN), first(warp / DOWN * BLOCKS), lane(lane) {}
 
-    __device__ __forceinline__ bool exist() const { return block < BLOCKS; }
+    __device__ __forceinline__ bool exist() const { return first < DOWN; }
+    // Whether there are pairs i >= j among them.
+    __device__ __forceinline__ bool matter() const { return first <= block; }
 
     // The place of element `e` of block `j`.
     __device__ __forceinline__ int row(int e) const { return block * 16 + lane / 4 + e % 4 / 2 * 8; }
-    __device__ __forceinline__ int col(int j, int e) const { return j * 16 + e / 4 * 8 + lane % 4 * 2 + e % 2; }
+    __device__ __forceinline__ int col(int j, int e) const { return (first + j) * 16 + e / 4 * 8 + lane % 4 * 2 + e % 2; }
 
-    // x y^T, all columns: branches that leave out those beyond the diagonal would cost more.
+    // x y^T, all its columns: branches that leave out single blocks beyond the diagonal would cost more.
     template <class Tile> __device__ __forceinline__ void multiply(const Tile& x, const Tile& y) {
+        if (!matter()) return;
 #pragma unroll
         for (int k = 0; k < Tile::COLS; k += 16) {
-            Operand<Tile::TERMS> a, b;
+            u32 a[4], b[BLOCKS][4];
             load_left(a, x, block * 16, k, lane);
 #pragma unroll
-            for (int j = 0; j < BLOCKS; j++) {
-                load_right_transposed(b, y, j * 16, k, lane);
-                mma_16x16(sum[j][0], sum[j][1], a, b);
-            }
+            for (int j = 0; j < BLOCKS; j++) load_right_transposed(b[j], y, (first + j) * 16, k, lane);
+#pragma unroll
+            for (int j = 0; j < BLOCKS; j++) mma_16x16(sum[j][0], sum[j][1], a, b[j]);
         }
     }
 
-    // Adds factor * x y^T where keep(i, j), in the blocks with has(block, j). The terms are of 16-bit type Term. Slower than the above,
-    // with fewer registers.
-    template <class Term, class Tile, class Has, class Keep>
+    // Adds factor * x y^T where keep(i, j), in the blocks with has(block, j). Slower than the above, with fewer registers.
+    template <class Operand, class Tile, class Has, class Keep>
     __device__ __forceinline__ void add(const Tile& x, const Tile& y, float factor, Has has, Keep keep) {
 #pragma unroll
         for (int j = 0; j < BLOCKS; j++) {
-            if (!has(block, j)) continue;
+            if (!has(block, first + j)) continue;
             float product[2][4] = {};
 #pragma unroll 4
             for (int k = 0; k < Tile::COLS; k += 16) {
-                Operand<Tile::TERMS> a, b;
+                u32 a[4], b[4];
                 load_left(a, x, block * 16, k, lane);
-                load_right_transposed(b, y, j * 16, k, lane);
-                mma_16x16<Term>(product[0], product[1], a, b);
+                load_right_transposed(b, y, (first + j) * 16, k, lane);
+                mma_m16n8k16<Operand>(product[0], a, b[0], b[1]);
+                mma_m16n8k16<Operand>(product[1], a, b[2], b[3]);
             }
 #pragma unroll
             for (int e = 0; e < 8; e++)
                 if (keep(row(e), col(j, e))) sum[j][e / 4][e % 4] += factor * product[e / 4][e % 4];
-        }
-    }
-
-    // Adds factor * x y^T for the pairs (t, t), from float32 numbers as they are loaded: two lanes share a row.
-    template <int COLS>
-    __device__ __forceinline__ void add_diagonal(const OperandTile<float, C, COLS>& x, const OperandTile<float, C, COLS>& y, float factor) {
-        float product = 0.f;
-#pragma unroll 4
-        for (int k = lane % 2 * 4; k < COLS; k += 8) {
-            float4 a = shared_load<float4>(x.at(block * 16 + lane / 2, k)), b = shared_load<float4>(y.at(block * 16 + lane / 2, k));
-            product += a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
-        }
-        product += __shfl_xor_sync(~0u, product, 1);
-#pragma unroll
-        for (int e = 0; e < 8; e++) {
-            float of_row = __shfl_sync(~0u, product, row(e) % 16 * 2);
-#pragma unroll
-            for (int j = 0; j < BLOCKS; j++)
-                if (row(e) == col(j, e)) sum[j][e / 4][e % 4] += factor * of_row;
         }
     }
 
@@ -89,12 +73,13 @@ template <int C> struct PairRows {
                 if (row(e) == col(j, e)) shared_store(memory + row(e) * 4, sum[j][e / 4][e % 4]);
     }
 
-    template <class T> __device__ __forceinline__ void store(const OperandTile<T, C, C>& tile) const {
+    __device__ __forceinline__ void store(const SharedTile<bf16, C, C>& tile) const {
 #pragma unroll
         for (int j = 0; j < BLOCKS; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                tile.store(row(e % 2 * 2), col(j, e / 2 * 4), sum[j][e / 2][e % 2 * 2], sum[j][e / 2][e % 2 * 2 + 1]);
+                shared_store(tile.at(row(e % 2 * 2), col(j, e / 2 * 4)),
+                             Pair<bf16>::pack(sum[j][e / 2][e % 2 * 2], sum[j][e / 2][e % 2 * 2 + 1]));
     }
 };
 
@@ -105,17 +90,13 @@ __device__ __forceinline__ bool blocks_apart(int i, int j, int half) { return ha
 
 // Adds to `pairs` the products of q and k under decays of any strength. `split` is scratch memory, which may still be read by the
 // threads that `sync` joins.
-template <class T, int C, int K, int THREADS, class Sync>
-__device__ __forceinline__ void add_split_pairs(PairRows<C>& pairs, const ChunkGates<C, K, THREADS>& gates,
-                                                const OperandTile<T, C, K>& q, const OperandTile<T, C, K>& k,
-                                                const OperandTile<T, C, K>& split, float scale,
+template <class T, int C, int WARPS, int K, int THREADS, class Sync>
+__device__ __forceinline__ void add_split_pairs(PairRows<C, WARPS>& pairs, const ChunkGates<C, K, THREADS>& gates,
+                                                const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
+                                                const SharedTile<bf16, C, K>& split, float scale,
                                                 const typename ChunkGates<C, K, THREADS>::Totals& totals, Sync sync) {
-    if (pairs.exist()) {
-        if constexpr (same<T, float>())
-            pairs.add_diagonal(q, k, scale);
-        else
-            pairs.template add<T>(q, k, scale, [](int i, int j) { return i == j; }, [](int i, int j) { return i == j; });
-    }
+    if (pairs.exist())
+        pairs.template add<T>(q, k, scale, [](int i, int j) { return i == j; }, [](int i, int j) { return i == j; });
 #pragma unroll 1
     for (int half = C / 2; half > 0; half /= 2) {
         sync();

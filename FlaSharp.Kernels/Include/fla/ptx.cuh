@@ -122,6 +122,14 @@ template <> __device__ __forceinline__ void mma_m16n8k16<fp16>(float (&d)[4], co
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// The registers that each thread of this warp's group of four may use from here on, of SHARE before; 0 leaves it at that. Hopper only.
+template <int COUNT, int SHARE> __device__ __forceinline__ void set_registers() {
+    if constexpr (COUNT > SHARE)
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+    else if constexpr (COUNT > 0)
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
 // Named barriers 1 to 15 for some of a block's warps; barrier 0 is __syncthreads. THREADS counts those that wait and those that arrive.
 __device__ __forceinline__ void barrier_wait(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 __device__ __forceinline__ void barrier_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }

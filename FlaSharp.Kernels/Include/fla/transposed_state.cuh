@@ -4,6 +4,12 @@
 
 namespace fla {
 
+// Saved states are bfloat16, [V / 8, K / 8] blocks of 8 values x 8 keys: what a warp holds as a left operand leaves it in whole lines,
+// and a block's row is what a matrix load wants. A lane's pair of the block at (value, key), as an index of pairs.
+template <int K> __device__ __forceinline__ i64 saved_pair(int value, int key, int lane) {
+    return ((i64)(value / 8) * (K / 8) + key / 8) * 32 + lane;
+}
+
 // ROW_TILES x 16 value channels, all K key channels of a tile.
 template <int ROW_TILES, int K> struct TransposedState {
     float sum[ROW_TILES][K / 8][4];
@@ -49,31 +55,34 @@ template <int ROW_TILES, int K> struct TransposedState {
         }
     }
 
+    // S^T times a factor for each key channel, as a saved state from the pair that `saved` points to.
+    __device__ __forceinline__ void save(u32* saved, u32 factors, int lane) const {
+#pragma unroll
+        for (int n = 0; n < K / 8; n++) {
+            float2 by = factor(factors, n, lane);
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+                for (int half = 0; half < 2; half++)
+                    saved[saved_pair<K>(m * 16 + half * 8, n * 8, 0)] =
+                        Pair<bf16>::pack(sum[m][n][half * 2] * by.x, sum[m][n][half * 2 + 1] * by.y);
+        }
+    }
+
     // S^T += y^T x for 16 rows of x [.. x K] from `row` on, with y^T given as left operands.
-    template <int TERMS, class Tile>
-    __device__ __forceinline__ void add(const Operand<TERMS> (&y)[ROW_TILES], const Tile& x, int row, int lane) {
+    template <class Tile> __device__ __forceinline__ void add(const u32 (&y)[ROW_TILES][4], const Tile& x, int row, int lane) {
+        constexpr int BATCH = K < 32 ? 1 : 2; // loads under way at once
 #pragma unroll
-        for (int k = 0; k < K; k += 16) {
-            Operand<TERMS> b;
-            load_right(b, x, row, k, lane);
+        for (int k = 0; k < K; k += 16 * BATCH) {
+            u32 b[BATCH][4];
 #pragma unroll
-            for (int m = 0; m < ROW_TILES; m++) mma_16x16(sum[m][k / 8], sum[m][k / 8 + 1], y[m], b);
+            for (int i = 0; i < BATCH; i++) load_right(b[i], x, row, k + i * 16, lane);
+#pragma unroll
+            for (int i = 0; i < BATCH; i++)
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) mma_16x16(sum[m][k / 8 + 2 * i], sum[m][k / 8 + 2 * i + 1], y[m], b[i]);
         }
     }
 };
-
-// Saved states are bfloat16, [V / 8, TERMS, K / 8] blocks of 8 values x 8 keys: what a warp holds as a left operand leaves it in whole
-// lines, and a block's row is what a matrix load wants. A lane's pair of the block at (value, key), as an index of pairs.
-template <int TERMS, int K> __device__ __forceinline__ i64 saved_pair(int value, int key, int lane, int term = 0) {
-    return ((i64)(value / 8 * TERMS + term) * (K / 8) + key / 8) * 32 + lane;
-}
-
-// Saves a left operand, the 16 x 16 part at (value, key) from the one that `saved` points to.
-template <int K, int TERMS> __device__ __forceinline__ void save_left(u32* saved, const Operand<TERMS>& a, int value, int key) {
-#pragma unroll
-    for (int t = 0; t < TERMS; t++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) saved[saved_pair<TERMS, K>(value + e % 2 * 8, key + e / 2 * 8, 0, t)] = a.terms[t][e];
-}
 
 } // namespace fla

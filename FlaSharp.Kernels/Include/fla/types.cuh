@@ -19,7 +19,6 @@ struct fp16 { u16 bits; };
 template <class T> struct Pair;
 
 template <> struct Pair<bf16> {
-    typedef u32 Type;
     static __device__ __forceinline__ u32 pack(float low, float high) {
         u32 packed;
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
@@ -30,7 +29,6 @@ template <> struct Pair<bf16> {
 };
 
 template <> struct Pair<fp16> {
-    typedef u32 Type;
     static __device__ __forceinline__ u32 pack(float low, float high) {
         u32 packed;
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
@@ -46,13 +44,6 @@ template <> struct Pair<fp16> {
         asm("{ .reg .f16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h; }" : "=f"(value) : "r"(packed));
         return value;
     }
-};
-
-template <> struct Pair<float> {
-    typedef float2 Type;
-    static float2 pack(float low, float high) { return make_float2(low, high); }
-    static float low(float2 pair) { return pair.x; }
-    static float high(float2 pair) { return pair.y; }
 };
 
 __device__ __forceinline__ float to_float(float x) { return x; }

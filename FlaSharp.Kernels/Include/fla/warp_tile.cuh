@@ -13,12 +13,15 @@ template <int ROWS, int COLS> struct FloatTile {
     __device__ __forceinline__ explicit FloatTile(u32 address) : base(address) {}
 
     __device__ __forceinline__ u32 at(int row, int col) const {
-        int key = row & (PIECES < 8 ? PIECES - 1 : 7);
-        return base + row * (COLS * 4) + (((col >> 3) ^ key) << 5) + (col & 7) * 4;
+        return base + row * (COLS * 4) + (((col >> 3) ^ key(row)) << 5) + (col & 7) * 4;
     }
+    // As of SharedTile, down a column.
+    static __device__ __forceinline__ u32 step(u32 address, int row) { return (address ^ (key(row) << 5)) + row * (COLS * 4); }
+
+    static __device__ __forceinline__ int key(int row) { return row & (PIECES < 8 ? PIECES - 1 : 7); }
 };
 
-template <int ROWS, int COLS, int WARPS, int TERMS> struct WarpTile {
+template <int ROWS, int COLS, int WARPS> struct WarpTile {
     // Wide rectangles need the fewest operand loads; narrow products leave no choice, the smallest ones leave warps without work.
     static constexpr int ROW_WARPS = COLS >= 16 * (WARPS / 2) ? 2 : ROWS / 16,
                          COL_WARPS = WARPS / ROW_WARPS < COLS / 16 ? WARPS / ROW_WARPS : COLS / 16;
@@ -37,15 +40,15 @@ template <int ROWS, int COLS, int WARPS, int TERMS> struct WarpTile {
         if (!exists()) return;
 #pragma unroll
         for (int k = 0; k < DEPTH; k += 16) {
-            Operand<TERMS> a[ROW_TILES], b;
+            u32 a[ROW_TILES][4], b[COL_TILES][4]; // all loads before the first use: they take longer than a product
 #pragma unroll
             for (int m = 0; m < ROW_TILES; m++) left(a[m], row + m * 16, k);
 #pragma unroll
-            for (int n = 0; n < COL_TILES; n++) {
-                right(b, k, col + n * 16);
+            for (int n = 0; n < COL_TILES; n++) right(b[n], k, col + n * 16);
 #pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) mma_16x16(sum[m][2 * n], sum[m][2 * n + 1], a[m], b);
-            }
+            for (int n = 0; n < COL_TILES; n++)
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) mma_16x16(sum[m][2 * n], sum[m][2 * n + 1], a[m], b[n]);
         }
     }
 

@@ -9,11 +9,7 @@ namespace FlaSharp.Tests.Kernels.Gla;
 public sealed class GlaChunkTileTests
 {
     private const ElementType BFloat16 = ElementType.BFloat16;
-    private const ElementType Float32 = ElementType.Float32;
-
-    private static readonly (ElementType, ElementType)[] s_types =
-        [(BFloat16, BFloat16), (BFloat16, Float32), (Float32, Float32)];
-
+    private static readonly ElementType[] s_gates = [BFloat16, ElementType.Float32];
     private static readonly bool[] s_either = [false, true];
 
     public static TheoryData<string> Targets => ["sm_80", "sm_86", "sm_89", "sm_90a", "compute_80"];
@@ -25,7 +21,7 @@ public sealed class GlaChunkTileTests
     [InlineData(100, 128, 128, 128)]
     [InlineData(128, 256, 128, 128)] // in two parts
     [InlineData(7, 500, 16, 128)]
-    [InlineData(129, 256, 256, 64)]
+    [InlineData(129, 256, 256, 128)]
     [InlineData(256, 16, 256, 16)]
     public void Sizes_are_rounded_up(int keySize, int valueSize, int keys, int values)
     {
@@ -38,34 +34,19 @@ public sealed class GlaChunkTileTests
     [InlineData(128, 128, false, "sm_90a", 64)]
     [InlineData(128, 128, true, "sm_90a", 64)]
     [InlineData(256, 256, false, "sm_90a", 64)]
-    [InlineData(256, 256, false, "sm_80", 32)]
+    [InlineData(256, 256, false, "sm_80", 64)]
     [InlineData(256, 256, true, "sm_90a", 64)]
     [InlineData(128, 128, true, "sm_80", 64)]
-    [InlineData(128, 128, false, "sm_86", 32)]
+    [InlineData(128, 128, false, "sm_86", 64)]
     [InlineData(64, 64, true, "sm_86", 64)]
     public void Chunks_are_64_tokens_where_that_fits(int keySize, int valueSize, bool gradients, string target, int chunk) =>
         Assert.Equal(chunk, GlaChunkTile.Choose(keySize, valueSize, BFloat16, BFloat16, gradients, Target(target), out _)!.Chunk);
 
     [Theory]
-    [InlineData(128, 128, false, "sm_90a", 32, 128)]
-    [InlineData(128, 128, true, "sm_90a", 32, 128)]
-    [InlineData(256, 256, true, "sm_90a", 32, 64)]
-    [InlineData(128, 128, true, "sm_80", 32, 128)]
-    [InlineData(256, 256, false, "sm_80", 16, 64)]
-    [InlineData(128, 128, false, "sm_86", 16, 128)]
-    [InlineData(64, 64, true, "sm_86", 32, 64)]
-    public void Chunks_of_float32_are_shorter(
-        int keySize, int valueSize, bool gradients, string target, int chunk, int values)
-    {
-        var tile = GlaChunkTile.Choose(keySize, valueSize, Float32, Float32, gradients, Target(target), out _)!;
-        Assert.Equal((chunk, values, 2), (tile.Chunk, tile.Values, tile.Terms));
-    }
-
-    [Theory]
     [InlineData(257, 16, BFloat16, false, "sm_90a", "K = 257")]
     [InlineData(16, 257, BFloat16, true, "sm_90a", "V = 257")]
+    [InlineData(16, 16, ElementType.Float32, false, "sm_90a", "bfloat16 and float16")]
     [InlineData(128, 128, BFloat16, true, "sm_86", "99 KiB of a block of sm_86")]
-    [InlineData(128, 16, Float32, true, "sm_86", "99 KiB of a block of sm_86")]
     [InlineData(200, 128, BFloat16, true, "sm_90a", "with gradients need more shared memory")]
     public void What_has_no_tile_is_told_why(
         int keySize, int valueSize, object element, bool gradients, string target, string why)
@@ -82,15 +63,15 @@ public sealed class GlaChunkTileTests
         int[] sizes = [1, .. GlaChunkTile.Sizes, .. GlaChunkTile.Sizes.Select(size => size + 1)];
         var tiles = from keySize in sizes
                     from valueSize in sizes
-                    from types in s_types
+                    from gate in s_gates
                     from gradients in s_either
-                    let tile = GlaChunkTile.Choose(keySize, valueSize, types.Item1, types.Item2, gradients, Target(target), out _)
+                    let tile = GlaChunkTile.Choose(keySize, valueSize, BFloat16, gate, gradients, Target(target), out _)
                     where tile is not null
                     select (tile, gradients, keySize, valueSize);
         foreach (var (tile, gradients, keySize, valueSize) in tiles.DistinctBy(found => (found.tile, found.gradients)))
         {
             Assert.True(keySize <= tile.Keys && (!gradients || valueSize <= tile.AllValues), tile.ToString());
-            Assert.True(!gradients || tile.Chunk == GlaChunkTile.GradientChunk(tile.Element));
+            Assert.True(!gradients || tile.Chunk == GlaChunkTile.GradientChunk);
             KernelVariant[] variants = gradients
                 ? [tile.Forward(8), tile.State(8, false), tile.State(8, true), tile.Backward(8), tile.BackwardPairs(8)]
                 : [tile.Forward(8), tile.State(8, false)];
@@ -102,12 +83,12 @@ public sealed class GlaChunkTileTests
     [Fact]
     public void Three_chunks_are_on_their_way_where_the_blocks_leave_room()
     {
-        // 3 (64 x (4 x 128 + 2 x 128 + 2 x 128 + 2 x 64) + 64) + 1024
-        AssertForward(128, 128, "sm_90a", stages: 3, minBlocks: 1, sharedBytes: 3 * 73_792 + 1024, threads: 256);
-        AssertForward(128, 128, "sm_80", stages: 2, minBlocks: 1, sharedBytes: 2 * 73_792 + 1024, threads: 256);
-        AssertForward(64, 32, "sm_90a", stages: 3, minBlocks: 1, sharedBytes: 3 * 36_928 + 1024, threads: 192);
-        AssertForward(64, 32, "sm_80", stages: 3, minBlocks: 1, sharedBytes: 3 * 36_928 + 1024, threads: 192);
-        AssertForward(16, 16, "sm_80", stages: 3, minBlocks: 2, sharedBytes: 3 * 16_448 + 1024, threads: 160);
+        // 3 (chunk (4 K + 2 V + 2 K + 2 chunk)) + 1024, as 3 (32 x (4 x 128 + 2 x 128 + 2 x 128 + 2 x 32)) + 1024
+        AssertForward(128, 128, "sm_90a", stages: 3, minBlocks: 1, sharedBytes: 3 * 34_816 + 1024, threads: 256);
+        AssertForward(128, 128, "sm_80", stages: 3, minBlocks: 1, sharedBytes: 3 * 34_816 + 1024, threads: 256);
+        AssertForward(64, 32, "sm_90a", stages: 3, minBlocks: 1, sharedBytes: 3 * 36_864 + 1024, threads: 192);
+        AssertForward(64, 32, "sm_80", stages: 3, minBlocks: 1, sharedBytes: 3 * 36_864 + 1024, threads: 192);
+        AssertForward(16, 16, "sm_80", stages: 3, minBlocks: 2, sharedBytes: 3 * 16_384 + 1024, threads: 160);
 
         static void AssertForward(
             int keySize, int valueSize, string target, int stages, int minBlocks, int sharedBytes, int threads)
@@ -125,7 +106,38 @@ public sealed class GlaChunkTileTests
     {
         var tile = GlaChunkTile.Choose(64, 200, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _)!;
         Assert.Equal((128, 256), (Define(tile.Forward(8), "VALUE_TILE"), Define(tile.Backward(8), "VALUE_TILE")));
-        Assert.Equal(256, tile.Backward(8).Threads);
+        Assert.Equal((256, 8, 2), (tile.Backward(8).Threads, Define(tile.Backward(8), "BACKWARD_WARPS"), MinBlocks(tile)));
+        var larger = GlaChunkTile.Choose(256, 200, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _)!;
+        Assert.Equal((512, 16, 1), (larger.Backward(8).Threads, Define(larger.Backward(8), "BACKWARD_WARPS"), MinBlocks(larger)));
+
+        static int MinBlocks(GlaChunkTile tile) => Define(tile.Backward(8), "MIN_BLOCKS");
+    }
+
+    [Fact]
+    public void The_largest_heads_take_more_warps_and_unequal_registers_on_Hopper()
+    {
+        var tile = GlaChunkTile.Choose(256, 256, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _)!;
+        foreach (var variant in new[] { tile.Forward(8), tile.State(8, false), tile.State(8, true) })
+        {
+            Assert.Equal((8, 8, 512), (Define(variant, "PRODUCERS"), Define(variant, "CONSUMERS"), variant.Threads));
+            var registers = 256 * (Define(variant, "PRODUCER_REGISTERS") + Define(variant, "CONSUMER_REGISTERS"));
+            Assert.Equal(65_536, registers);
+        }
+        var portable = GlaChunkTile.Choose(256, 256, BFloat16, BFloat16, false, Target("sm_80"), out _)!.Forward(8);
+        Assert.Equal((64, 0, 256), (Define(portable, "VALUE_TILE"), Define(portable, "CONSUMER_REGISTERS"), portable.Threads));
+    }
+
+    [Theory]
+    [InlineData(64, 128, 132, 64)] // 64 blocks of 128 values: 128 of 64
+    [InlineData(66, 128, 132, 64)]
+    [InlineData(67, 128, 132, 128)]
+    [InlineData(52, 128, 132, 128)] // time is cut instead
+    [InlineData(32, 256, 132, 64)] // two blocks for each line
+    [InlineData(64, 64, 132, 64)]
+    public void Few_blocks_are_made_more_by_narrow_tiles(int lines, int valueSize, int multiprocessors, int values)
+    {
+        var tile = GlaChunkTile.Choose(128, valueSize, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _)!;
+        Assert.Equal(values, tile.For(lines, valueSize, multiprocessors).Values);
     }
 
     [Fact]

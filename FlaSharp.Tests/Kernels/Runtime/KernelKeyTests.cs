@@ -41,6 +41,9 @@ public sealed class KernelKeyTests
     private static KernelSource WithHeaders(params (string name, string text)[] headers) =>
         new("Op/a.cu", "code", [.. headers.Select(header => KeyValuePair.Create(header.name, header.text))]);
 
-    private static string Key(KernelSource source, KernelVariant variant, CompilerTarget target, Version compiler) =>
-        Convert.ToHexStringLower(KernelKey.Of(source, variant.Entry, KernelCompiler.Options(variant, target), compiler));
+    private static string Key(KernelSource source, KernelVariant variant, CompilerTarget target, Version compiler)
+    {
+        var options = KernelCompiler.Options(variant, target, compiler);
+        return Convert.ToHexStringLower(KernelKey.Of(source, variant.Entry, options, compiler));
+    }
 }

@@ -1,6 +1,8 @@
 using System.CommandLine;
 using Benchmarks.Measuring;
 using Benchmarks.Reporting;
+using FlaSharp.Ops;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Benchmarks.Commands;
@@ -9,6 +11,7 @@ namespace Benchmarks.Commands;
 internal static class LayersCommand
 {
     private const long Window = 1024;
+    private const string AttentionAlone = "attention alone";
 
     private static readonly long[][] s_sizes =
     [
@@ -50,10 +53,11 @@ internal static class LayersCommand
             var report = new Report("layers", $"Forward of one layer, {common.DtypeName(parsed)}, one sequence",
                 Machine.Of(target), NewTable());
             report.Notes.Add(common.Method(parsed, target));
-            report.Notes.Add($"SoftmaxAttention runs over windows of {Window} tokens, a batch of T / {Window}; "
-                + "its peer, sdpa, is the attention alone, without projections.");
-            report.Notes.Add("RTX 3090: the figures published in flash-linear-attention's issue 22, of another GPU and of "
-                + "the libraries of its time.");
+            report.Notes.Add($"Attention runs over windows of {Window} tokens, a batch of T / {Window}. Alone it has no "
+                + "projections, and one tensor for queries, keys and values, as its peer, sdpa, has.");
+            if (chosen.Any(size => LayerChoice.All.Any(choice => Published(size, choice) is not null)))
+                report.Notes.Add("RTX 3090: the figures published in flash-linear-attention's issue 22, of another GPU and of "
+                    + "the libraries of its time.");
             Measure(report, clock, chosen, common.Dtype(parsed), peers, output);
             return output.Finish(report);
         });
@@ -73,9 +77,9 @@ internal static class LayersCommand
         foreach (long[] size in sizes)
         {
             (int heads, long hidden, long time) = ((int)size[0], size[1], size[2]);
+            string name = $"{heads},{hidden},{time}";
             foreach (LayerChoice choice in LayerChoice.All)
             {
-                string name = $"{heads},{hidden},{time}";
                 bool inWindows = choice.Name == LayerChoice.Attention && time >= Window;
                 (long batch, long length) = inWindows ? (time / Window, Window) : (1, time);
                 (string takes, bool isHopeless) = choice.Plan(batch, length, hidden, heads, dtype, clock.Target.Device);
@@ -89,17 +93,47 @@ internal static class LayersCommand
                 {
                     using var timings = new LayerTimings(
                         clock, choice.Create(hidden, heads, dtype, clock.Target.Device), batch, length, dtype);
-                    Timing forward = timings.Forward();
-                    string peerName = PeerName(choice);
-                    PeerFigure? peer = peers.Find($"seed {peerName}|H{heads}_C{hidden}_T{time}");
-                    report.Table.Add(name, choice.ToString(), takes, forward, peer is null ? null : peerName, peer?.ForwardMs,
-                        Peers.Ratio(peer?.ForwardMs, forward.Median), Published(size, choice));
-                    chart.Add(name, choice.ToString(), forward.Median);
-                    chart.Add(name, peerName, peer?.ForwardMs);
-                    ReportOutput.Progress($"{name} {choice}: {Cell.Text(forward)} ms");
+                    Add(choice.ToString(), takes, timings.Forward(), PeerName(choice), Published(size, choice));
                 });
                 output.Save(report);
             }
+
+            if (time >= Window)
+                Trial.Run(report, $"{name} {AttentionAlone}", () =>
+                    Add(AttentionAlone, "", TimeAttention(clock, time / Window, heads, hidden / heads, dtype), "sdpa", null));
+            output.Save(report);
+
+            void Add(string layer, string takes, Timing forward, string? peerName, double? published)
+            {
+                PeerFigure? peer = peers.Find($"seed {peerName}|H{heads}_C{hidden}_T{time}");
+                report.Table.Add(name, layer, takes, forward, peer is null ? null : peerName, peer?.ForwardMs,
+                    Peers.Ratio(peer?.ForwardMs, forward.Median), published);
+                chart.Add(name, layer, forward.Median);
+                if (peer is not null)
+                    chart.Add(name, $"peer: {peerName}", peer.ForwardMs);
+                ReportOutput.Progress($"{name} {layer}: {Cell.Text(forward)} ms");
+            }
+        }
+    }
+
+    private static Timing TimeAttention(Stopclock clock, long batch, long heads, long headDim, ScalarType dtype)
+    {
+        long[] shape = [batch, Window, heads, headDim];
+        long bytes = shape.Aggregate((a, b) => a * b) * dtype.ElementSize();
+        Tensor[] sets = [.. Enumerable.Range(0, InputSets.Count(bytes, clock.Target.CacheBytes))
+            .Select(_ => randn(shape, dtype, clock.Target.Device).DetachFromDisposeScope())];
+        try
+        {
+            return clock.Time(sets.Length, set =>
+            {
+                using IDisposable _ = no_grad();
+                FlaOps.Attention(sets[set], sets[set], sets[set]);
+            });
+        }
+        finally
+        {
+            foreach (Tensor tensor in sets)
+                tensor.Dispose();
         }
     }
 
@@ -109,11 +143,11 @@ internal static class LayersCommand
         .Select(figure => (double?)figure.milliseconds)
         .FirstOrDefault();
 
-    /// <summary>In the JSON of bench_peers.py; it has none of Mamba-2.</summary>
-    private static string PeerName(LayerChoice choice) => choice.Name switch
+    /// <summary>The same layer in the JSON of bench_peers.py; null if it has none.</summary>
+    private static string? PeerName(LayerChoice choice) => choice.Name switch
     {
         LayerChoice.Gla => "gla layer",
-        LayerChoice.Attention => "sdpa",
-        _ => $"{choice.Name.ToLowerInvariant()} layer",
+        "Mamba" => "mamba layer",
+        _ => null,
     };
 }

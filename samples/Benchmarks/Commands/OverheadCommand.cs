@@ -14,7 +14,9 @@ namespace Benchmarks.Commands;
 internal static class OverheadCommand
 {
     private const int CallsOfABurst = 100; // fewer than a GPU's queue holds, so that no call waits for it
-    private const int WarmUps = 3;
+
+    // .NET compiles what is called often anew, in the background; until then a call takes about twice as long.
+    private static readonly TimeSpan s_warmUp = TimeSpan.FromSeconds(1.5);
 
     public static Command Create()
     {
@@ -73,19 +75,25 @@ internal static class OverheadCommand
 
     private static Timing Bursts(Target target, Action action, int bursts)
     {
+        long begin = Stopwatch.GetTimestamp();
+        do
+            Burst();
+        while (Stopwatch.GetElapsedTime(begin) < s_warmUp);
+
         var microseconds = new List<double>();
-        for (int i = 0; i < WarmUps + bursts; i++)
+        for (int i = 0; i < bursts; i++)
+            microseconds.Add(Burst());
+        target.Synchronize();
+        return Timing.Of(microseconds);
+
+        double Burst()
         {
             using DisposeScope scope = NewDisposeScope();
             target.Synchronize();
             long start = Stopwatch.GetTimestamp();
             for (int call = 0; call < CallsOfABurst; call++)
                 action();
-            if (i >= WarmUps)
-                microseconds.Add(Stopwatch.GetElapsedTime(start).TotalMicroseconds / CallsOfABurst);
+            return Stopwatch.GetElapsedTime(start).TotalMicroseconds / CallsOfABurst;
         }
-
-        target.Synchronize();
-        return Timing.Of(microseconds);
     }
 }

@@ -126,6 +126,8 @@ template <class T> __forceinline__ void mma_m16n8k16(float (&d)[4], const u32 (&
 
 // ---- Named barriers
 
+template <int COUNT, int SHARE> __forceinline__ void set_registers() {}
+
 __forceinline__ void barrier_wait(int id, int threads) {
     emulator::barrier("barrier_wait", id, threads, emulator::Arrival::Wait);
 }
