@@ -42,16 +42,11 @@ struct StateTile {
     }
     __device__ __forceinline__ StateTile term(int t) const { return {base + t * (K * 16)}; }
     // 8 neighbouring keys.
-    __device__ __forceinline__ void load(float2 (&x)[4], int value, int key) const {
+    __device__ __forceinline__ void load(u32 (&pairs)[4][TERMS], int value, int key) const {
 #pragma unroll
         for (int t = 0; t < TERMS; t++) {
-            uint4 terms = shared_load<uint4>(term(t).at(value, key));
-            u32 pairs[4] = {terms.x, terms.y, terms.z, terms.w};
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                float2 pair = make_float2(Pair<bf16>::low(pairs[c]), Pair<bf16>::high(pairs[c]));
-                x[c] = t == 0 ? pair : make_float2(x[c].x + pair.x, x[c].y + pair.y);
-            }
+            uint4 x = shared_load<uint4>(term(t).at(value, key));
+            pairs[0][t] = x.x, pairs[1][t] = x.y, pairs[2][t] = x.z, pairs[3][t] = x.w;
         }
     }
 };
@@ -139,9 +134,10 @@ __device__ __forceinline__ void store_anchors(u32 memory, KeyGrad& grad_k, float
             float2 sum = make_float2(0.f, 0.f);
 #pragma unroll
             for (int m = 0; m < 2 * KeyGrad::ROW_TILES; m++) {
-                float2 pair = k.load(k.operand_at(grad_k.row + m * 8 + grad_k.lane / 4, col));
-                sum.x += pair.x * grad_k.sum[m / 2][n][m % 2 * 2];
-                sum.y += pair.y * grad_k.sum[m / 2][n][m % 2 * 2 + 1];
+                u32 pair[TERMS];
+                k.load(pair, k.operand_at(grad_k.row + m * 8 + grad_k.lane / 4, col));
+                sum.x += low_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2];
+                sum.y += high_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2 + 1];
             }
 #pragma unroll
             for (int mask = 4; mask < 32; mask *= 2) {
@@ -166,13 +162,13 @@ __device__ __forceinline__ void add_products(float (&products)[8], const StateTi
     for (int value = 0; value < SLICE; value += 8 * (THREADS / K)) {
         int there = value + thread / K * 8;
         if (there >= SLICE) continue;
-        float2 xs[4], ys[4];
+        u32 xs[4][TERMS], ys[4][TERMS];
         state.load(xs, there + thread % 8, thread % K / 8 * 8);
         grad.load(ys, there + thread % 8, thread % K / 8 * 8);
 #pragma unroll
         for (int c = 0; c < 4; c++) {
-            products[2 * c] += xs[c].x * ys[c].x;
-            products[2 * c + 1] += xs[c].y * ys[c].y;
+            products[2 * c] += low_of(xs[c]) * low_of(ys[c]);
+            products[2 * c + 1] += high_of(xs[c]) * high_of(ys[c]);
         }
     }
 }
@@ -191,16 +187,17 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
 #pragma unroll
     for (int i = 0; i < Gates::ROWS; i++, query_there += query_target.stride, key_there += key_target.stride) {
         float2 grad_q = shared_load<float2>(GradTile::step(query_grad_top, i)), grad_k = shared_load<float2>(GradTile::step(key_grad_top, i));
-        float2 query = q.load(q.step(query_top, i, 0)), key = k.load(k.step(key_top, i, 0));
+        u32 query[TERMS], key[TERMS];
+        q.load(query, q.step(query_top, i, 0)), k.load(key, k.step(key_top, i, 0));
         float2 of_query = gates.decay(i, 1.f, start), of_key = gates.decay(i, -1.f, end);
         float diagonal = shared_load<float>(diagonal_top + i * 4);
-        grad_g[i][0] = query.x * grad_q.x - key.x * grad_k.x;
-        grad_g[i][1] = query.y * grad_q.y - key.y * grad_k.y;
+        grad_g[i][0] = low_of(query) * grad_q.x - low_of(key) * grad_k.x;
+        grad_g[i][1] = high_of(query) * grad_q.y - high_of(key) * grad_k.y;
         if (gates.row + i >= chunk.rows || cols <= 0) continue;
-        store_pair<VECTOR>(query_there, cols, (grad_q.x + diagonal * key.x) * of_query.x * p.scale,
-                           (grad_q.y + diagonal * key.y) * of_query.y * p.scale);
-        store_pair<VECTOR>(key_there, cols, (grad_k.x + diagonal * query.x) * of_key.x,
-                           (grad_k.y + diagonal * query.y) * of_key.y);
+        store_pair<VECTOR>(query_there, cols, (grad_q.x + diagonal * low_of(key)) * of_query.x * p.scale,
+                           (grad_q.y + diagonal * high_of(key)) * of_query.y * p.scale);
+        store_pair<VECTOR>(key_there, cols, (grad_k.x + diagonal * low_of(query)) * of_key.x,
+                           (grad_k.y + diagonal * high_of(query)) * of_key.y);
     }
 
     // What comes from beyond the chunk, and sums from each row to its end.

@@ -26,10 +26,7 @@ template <class T, int ROWS_, int COLS_> struct SharedTile {
     // Two neighbouring numbers as operands.
     __device__ __forceinline__ u32 operand_at(int row, int col) const { return at(row, col); }
     static __device__ __forceinline__ void store(u32 address, float x, float y) { shared_store(address, Pair<T>::pack(x, y)); }
-    static __device__ __forceinline__ float2 load(u32 address) {
-        u32 pair = shared_load<u32>(address);
-        return make_float2(Pair<T>::low(pair), Pair<T>::high(pair));
-    }
+    static __device__ __forceinline__ void load(u32 (&terms)[1], u32 address) { terms[0] = shared_load<u32>(address); }
 
     // From the address of an element to that `row` rows and `col` columns further on, where these share no binary digit with its own row
     // and column, and `col` is a multiple of 8: known numbers cost an instruction or none. The tile begins at a multiple of 128 bytes.

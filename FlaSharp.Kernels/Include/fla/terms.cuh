@@ -19,6 +19,12 @@ template <int TERMS, class Visit> __device__ __forceinline__ void visit_terms(fl
     }
 }
 
+// The first or the second of two neighbouring numbers again.
+__device__ __forceinline__ float low_of(const u32 (&terms)[1]) { return Pair<bf16>::low(terms[0]); }
+__device__ __forceinline__ float high_of(const u32 (&terms)[1]) { return Pair<bf16>::high(terms[0]); }
+__device__ __forceinline__ float low_of(const u32 (&terms)[2]) { return Pair<bf16>::low(terms[0]) + Pair<bf16>::low(terms[1]); }
+__device__ __forceinline__ float high_of(const u32 (&terms)[2]) { return Pair<bf16>::high(terms[0]) + Pair<bf16>::high(terms[1]); }
+
 // A 16 x 16 block as an operand: a fragment for each term.
 struct TermFragment {
     u32 of[2][4];
@@ -44,9 +50,8 @@ template <int ROWS_, int COLS_> struct SharedTile<float, ROWS_, COLS_> {
     static __device__ __forceinline__ void store(u32 address, float x, float y) {
         visit_terms<TERMS>(x, y, [=](int t, u32 pair) { shared_store(address + t * Term::BYTES, pair); });
     }
-    static __device__ __forceinline__ float2 load(u32 address) {
-        float2 first = Term::load(address), second = Term::load(address + Term::BYTES);
-        return make_float2(first.x + second.x, first.y + second.y);
+    static __device__ __forceinline__ void load(u32 (&terms)[2], u32 address) {
+        terms[0] = shared_load<u32>(address), terms[1] = shared_load<u32>(address + Term::BYTES);
     }
 
     static __device__ __forceinline__ u32 step(u32 address, int row, int col) { return Term::step(address, row, col); }
