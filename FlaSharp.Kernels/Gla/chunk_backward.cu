@@ -58,7 +58,7 @@ constexpr int TOTALS = PAIRS, ANCHORS = TOTALS + Gates::STRIPS * K * 4;
 constexpr int ANCHOR_ROWS = KeyGrad::ROW_WARPS + THREADS / K;
 constexpr int END_OF_SUMS = ANCHORS + ANCHOR_ROWS * K * 4, END_OF_PAIRS = PAIRS + PairTile::BYTES;
 constexpr int GRAD_PAIRS = END_OF_SUMS > END_OF_PAIRS ? END_OF_SUMS : END_OF_PAIRS;
-constexpr int DIAGONAL = GRAD_PAIRS + PairTile::BYTES, END_OF_INPUTS = DIAGONAL + C * 4;
+constexpr int DIAGONAL = GRAD_PAIRS + PairTile::BYTES, END_OF_INPUTS = DIAGONAL + (C * 4 + 255) / 256 * 256; // where step() wants a tile
 // On their way out, the gradients of queries and keys take the place of values and states where these are large enough.
 constexpr int QUERY_GRADS = 2 * ValueTile::BYTES >= GradTile::BYTES ? VALUE : END_OF_INPUTS;
 constexpr int AFTER_QUERY_GRADS = QUERY_GRADS == VALUE ? END_OF_INPUTS : END_OF_INPUTS + GradTile::BYTES;
