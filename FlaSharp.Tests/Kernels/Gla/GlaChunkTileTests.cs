@@ -52,7 +52,7 @@ public sealed class GlaChunkTileTests
     [InlineData(256, 256, true, "sm_90a", 64, 32)]
     [InlineData(256, 256, false, "sm_80", 64, 16)]
     [InlineData(128, 128, true, "sm_80", 128, 32)]
-    [InlineData(128, 128, false, "sm_86", 64, 16)]
+    [InlineData(128, 128, false, "sm_86", 128, 16)]
     [InlineData(64, 64, true, "sm_86", 64, 32)]
     public void Chunks_of_float32_are_shorter(
         int keySize, int valueSize, bool gradients, string target, int values, int forwardChunk)
