@@ -21,8 +21,8 @@ internal sealed record GlaChunkTile(
     private const int NarrowValues = 64;
     private const int MostStages = 3;
     private const int FewestStages = 2;
-    private const int PairsThreads = 256;
-    private const int MarkBytes = 32; // static shared memory of chunk_backward_pairs.cu
+    private const int PairsThreads = 512;
+    private const int MarkBytes = 64; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
     private static readonly ConcurrentDictionary<
