@@ -28,6 +28,9 @@ internal sealed record GlaChunkTile(
     private static readonly ConcurrentDictionary<
         (int, int, ElementType, ElementType, bool, CompilerTarget), (GlaChunkTile?, string)> s_choices = new();
 
+    /// <summary>The largest K and, of backward, V.</summary>
+    public static int MaxSize => s_sizes[^1];
+
     /// <summary>What K and V are rounded up to.</summary>
     public static IReadOnlyList<int> Sizes => s_sizes;
 
@@ -157,9 +160,8 @@ internal sealed record GlaChunkTile(
     {
         if (element == ElementType.Float32)
             return (null, "The kernels over chunks take bfloat16 and float16.");
-        if (keySize > s_sizes[^1] || (gradients && valueSize > s_sizes[^1]))
-            return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, "
-                + $"up to {s_sizes[^1]}.");
+        if (keySize > MaxSize || (gradients && valueSize > MaxSize))
+            return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, up to {MaxSize}.");
 
         var (keys, allValues) = (RoundUp(keySize), RoundUp(valueSize));
         // What holds 256 key channels and 128 value channels needs Hopper's unequal shares of registers.

@@ -274,9 +274,9 @@ public sealed class GlaKernelTests
         Assert.Equal((LinearAttentionMode.Chunk, FlaOps.TorchPath), Taken(floats));
         Assert.Contains("bfloat16", floats.Reason, StringComparison.Ordinal);
 
-        var tooWide = Queries(1, 100, 1, 300);
-        Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath), Taken(FlaOps.PlanGla(tooWide)));
-        Assert.Contains("K = 300", FlaOps.PlanGla(tooWide, LinearAttentionMode.Chunk).Reason, StringComparison.Ordinal);
+        var inParts = FlaOps.PlanGla(Queries(1, 100, 200, 300));
+        Assert.Equal((LinearAttentionMode.FusedChunk, FlaOps.CudaPath), Taken(inParts));
+        Assert.Contains("K = 300", inParts.Reason, StringComparison.Ordinal);
 
         static Tensor Queries(params long[] sizes) => empty(sizes, dtype: ScalarType.BFloat16, device: CUDA);
         static (LinearAttentionMode, string) Taken(ModeChoice choice) => (choice.Mode, choice.Path);
@@ -288,6 +288,8 @@ public sealed class GlaKernelTests
     [InlineData(200, 64)]
     [InlineData(256, 32)]
     [InlineData(64, 512)]
+    [InlineData(300, 40)]
+    [InlineData(512, 512)]
     public void Wide_heads(int keySize, int valueSize) => new GlaCase { T = 200, K = keySize, V = valueSize }.Check();
 
     [GpuFact]
