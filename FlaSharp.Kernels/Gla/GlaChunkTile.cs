@@ -18,17 +18,19 @@ internal sealed record GlaChunkTile(
     private const int NarrowValues = 64;
     private const int MostStages = 3;
     private const int FewestStages = 2;
-    private const int PairsThreads = 256;
-    private const int MarkBytes = 32; // static shared memory of chunk_backward_pairs.cu
+    private const int MarkBytes = 64; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
     private static readonly ConcurrentDictionary<
         (int, int, ElementType, ElementType, bool, CompilerTarget), (GlaChunkTile?, string)> s_choices = new();
 
+    /// <summary>The largest K and, of backward, V.</summary>
+    public static int MaxSize => s_sizes[^1];
+
     /// <summary>What K and V are rounded up to.</summary>
     public static IReadOnlyList<int> Sizes => s_sizes;
 
-    /// <summary>bfloat16 numbers that stand for one of the type in products and saved states: float32 is the sum of two.</summary>
+    /// <summary>bfloat16 numbers that stand for one in products and saved states: float32 is the sum of two.</summary>
     public int Terms => Element.Bytes() / sizeof(short);
 
     /// <summary>
@@ -48,6 +50,11 @@ internal sealed record GlaChunkTile(
     private int ConsumerWarps => HasManyWarps ? 8 : Math.Min(4, Values / 16);
 
     private int TotalsBytes => 2 * sizeof(float) * 32 * ProducerWarps;
+
+    // Of backward: a thread has two key channels of a token or more.
+    private int MostWarps => Math.Min(16, Chunk * Keys / 64);
+
+    private bool FitsBackward => Fits(Math.Max(BackwardBytes(MostWarps), BackwardPairsBytes + MarkBytes));
 
     private int StateMinBlocks => Math.Max(Keys, Values) > 32 ? 1 : 2; // more registers for larger states
 
@@ -91,14 +98,14 @@ internal sealed record GlaChunkTile(
     public KernelVariant Backward(int vector)
     {
         // Sixteen warps on a multiprocessor, of one block or of two.
-        var (blocks, warps) = Fits(BackwardBytes(8), blocks: 2) ? (2, 8) : (1, 16);
+        var (blocks, warps) = Fits(BackwardBytes(8), blocks: 2) ? (2, 8) : (1, MostWarps);
         return Variant("backward", vector, 32 * warps, blocks, BackwardBytes(warps), AllValues, $"CHUNK={Chunk}",
             $"BACKWARD_WARPS={warps}");
     }
 
     /// <summary>As <see cref="Forward"/>; of the pairs that <see cref="Backward"/> leaves.</summary>
     public KernelVariant BackwardPairs(int vector) =>
-        Variant("backward_pairs", vector, PairsThreads, 1, BackwardPairsBytes, AllValues, $"CHUNK={Chunk}");
+        Variant("backward_pairs", vector, 32 * MostWarps, 1, BackwardPairsBytes, AllValues, $"CHUNK={Chunk}");
 
     /// <summary>
     /// The same, or one with fewer values in a block where whole sequences would keep the GPU busy, but not half of it.
@@ -131,7 +138,7 @@ internal sealed record GlaChunkTile(
     {
         get
         {
-            var totals = 2 * sizeof(float) * PairsThreads;
+            var totals = 2 * sizeof(float) * 32 * MostWarps;
             var valuesOrGradients = Chunk * Math.Max(2 * Element.Bytes() * AllValues, sizeof(float) * Keys);
             return Chunk * Element.Bytes() * (3 * Keys + 2 * Chunk) + sizeof(float) * Chunk + totals + valuesOrGradients;
         }
@@ -140,12 +147,11 @@ internal sealed record GlaChunkTile(
     private static (GlaChunkTile?, string) Choose(
         int keySize, int valueSize, ElementType element, ElementType gate, bool gradients, CompilerTarget target)
     {
-        if (keySize > s_sizes[^1] || (gradients && valueSize > s_sizes[^1]))
-            return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, "
-                + $"up to {s_sizes[^1]}.");
+        if (keySize > MaxSize || (gradients && valueSize > MaxSize))
+            return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, up to {MaxSize}.");
 
         var (keys, allValues) = (RoundUp(keySize), RoundUp(valueSize));
-        // What holds 256 key channels and 128 value channels needs Hopper's unequal shares of registers, and operands of one term.
+        // What holds 256 key channels and 128 value channels needs Hopper's unequal shares of registers and operands of one term.
         var mostValues =
             Math.Min(allValues, keys > 128 && !(target.IsHopper && element != ElementType.Float32) ? NarrowValues : 128);
         var longest = GradientChunk(element);
@@ -155,7 +161,7 @@ internal sealed record GlaChunkTile(
                 var tile = new GlaChunkTile(keys, values, allValues, chunk, element, gate, target);
                 if (tile.FitsForward(tile.ForwardChunk)
                     && tile.Fits(FewestStages * tile.StateStageBytes + tile.TotalsBytes)
-                    && (!gradients || tile.Fits(Math.Max(tile.BackwardBytes(16), tile.BackwardPairsBytes + MarkBytes))))
+                    && (!gradients || tile.FitsBackward))
                     return (tile, "");
             }
         return (null, $"K = {keySize} and V = {valueSize}{(gradients ? " with gradients" : "")} need more shared memory than the "

@@ -58,7 +58,8 @@ constexpr int TOTALS = PAIRS, ANCHORS = TOTALS + Gates::STRIPS * K * 4;
 constexpr int ANCHOR_ROWS = KeyGrad::ROW_WARPS + THREADS / K;
 constexpr int END_OF_SUMS = ANCHORS + ANCHOR_ROWS * K * 4, END_OF_PAIRS = PAIRS + PairTile::BYTES;
 constexpr int GRAD_PAIRS = END_OF_SUMS > END_OF_PAIRS ? END_OF_SUMS : END_OF_PAIRS;
-constexpr int DIAGONAL = GRAD_PAIRS + PairTile::BYTES, END_OF_INPUTS = DIAGONAL + (C * 4 + 255) / 256 * 256; // where step() wants a tile
+constexpr int DIAGONAL = GRAD_PAIRS + PairTile::BYTES;
+constexpr int END_OF_INPUTS = DIAGONAL + (C * 4 + 255) / 256 * 256; // where step() wants a tile
 // On their way out, the gradients of queries and keys take the place of values and states where these are large enough.
 constexpr int QUERY_GRADS = 2 * ValueTile::BYTES >= GradTile::BYTES ? VALUE : END_OF_INPUTS;
 constexpr int AFTER_QUERY_GRADS = QUERY_GRADS == VALUE ? END_OF_INPUTS : END_OF_INPUTS + GradTile::BYTES;
@@ -181,7 +182,8 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
     int cols = p.shape.key_size - gates.col;
     float start[2], end[2], grad_g[Gates::ROWS][2];
     gates.origins(p.plain_states[chunk.slot], p.plain_grads[chunk.slot], start, end);
-    u32 query_top = q.operand_at(gates.row, gates.col), key_top = k.operand_at(gates.row, gates.col), diagonal_top = memory + DIAGONAL + gates.row * 4;
+    u32 query_top = q.operand_at(gates.row, gates.col), key_top = k.operand_at(gates.row, gates.col);
+    u32 diagonal_top = memory + DIAGONAL + gates.row * 4;
     u32 query_grad_top = query_grads.at(gates.row, gates.col), key_grad_top = key_grads.at(gates.row, gates.col);
     T *query_there = query_target[chunk.first + gates.row] + gates.col, *key_there = key_target[chunk.first + gates.row] + gates.col;
 #pragma unroll
@@ -264,7 +266,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
             if constexpr (VECTOR >= PIECE)
                 *reinterpret_cast<uint4*>(there) = shared_load<uint4>(output.at(row, col));
             else
-                for (int c = 0; c < PIECE && col + c < p.shape.value_size; c++) there[c] = shared_load<T>(output.at(row, col + c));
+                for (int c = 0; c < PIECE && col + c < p.shape.value_size; c++)
+                    there[c] = shared_load<T>(output.at(row, col + c));
         }
     }
 

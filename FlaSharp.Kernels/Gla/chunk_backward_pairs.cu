@@ -10,7 +10,7 @@ using namespace fla;
 typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
-constexpr int WARPS = 8, THREADS = 32 * WARPS;
+constexpr int WARPS = C * K < 1024 ? C * K / 64 : 16, THREADS = 32 * WARPS; // a thread has two key channels of a token or more
 
 typedef ChunkGates<C, K, THREADS> Gates;
 typedef OperandOf<T>::Type Operand;
@@ -19,7 +19,6 @@ typedef SharedTile<Operand, C, V> ValueTile;
 typedef SharedTile<Operand, C, C> PairTile;
 typedef FloatTile<C, K> GradTile;
 typedef PairRows<C, WARPS / 2> Pairs; // half of the warps have A, half dA
-static_assert(!Pairs::SPARE);
 typedef Pair<T>::Type Loaded; // two numbers
 typedef GlaChunk<C> Chunk;
 
@@ -35,7 +34,8 @@ template <class X> __device__ __forceinline__ void add_pair(X* there, int cols, 
 }
 
 // dA + dA^T at one level, as a left operand.
-__device__ __forceinline__ void load_level(u32 (&a)[4], const SharedTile<bf16, C, C>& grad_pairs, int row, int col, int half, int lane) {
+__device__ __forceinline__ void load_level(u32 (&a)[4], const SharedTile<bf16, C, C>& grad_pairs, int row, int col, int half,
+                                           int lane) {
     u32 upper[4];
     load_left(a, grad_pairs, row, col, lane);
     load_left_transposed(upper, grad_pairs, col, row, lane);
@@ -124,10 +124,12 @@ __device__ __forceinline__ void add_chunk(const GlaChunkBackward& p, const Chunk
 
     Pairs pairs(warp % (WARPS / 2), lane);
     if (warp >= WARPS / 2) {
-        pairs.multiply(grad_output, v);
-        pairs.store_diagonal(memory + DIAGONAL);
-        pairs.mask([](int i, int j) { return j < i; });
-        pairs.store(grad_pairs);
+        if (!Pairs::SPARE || pairs.exist()) {
+            pairs.multiply(grad_output, v);
+            pairs.store_diagonal(memory + DIAGONAL);
+            pairs.mask([](int i, int j) { return j < i; });
+            pairs.store(grad_pairs);
+        }
         pairs.first = Pairs::DOWN; // no rows of A
     }
     add_split_pairs<T>(pairs, gates, q, k, KeyTile(memory + SPLIT), p.scale, totals, [] { __syncthreads(); });

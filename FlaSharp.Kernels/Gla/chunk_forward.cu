@@ -17,7 +17,8 @@ struct GlaChunkForward {
     TensorView q, k, v, g, o;
     const float* initial; // [sequences, H, segments, K, V], or null for 0
     float* final;         // [sequences, H, K, V], or null
-    bf16* states;         // for backward: the scaled state every SAVED_TOKENS, [slots, H, V / 8, TERMS, K / 8] blocks of 8 x 8; or null
+    // For backward: the scaled state every SAVED_TOKENS, [slots, H, V / 8, TERMS, K / 8] blocks of 8 x 8; or null.
+    bf16* states;
     int* plain;           // tells which of these are not scaled, [slots, H]
     float scale;
 };
@@ -149,8 +150,9 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& b
         auto v = block.sequence.rows<Operand>(p.v, kv_head);
         v.first += value;
         load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), block.sequence.rows<G>(p.g, kv_head), first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), block.sequence.rows<Operand>(p.q, head), first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), block.sequence.rows<Operand>(p.k, kv_head), first, rows, p.shape.key_size, thread);
+        auto q = block.sequence.rows<Operand>(p.q, head), k = block.sequence.rows<Operand>(p.k, kv_head);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), q, first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), k, first, rows, p.shape.key_size, thread);
         load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, first, rows, p.shape.value_size - value, thread);
     };
 

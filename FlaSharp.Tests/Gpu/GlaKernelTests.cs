@@ -298,48 +298,26 @@ public sealed class GlaKernelTests
             Taken(FlaOps.PlanGla(narrow, LinearAttentionMode.FusedChunk)));
         Assert.Contains("multiprocessors", FlaOps.PlanGla(wide).Reason, StringComparison.Ordinal);
 
-        var tooWide = Queries(1, 100, 1, 300);
-        Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath), Taken(FlaOps.PlanGla(tooWide)));
-        Assert.Contains("K = 300", FlaOps.PlanGla(tooWide, LinearAttentionMode.Chunk).Reason, StringComparison.Ordinal);
+        var inParts = FlaOps.PlanGla(Queries(1, 100, 200, 300));
+        Assert.Equal((LinearAttentionMode.FusedChunk, FlaOps.CudaPath), Taken(inParts));
+        Assert.Contains("K = 300", inParts.Reason, StringComparison.Ordinal);
 
         static Tensor Queries(params long[] sizes) => empty(sizes, dtype: ScalarType.BFloat16, device: CUDA);
         static (LinearAttentionMode, string) Taken(ModeChoice choice) => (choice.Mode, choice.Path);
     }
 
     [GpuTheory]
-    [InlineData(ScalarType.BFloat16, 4e-3, 5e-3)]
-    [InlineData(ScalarType.Float32, 2e-5, 2.5e-5)]
-    public void Wide_heads_without_gradients(ScalarType dtype, double outputLimit, double stateLimit)
+    [InlineData(256, 256)]
+    [InlineData(256, 128)]
+    [InlineData(200, 64)]
+    [InlineData(256, 32)]
+    [InlineData(64, 512)]
+    [InlineData(300, 40)]
+    [InlineData(512, 512)]
+    public void Wide_heads(int keySize, int valueSize)
     {
-        using var scope = NewDisposeScope();
-        using var noGrad = no_grad();
-        foreach (var (keySize, valueSize) in new[] { (256, 256), (200, 64), (256, 32), (64, 512) })
-        {
-            var shape = new GlaCase { T = 200, K = keySize, V = valueSize, Dtype = dtype };
-            var inputs = shape.Inputs();
-            var x = Array.ConvertAll(inputs, input => input!.to(float64));
-            var (expected, expectedState) = NaiveGla.Run(x[0], x[1], x[2], x[3], initialState: x[4]);
-            foreach (var mode in new[] { LinearAttentionMode.FusedChunk, LinearAttentionMode.Chunk })
-            {
-                var (output, state) = shape.Forward(mode, inputs);
-                Compare.Close(output, expected, outputLimit, $"{shape} {mode}: output");
-                Compare.Close(state!, expectedState, stateLimit, $"{shape} {mode}: final state");
-            }
-        }
-    }
-
-    [GpuTheory]
-    [InlineData(ScalarType.BFloat16, ElementType.BFloat16, 256, 256)]
-    [InlineData(ScalarType.BFloat16, ElementType.BFloat16, 256, 40)]
-    [InlineData(ScalarType.Float32, ElementType.Float32, 256, 256)]
-    [InlineData(ScalarType.Float32, ElementType.Float32, 256, 40)]
-    [InlineData(ScalarType.Float32, ElementType.Float32, 64, 200)]
-    public void Wide_heads_with_gradients(ScalarType dtype, object element, int keySize, int valueSize)
-    {
-        var type = (ElementType)element;
-        var tile = GlaChunkTile.Choose(keySize, valueSize, type, type, true, GpuDevice.Get(0).Target!, out var noTile);
-        Assert.SkipWhen(tile is null, noTile);
-        new GlaCase { T = 200, K = keySize, V = valueSize, Dtype = dtype, Decay = GlaCase.AlternatingGate }.Check();
+        new GlaCase { T = 200, K = keySize, V = valueSize }.Check();
+        new GlaCase { T = 200, K = keySize, V = valueSize, Dtype = ScalarType.Float32 }.Check();
     }
 
     [GpuFact]

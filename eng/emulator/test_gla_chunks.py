@@ -78,6 +78,7 @@ class ChunkCase(Case):
         self.keys, self.all_values = (next(tile for tile in TILES if tile >= size) for size in (K, V))
         self.values = values or min(self.all_values, 64 if self.keys > 128 else 128)
         self.forward_chunk = forward_chunk or (32 if self.keys > 64 else self.chunk)
+        self.pairs_threads = min(512, self.chunk * self.keys // 2)
         self.shorter = self.chunk // self.forward_chunk
         self.producers, self.consumers, self.backward_warps = producers, min(consumers, self.values // 16), backward_warps
         self.value_tiles = -(-V // self.values)
@@ -96,7 +97,7 @@ class ChunkCase(Case):
             own = sum(gradients for place in (2 * all_values, states) if place < gradients)
             sums = 384 * self.backward_warps + 8 * self.keys
             return 2 * keys + 2 * all_values + states + max(pairs, sums) + pairs + 256 + own
-        return 3 * keys + 2 * pairs + row + 2048 + max(2 * all_values, gradients)
+        return 3 * keys + 2 * pairs + row + 8 * self.pairs_threads + max(2 * all_values, gradients)
 
     def run(self):
         B, T, H, K = self.q.shape
@@ -118,7 +119,8 @@ class ChunkCase(Case):
             return keep(name, np.full(shape, np.nan, np.float32))
 
         def saved(name):
-            return keep(name, np.full((self.slots, H, self.value_tiles * self.values * self.bytes // 2 * self.keys), 0x7FFF, np.uint16))
+            size = self.value_tiles * self.values * self.bytes // 2 * self.keys
+            return keep(name, np.full((self.slots, H, size), 0x7FFF, np.uint16))
 
         def address(array):
             return None if array is None else array.ctypes.data
@@ -181,7 +183,7 @@ class ChunkCase(Case):
             Shape(sequences, H, group, K, V, self.chunks, 1), *map(emulate.view, (q, k, v, g, do, *gradients)),
             *map(address, (states, state_gradients, plain, plain_gradients)), self.value_tiles * self.values, self.scale, blocks)
         launch("chunk_backward", self.all_values, blocks, 32 * self.backward_warps, backward, BACKWARD_WARPS=self.backward_warps)
-        launch("chunk_backward_pairs", self.all_values, min(blocks, MULTIPROCESSORS), 256, backward)
+        launch("chunk_backward_pairs", self.all_values, min(blocks, MULTIPROCESSORS), self.pairs_threads, backward)
 
         dq, dk, dv, dg = gradients
         return {"o": fetch(o, self.element), "final": final, "d_initial": d_initial, "dq": fetch(dq, self.element),

@@ -128,7 +128,8 @@ template <int C, int K, int THREADS> struct ChunkGates {
     }
 
     // x 2^(sign (G - origin)) factor, in place: from numbers of type T to operands.
-    template <class T, class Tile> __device__ __forceinline__ void scale(const Tile& x, float sign, const float (&origin)[2], float factor) const {
+    template <class T, class Tile>
+    __device__ __forceinline__ void scale(const Tile& x, float sign, const float (&origin)[2], float factor) const {
         constexpr int BATCH = ROWS < 8 ? ROWS : 8; // loads under way at once: none passes a store
         typedef typename Pair<T>::Type Loaded;
         u32 top = x.at(row, col), operand_top = x.operand_at(row, col);
@@ -141,7 +142,8 @@ template <int C, int K, int THREADS> struct ChunkGates {
 #pragma unroll
             for (int i = 0; i < BATCH; i++) {
                 float2 by = decay(first + i, sign, origin);
-                x.store(x.step(operand_top, first + i, 0), Pair<T>::low(pairs[i]) * by.x * factor, Pair<T>::high(pairs[i]) * by.y * factor);
+                x.store(x.step(operand_top, first + i, 0), Pair<T>::low(pairs[i]) * by.x * factor,
+                        Pair<T>::high(pairs[i]) * by.y * factor);
             }
         }
     }
@@ -174,7 +176,8 @@ template <int C, int K, int THREADS> struct ChunkGates {
 
     // The operand of that level: keys and queries with their decays.
     template <class T, class Tile>
-    __device__ __forceinline__ void split(const Tile& x, const Tile& q, const Tile& k, int half, float scale, const Totals& totals) const {
+    __device__ __forceinline__ void split(const Tile& x, const Tile& q, const Tile& k, int half, float scale,
+                                          const Totals& totals) const {
         typedef typename Pair<T>::Type Loaded;
         // Loads before any store, which none of them passes, as registers allow.
         constexpr int FIRST = ROWS * sizeof(Loaded) <= 128 ? ROWS : 0;

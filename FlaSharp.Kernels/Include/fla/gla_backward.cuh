@@ -64,7 +64,8 @@ __device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaCh
 // Begins to copy the chunk's rows of one tensor and head.
 template <int VEC, int THREADS, int C, class Tile>
 __device__ __forceinline__ void load(const GlaChunk<C>& chunk, const Tile& tile, const TensorView& view, int head, int cols) {
-    load_tile<VEC, THREADS>(tile, chunk.template rows_of<typename Tile::Element>(view, head), chunk.first, chunk.rows, cols, opaque(threadIdx.x));
+    auto source = chunk.template rows_of<typename Tile::Element>(view, head);
+    load_tile<VEC, THREADS>(tile, source, chunk.first, chunk.rows, cols, opaque(threadIdx.x));
 }
 
 } // namespace fla

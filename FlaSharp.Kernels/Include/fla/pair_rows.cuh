@@ -61,7 +61,8 @@ template <int C, int WARPS> struct PairRows {
         float product = 0.f;
 #pragma unroll 4
         for (int k = lane % 2 * 4; k < Tile::COLS; k += 8) {
-            float4 a = shared_load<float4>(x.at(block * 16 + lane / 2, k)), b = shared_load<float4>(y.at(block * 16 + lane / 2, k));
+            float4 a = shared_load<float4>(x.at(block * 16 + lane / 2, k));
+            float4 b = shared_load<float4>(y.at(block * 16 + lane / 2, k));
             product += a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
         }
         product += __shfl_xor_sync(~0u, product, 1);
@@ -96,7 +97,8 @@ template <int C, int WARPS> struct PairRows {
         for (int j = 0; j < BLOCKS; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                tile.store(tile.operand_at(row(e % 2 * 2), col(j, e / 2 * 4)), sum[j][e / 2][e % 2 * 2], sum[j][e / 2][e % 2 * 2 + 1]);
+                tile.store(tile.operand_at(row(e % 2 * 2), col(j, e / 2 * 4)), sum[j][e / 2][e % 2 * 2],
+                           sum[j][e / 2][e % 2 * 2 + 1]);
     }
 };
 

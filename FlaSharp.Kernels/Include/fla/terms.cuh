@@ -1,16 +1,23 @@
-// Numbers in float32 as operands of products, which take bfloat16: the sum of two terms, right up to 2^-17 of it. A product is the sum of
-// those three that have a first term.
+// Numbers in float32 as operands of products, which take bfloat16: the sum of two terms, right up to 2^-17 of it. A product is
+// the sum of those three that have a first term.
 #pragma once
 #include "fla/shared_tile.cuh"
 
 namespace fla {
 
 // What numbers of type T are turned into as operands.
-template <class T> struct OperandOf { typedef bf16 Type; };
-template <> struct OperandOf<float> { typedef float Type; };
+template <class T>
+struct OperandOf {
+    typedef bf16 Type;
+};
+template <>
+struct OperandOf<float> {
+    typedef float Type;
+};
 
 // Visits the terms of two neighbouring numbers: visit(which, the pair).
-template <int TERMS, class Visit> __device__ __forceinline__ void visit_terms(float x, float y, Visit visit) {
+template <int TERMS, class Visit>
+__device__ __forceinline__ void visit_terms(float x, float y, Visit visit) {
 #pragma unroll
     for (int t = 0; t < TERMS; t++) {
         u32 pair = Pair<bf16>::pack(x, y);
@@ -23,16 +30,19 @@ template <int TERMS, class Visit> __device__ __forceinline__ void visit_terms(fl
 __device__ __forceinline__ float low_of(const u32 (&terms)[1]) { return Pair<bf16>::low(terms[0]); }
 __device__ __forceinline__ float high_of(const u32 (&terms)[1]) { return Pair<bf16>::high(terms[0]); }
 __device__ __forceinline__ float low_of(const u32 (&terms)[2]) { return Pair<bf16>::low(terms[0]) + Pair<bf16>::low(terms[1]); }
-__device__ __forceinline__ float high_of(const u32 (&terms)[2]) { return Pair<bf16>::high(terms[0]) + Pair<bf16>::high(terms[1]); }
+__device__ __forceinline__ float high_of(const u32 (&terms)[2]) {
+    return Pair<bf16>::high(terms[0]) + Pair<bf16>::high(terms[1]);
+}
 
 // A 16 x 16 block as an operand: a fragment for each term.
 struct TermFragment {
     u32 of[2][4];
 };
 
-// Numbers as they are loaded, and then in their place the two matrices of their terms: of 8 neighbours in a row, 4 lie where their first
-// terms will, 4 where the second ones will.
-template <int ROWS_, int COLS_> struct SharedTile<float, ROWS_, COLS_> {
+// Numbers as they are loaded, and then in their place the two matrices of their terms: of 8 neighbours in a row, 4 lie where
+// their first terms will, 4 where the second ones will.
+template <int ROWS_, int COLS_>
+struct SharedTile<float, ROWS_, COLS_> {
     typedef SharedTile<bf16, ROWS_, COLS_> Term;
     static constexpr int ROWS = ROWS_, COLS = COLS_, TERMS = 2, BYTES = TERMS * Term::BYTES;
     typedef float Element;
@@ -75,19 +85,23 @@ __device__ __forceinline__ void to_bf16(const SharedTile<float, ROWS, COLS>& til
 }
 
 // As of one matrix.
-template <class Tile> __device__ __forceinline__ void load_left(TermFragment& a, const Tile& tile, int row, int col, int lane) {
+template <class Tile>
+__device__ __forceinline__ void load_left(TermFragment& a, const Tile& tile, int row, int col, int lane) {
 #pragma unroll
     for (int t = 0; t < 2; t++) load_left(a.of[t], tile.term(t), row, col, lane);
 }
-template <class Tile> __device__ __forceinline__ void load_left_transposed(TermFragment& a, const Tile& tile, int row, int col, int lane) {
+template <class Tile>
+__device__ __forceinline__ void load_left_transposed(TermFragment& a, const Tile& tile, int row, int col, int lane) {
 #pragma unroll
     for (int t = 0; t < 2; t++) load_left_transposed(a.of[t], tile.term(t), row, col, lane);
 }
-template <class Tile> __device__ __forceinline__ void load_right(TermFragment& b, const Tile& tile, int row, int col, int lane) {
+template <class Tile>
+__device__ __forceinline__ void load_right(TermFragment& b, const Tile& tile, int row, int col, int lane) {
 #pragma unroll
     for (int t = 0; t < 2; t++) load_right(b.of[t], tile.term(t), row, col, lane);
 }
-template <class Tile> __device__ __forceinline__ void load_right_transposed(TermFragment& b, const Tile& tile, int row, int col, int lane) {
+template <class Tile>
+__device__ __forceinline__ void load_right_transposed(TermFragment& b, const Tile& tile, int row, int col, int lane) {
 #pragma unroll
     for (int t = 0; t < 2; t++) load_right_transposed(b.of[t], tile.term(t), row, col, lane);
 }
@@ -114,4 +128,4 @@ __device__ __forceinline__ float2 transpose_8x8(float2 x) {
     return make_float2(__uint_as_float((low & 0xffffu) | high << 16), __uint_as_float(low >> 16 | (high & 0xffff0000u)));
 }
 
-} // namespace fla
+}  // namespace fla
