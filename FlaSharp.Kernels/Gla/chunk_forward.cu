@@ -150,9 +150,10 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& b
         auto v = block.sequence.rows<Operand>(p.v, kv_head);
         v.first += value;
         load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), block.sequence.rows<G>(p.g, kv_head), first, rows, p.shape.key_size, thread);
-        auto q = block.sequence.rows<Operand>(p.q, head), k = block.sequence.rows<Operand>(p.k, kv_head);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), q, first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), k, first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), block.sequence.rows<Operand>(p.q, head), first, rows, p.shape.key_size,
+                                            thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), block.sequence.rows<Operand>(p.k, kv_head), first, rows, p.shape.key_size,
+                                            thread);
         load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, first, rows, p.shape.value_size - value, thread);
     };
 

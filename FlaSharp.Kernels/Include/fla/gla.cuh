@@ -16,8 +16,8 @@ struct GlaShape {
 // Tokens between the states that are saved for backward, which works on so many at once.
 template <class T> constexpr int SAVED_TOKENS = sizeof(T) == 4 ? 32 : 64;
 
-// A block's part: one head, one segment of one sequence. Heads change fastest, so that neighbours read the same tokens. There is a
-// saved state every SAVED tokens.
+// A block's part: one head, one segment of one sequence. Heads change fastest, so that neighbours read the same tokens. There is
+// a saved state every SAVED tokens.
 template <int C, int SAVED> struct GlaBlock {
     int head, segment;
     Sequence sequence;

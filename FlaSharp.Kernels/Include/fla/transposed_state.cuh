@@ -5,8 +5,8 @@
 namespace fla {
 
 // Saved states are bfloat16, [V / 8, K / 8] blocks of 8 values x 8 keys: what a warp holds as a left operand leaves it in whole lines,
-// and a block's row is what a matrix load wants. Second terms (terms.cuh) are as if they were K more keys. A lane's pair of the block
-// at (value, key), as an index of pairs.
+// and a block's row is what a matrix load wants. Second terms (terms.cuh) are as if they were K more keys. A lane's pair of the
+// block at (value, key), as an index of pairs.
 template <int K> __device__ __forceinline__ i64 saved_pair(int value, int key, int lane) {
     return ((i64)(value / 8) * (K / 8) + key / 8) * 32 + lane;
 }
