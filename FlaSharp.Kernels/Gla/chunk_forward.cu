@@ -9,6 +9,9 @@
 #include "fla/gla.cuh"
 #include "fla/pair_rows.cuh"
 #include "fla/transposed_state.cuh"
+#if HOPPER
+#include "fla/wgmma.cuh"
+#endif
 
 using namespace fla;
 
@@ -26,7 +29,8 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
-constexpr int ROW_TILES = V / 16 / CONSUMERS; // of 16 value channels, for each consumer warp
+constexpr int ROW_TILES = V / 16 / CONSUMERS;    // of 16 value channels, for each consumer warp
+constexpr int ROW_STEP = HOPPER ? 64 : 16;       // Hopper's groups of four warps share 64 of them
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
@@ -42,7 +46,7 @@ struct Stage {
     static constexpr int Q = 0, OUTPUT = V <= K ? Q : Q + KeyTile::BYTES, KEY = V <= K ? Q + KeyTile::BYTES : OUTPUT + OutputTile::BYTES,
                          VALUE = KEY + KeyTile::BYTES, GATE = VALUE + ValueTile::BYTES, PAIRS = GATE + GateTile::BYTES,
                          BYTES = PAIRS + PairTile::BYTES;
-    static_assert(BYTES % 128 == 0);
+    static_assert(BYTES % (HOPPER ? 1024 : 128) == 0);
     static constexpr int START = GATE, MIDDLE = START + K * 4, END = MIDDLE + K * 4, SAVING = END + K * 4;
     static_assert(SAVING + K * 4 <= PAIRS);
     u32 memory;
@@ -149,15 +153,123 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock
     Pipeline::produce(block.chunks, load, [&](int n) {
         int* plain = saves(p, block, n) ? p.plain + block.slot(p.shape.sequences, n) * p.shape.heads + opaque(block.head) : nullptr;
         prepare(Stage(n), pending, p.scale, plain);
+#if HOPPER
+        fence_for_products();
+#endif
     });
 }
 
+typedef TransposedState<ROW_TILES, K, ROW_STEP> State;
+
+#if HOPPER
+// The consumers' work on a chunk, the state being scaled for it: its output, and the state after it. A group of warps has ROW_TILES x
+// 64 value channels; `row` is the warp's first one in the tiles.
+__device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state, int row,
+                                        int lane) {
+    constexpr int GROUP = 128; // threads
+    int warp = row / 16 % 4, first = row / 64 * 64;
+    float out[ROW_TILES][C / 8][4] = {};
+    u32 left[ROW_TILES][K / 16][4];
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+        for (int k = 0; k < K; k += 16) pack_left(left[m][k / 16], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
+    if (stage.has_middle()) state.scale(stage.middle(), lane);
+
+    begin_products(out, left, state.sum);
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++) { // o^T = S^T q^T + v^T A^T
+#pragma unroll
+        for (int k = 0; k < K; k += 16) product<0>(out[m], left[m][k / 16], operand(stage.q(), 0, k));
+#pragma unroll
+        for (int j = 0; j < C; j += 16)
+            product<1, 0>(out[m], operand_transposed(stage.v(), j, first + m * 64), operand(stage.pairs(), 0, j));
+    }
+    commit_products();
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++) // S^T += v^T k
+#pragma unroll
+        for (int j = 0; j < C; j += 16)
+            product<1, 1>(state.sum[m], operand_transposed(stage.v(), j, first + m * 64), operand_transposed(stage.k(), j, 0));
+    commit_products();
+
+    wait_products<1>(out);
+    if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // the queries are read
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+        for (int t = 0; t < C; t += 16) {
+            u32 pairs[4];
+#pragma unroll
+            for (int e = 0; e < 4; e++) pairs[e] = Pair<T>::pack(out[m][t / 8 + e / 2][e % 2 * 2], out[m][t / 8 + e / 2][e % 2 * 2 + 1]);
+            stmatrix_x4_trans(stage.output().at(t + lane / 16 * 8 + lane % 8, row + m * 64 + (lane & 8)), pairs);
+        }
+    Pipeline::sync_group(row / 64 / ROW_TILES, GROUP);
+    auto o = block.sequence.rows<T>(p.o, opaque(block.head));
+    constexpr int ROWS = C / 4; // of the output, for each warp: whole lines
+    typedef SharedTile<T, ROWS, OutputTile::PANEL> Lines;
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++) {
+        Lines lines(stage.output().base + (row / 64 + m) * (C * Lines::PITCH) + warp * Lines::BYTES);
+        store_tile<VECTOR, 64>(lines, 0, o, (block.first + n) * C + warp * ROWS, block.rows(n) - warp * ROWS,
+                               blockIdx.y * V + first + m * 64, p.shape.value_size, lane);
+    }
+    wait_products<0>(state.sum);
+}
+#else
+// The consumers' work on a chunk, the state being scaled for it: its output, and the state after it. `row` is the warp's first value
+// channel in the tiles.
+__device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state, int row,
+                                        int& lane) {
+    float out[ROW_TILES][C / 8][4] = {};
+#pragma unroll
+    for (int k = 0; k < K; k += 16) { // o^T = S^T q^T
+        u32 a[ROW_TILES][4], b[C / 16][4];
+#pragma unroll
+        for (int t = 0; t < C; t += 16) load_right_transposed(b[t / 16], stage.q(), t, k, lane);
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++) pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
+#pragma unroll
+        for (int t = 0; t < C; t += 16)
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b[t / 16]);
+    }
+    if (stage.has_middle()) state.scale(stage.middle(), lane);
+#pragma unroll
+    for (int j = 0; j < C; j += 16) { // o^T += v^T A^T, S^T += v^T k
+        lane = opaque(lane);
+        u32 a[ROW_TILES][4], b[C / 16][4];
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.v(), j, row + m * 16, lane);
+#pragma unroll
+        for (int t = j; t < C; t += 16) load_right_transposed(b[t / 16], stage.pairs(), t, j, lane);
+#pragma unroll
+        for (int t = j; t < C; t += 16)
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b[t / 16]);
+        state.add(a, stage.k(), j, lane);
+    }
+    if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // the queries are read
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+        for (int t = 0; t < C; t += 8)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                shared_store(stage.output().at(t + lane / 4, row + m * 16 + e * 8 + lane % 4 * 2),
+                             transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
+    __syncwarp();
+    auto o = block.sequence.rows<T>(p.o, opaque(block.head));
+    store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, o, (block.first + n) * C, block.rows(n), blockIdx.y * V + row, p.shape.value_size, lane);
+}
+#endif
+
 __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock<C>& block) {
     int warp = threadIdx.x / 32 - PRODUCERS, lane = threadIdx.x % 32;
-    int row = warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first value channel in the tiles and in the tensors
+    int row = HOPPER ? warp / 4 * ROW_TILES * 64 + warp % 4 * 16 : warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first value channel in the tiles and in the tensors
     const GlaShape& shape = p.shape;
     i64 state_size = (i64)shape.key_size * shape.value_size;
-    TransposedState<ROW_TILES, K> state;
+    State state;
     state.load(p.initial ? p.initial + block.state * state_size : nullptr, shape.key_size, shape.value_size, value, lane);
 
     for (int n = 0; n < block.chunks; n++) {
@@ -170,46 +282,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
         }
         state.scale(stage.start(), lane);
 
-        float out[ROW_TILES][C / 8][4] = {};
-#pragma unroll
-        for (int k = 0; k < K; k += 16) { // o^T = S^T q^T
-            u32 a[ROW_TILES][4], b[C / 16][4];
-#pragma unroll
-            for (int t = 0; t < C; t += 16) load_right_transposed(b[t / 16], stage.q(), t, k, lane);
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++) pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
-#pragma unroll
-            for (int t = 0; t < C; t += 16)
-#pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b[t / 16]);
-        }
-        if (stage.has_middle()) state.scale(stage.middle(), lane);
-#pragma unroll
-        for (int j = 0; j < C; j += 16) { // o^T += v^T A^T, S^T += v^T k
-            lane = opaque(lane);
-            u32 a[ROW_TILES][4], b[C / 16][4];
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.v(), j, row + m * 16, lane);
-#pragma unroll
-            for (int t = j; t < C; t += 16) load_right_transposed(b[t / 16], stage.pairs(), t, j, lane);
-#pragma unroll
-            for (int t = j; t < C; t += 16)
-#pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b[t / 16]);
-            state.add(a, stage.k(), j, lane);
-        }
-        if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // the queries are read
-#pragma unroll
-        for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-            for (int t = 0; t < C; t += 8)
-#pragma unroll
-                for (int e = 0; e < 2; e++)
-                    shared_store(stage.output().at(t + lane / 4, row + m * 16 + e * 8 + lane % 4 * 2),
-                                 transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
-        __syncwarp();
-        auto o = block.sequence.rows<T>(p.o, opaque(block.head));
-        store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, o, (block.first + n) * C, block.rows(n), value, shape.value_size, lane);
+        advance(p, block, stage, n, state, row, lane);
         Pipeline::release(n, block.chunks);
     }
 
@@ -222,10 +295,10 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_forward(const __grid_constant__ GlaChunkForward p) {
     GlaBlock<C> block(p.shape, blockIdx.x);
     if (threadIdx.x < PRODUCER_THREADS) {
-        set_registers<PRODUCER_REGISTERS, REGISTERS / THREADS>();
+        set_registers<PRODUCER_REGISTERS, REGISTERS / (THREADS * MIN_BLOCKS)>();
         produce(p, block);
     } else {
-        set_registers<CONSUMER_REGISTERS, REGISTERS / THREADS>();
+        set_registers<CONSUMER_REGISTERS, REGISTERS / (THREADS * MIN_BLOCKS)>();
         consume(p, block);
     }
 }

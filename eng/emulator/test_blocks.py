@@ -69,9 +69,9 @@ class SharedTileTests(unittest.TestCase):
             z = np.zeros((2, rows, cols), np.int32)
             run("shared_tile", "tile_addresses", 128, {"TYPE": "bf16", "TILE_ROWS": rows, "TILE_COLS": cols, "VECTOR": 8}, z=z)
             i, j = np.arange(rows)[:, None], np.arange(cols)[None, :]
-            key = i if cols >= 64 else i * cols // 64  # of the copy engine's swizzles: the line of 128 bytes
-            chunk = j // 8 ^ key % min(8, cols // 8)
-            np.testing.assert_array_equal(z[0], i * cols * 2 + chunk * 16 + j % 8 * 2)
+            panel = min(cols, 64)
+            chunk = j % panel // 8 ^ i * panel // 64 % (panel // 8)  # of Hopper's swizzles: exchanged by the line of 128 bytes
+            np.testing.assert_array_equal(z[0], (j // panel * rows + i) * panel * 2 + chunk * 16 + j % 8 * 2)
             np.testing.assert_array_equal(z[1], (i * cols + j) * 4)
 
     def test_copy(self):

@@ -14,6 +14,8 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS> struct ChunkPip
     static __device__ __forceinline__ void sync_producers() { barrier_wait(PRODUCING, PRODUCER_THREADS); }
     static __device__ __forceinline__ bool any_producer(bool flag) { return barrier_any(PRODUCING, PRODUCER_THREADS, flag); }
     static __device__ __forceinline__ void sync_consumers() { barrier_wait(CONSUMING, CONSUMER_THREADS); }
+    // A group of consumers alone, the first or the second one.
+    static __device__ __forceinline__ void sync_group(int group, int threads) { barrier_wait(CONSUMING + 1 + group, threads); }
 
     // The producers' part: load(n) begins to copy chunk `n`, and does nothing for one that does not exist; prepare(n) works on it
     // once it is there.

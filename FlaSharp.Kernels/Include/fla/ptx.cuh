@@ -108,6 +108,12 @@ __device__ __forceinline__ u32 transpose_8x8(u32 x) {
     return y;
 }
 
+// The way back to shared memory, as ldmatrix_x4_trans; Hopper only.
+__device__ __forceinline__ void stmatrix_x4_trans(u32 row, const u32 (&r)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
+}
+
 // d += a b with a [16 x 16], b [16 x 8], d [16 x 8], in float32. With l the lane, r = l / 4 and c = 2 (l % 4):
 //   a: (r, c..), (r + 8, c..), (r, c + 8..), (r + 8, c + 8..)     b: (c.., r), (c + 8.., r)     d: (r, c), (r, c + 1), (r + 8, c), (r + 8, c + 1)
 template <class T> __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1);
