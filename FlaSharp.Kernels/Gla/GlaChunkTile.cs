@@ -68,7 +68,7 @@ internal sealed record GlaChunkTile(
     public KernelVariant Forward(int vector)
     {
         var (producers, consumers) = HasManyWarps ? (72, 184) : (0, 0);
-        return StateVariant("forward", vector, ForwardChunk, ForwardStageBytes, producers, consumers);
+        return StateVariant("forward", vector, ForwardChunk, ForwardStageBytes, producers, consumers, "HOPPER=0");
     }
 
     /// <summary>As <see cref="Forward"/>; of the states alone or, <paramref name="backward"/>, of their gradients.</summary>

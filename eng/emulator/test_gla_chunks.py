@@ -134,7 +134,7 @@ class ChunkCase(Case):
         shape = Shape(sequences, H, group, K, V, self.segments, self.segment_chunks)
         lines, threads = self.count * H, 32 * (self.producers + self.consumers)
         roles = {"STAGES": self.stages, "PRODUCERS": self.producers, "CONSUMERS": self.consumers, "PRODUCER_REGISTERS": 0,
-                 "CONSUMER_REGISTERS": 0}
+                 "CONSUMER_REGISTERS": 0, "HOPPER": 0}
         grid = (lines * self.segments, self.value_tiles)
 
         def launch_state(backward, initial=None, local=None, decay=None, final=None, states=None, plain=None):
