@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the tests and the main job of a GPU bundle on this machine and records what came of it.
 
-    eng/record-gpu-run.py BUNDLE OUT --commit COMMIT [--minutes N] [--layers gla,mamba,...] [--skip-tests]
+    eng/record-gpu-run.py BUNDLE OUT --commit COMMIT [--arguments ...] [--layers gla,mamba,...] [--namespaces A,B] [--skip-tests]
 
 BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs.
 """
@@ -34,14 +34,15 @@ def run(bundle: pathlib.Path, log: pathlib.Path, command: list[str], **environme
     return log.read_text(), code, round(time.monotonic() - start, 1)
 
 
-def run_tests(bundle: pathlib.Path, out: pathlib.Path) -> dict:
+def run_tests(bundle: pathlib.Path, out: pathlib.Path, namespaces: list[str]) -> dict:
     results = out / "tests.xml"
-    command = ["FlaSharp.Tests", "-result-xml", str(results)]
+    chosen = ["FlaSharp.Tests", *(word for name in namespaces for word in ("-namespace", name))]
+    command = [*chosen, "-result-xml", str(results)]
     _, code, seconds = run(bundle, out / "tests.log", command, FLASHARP_REQUIRE_GPU="1")
     cases = list(xml.parse(results).getroot().iter("test"))
     by_result = {result: [case for case in cases if case.get("result") == result] for result in ("Pass", "Fail", "Skip")}
     return {
-        "command": "FLASHARP_REQUIRE_GPU=1 " + " ".join(command[:1]), "exit_code": code, "seconds": seconds,
+        "command": "FLASHARP_REQUIRE_GPU=1 " + " ".join(chosen), "exit_code": code, "seconds": seconds,
         "passed": len(by_result["Pass"]), "failed": len(by_result["Fail"]), "skipped": len(by_result["Skip"]),
         "on_gpu": sum(".Gpu." in case.get("type", "") for case in by_result["Pass"]),
         "failures": [case.get("name") for case in by_result["Fail"]],
@@ -85,13 +86,14 @@ def main() -> None:
     parser.add_argument("--commit", required=True)
     parser.add_argument("--layers", default="gla,mamba,mamba2,softmax,hybrid")
     parser.add_argument("--arguments", default="--minutes 1", help="of the main job")
+    parser.add_argument("--namespaces", default="", help="of the tests; all if empty")
     parser.add_argument("--skip-tests", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
     record = {"date": time.strftime("%Y-%m-%d"), "commit": options.commit, **machine()}
     if not options.skip_tests:
-        record["tests"] = run_tests(options.bundle, options.out)
+        record["tests"] = run_tests(options.bundle, options.out, [name for name in options.namespaces.split(",") if name])
     record["main_job"] = [run_main_job(options.bundle, options.out, layer, options.arguments.split())
                           for layer in options.layers.split(",") if layer]
     (options.out / "record.json").write_text(json.dumps(record, indent=2) + "\n")

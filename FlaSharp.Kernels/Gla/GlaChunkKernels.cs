@@ -85,10 +85,6 @@ internal sealed class GlaChunkKernels
     /// <summary>Chunks that it takes to cover so many tokens.</summary>
     public static int ChunkCount(int tokens, int chunk) => (tokens + chunk - 1) / chunk;
 
-    /// <summary>Blocks of a call without segments.</summary>
-    public static long BlockCount(int sequences, int heads, int valueSize, GlaChunkTile tile) =>
-        (long)sequences * heads * tile.ValueTiles(valueSize);
-
     /// <summary>
     /// Kernels that stand for all: every tile of bfloat16 on Hopper, square ones elsewhere, and a few of other types and alignments.
     /// </summary>
@@ -142,7 +138,7 @@ internal sealed class GlaChunkKernels
                 segmentStates, segmentDecays);
         Launch(Pass.Forward, vector, Lines * Segments.Count, ValueTiles, new GlaChunkParameters.Forward
         {
-            Shape = Shape(Segments with { Chunks = Segments.Chunks * (Tile.Chunk / GlaChunkTile.ForwardChunk) }),
+            Shape = Shape(Segments with { Chunks = Segments.Chunks * (Tile.Chunk / Tile.ForwardChunk) }),
             Q = q,
             K = k,
             V = v,

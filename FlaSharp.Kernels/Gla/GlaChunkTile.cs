@@ -7,7 +7,7 @@ namespace FlaSharp.Kernels.Gla;
 /// <param name="Keys">KEY_TILE: K, rounded up.</param>
 /// <param name="Values">VALUE_TILE of the kernels that carry a state: V, rounded up, or a part of it.</param>
 /// <param name="AllValues">VALUE_TILE of backward: V, rounded up.</param>
-/// <param name="Chunk">Tokens that the states alone and backward work on together; forward takes <see cref="ForwardChunk"/>.</param>
+/// <param name="Chunk">Tokens that the states alone and backward work on together, and forward if it is small.</param>
 /// <param name="Element">Of q, k, v and o.</param>
 /// <param name="Gate">Of g.</param>
 /// <param name="Target">What it is compiled for.</param>
@@ -17,10 +17,7 @@ internal sealed record GlaChunkTile(
     /// <summary>The chunk of backward: a state is saved for each.</summary>
     public const int GradientChunk = 64;
 
-    /// <summary>The chunk of forward: shorter ones take fewer products between tokens, and their frames bear stronger decays.</summary>
-    public const int ForwardChunk = 32;
-
-    private const int ShortChunk = 32; // for what does not fit otherwise
+    private const int ShortChunk = 32;
     private const int NarrowValues = 64;
     private const int MostStages = 3;
     private const int FewestStages = 2;
@@ -33,6 +30,12 @@ internal sealed record GlaChunkTile(
 
     /// <summary>What K and V are rounded up to.</summary>
     public static IReadOnlyList<int> Sizes => s_sizes;
+
+    /// <summary>
+    /// Tokens that forward works on together. Large states take fewer products between tokens, and bear stronger decays, in short
+    /// chunks; of small ones a chunk takes as long whatever its length.
+    /// </summary>
+    public int ForwardChunk => Keys > 64 ? ShortChunk : Chunk;
 
     // The warps that carry a state hold 16 or 32 of its value channels and all key channels. 256 of these leave each warp 16 of the
     // others: twice the warps, and on Hopper more registers for those that carry it than for those that load and scale.
@@ -67,7 +70,7 @@ internal sealed record GlaChunkTile(
     /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2, 4 or 8.</param>
     public KernelVariant Forward(int vector)
     {
-        var (producers, consumers) = HasManyWarps ? (72, 184) : (0, 0);
+        var (producers, consumers) = HasManyWarps ? (80, 176) : (0, 0);
         return StateVariant("forward", vector, ForwardChunk, ForwardStageBytes, producers, consumers, "HOPPER=0");
     }
 
@@ -100,7 +103,7 @@ internal sealed record GlaChunkTile(
     /// <param name="multiprocessors">Of the GPU.</param>
     public GlaChunkTile For(long lines, int valueSize, int multiprocessors)
     {
-        var blocks = lines * ValueTiles(valueSize);
+        var blocks = BlockCount(lines, valueSize);
         return GlaSegments.IsBusy(blocks, multiprocessors) && 2 * blocks <= multiprocessors ? Narrow() : this;
     }
 
@@ -110,6 +113,11 @@ internal sealed record GlaChunkTile(
     /// <summary>Blocks that share the values of a head.</summary>
     /// <param name="valueSize">V.</param>
     public int ValueTiles(int valueSize) => (valueSize + Values - 1) / Values;
+
+    /// <summary>Blocks of a call without segments.</summary>
+    /// <param name="lines">Sequences times heads.</param>
+    /// <param name="valueSize">V.</param>
+    public long BlockCount(long lines, int valueSize) => lines * ValueTiles(valueSize);
 
     // Of chunk_forward.cu, as the others of their sources; these assert it.
     private int ForwardStageBytes

@@ -10,7 +10,6 @@
 // gla_chunk_backward_pairs.
 #include "fla/gla_backward.cuh"
 #include "fla/pair_rows.cuh"
-#include "fla/transposed_state.cuh"
 #include "fla/warp_tile.cuh"
 
 using namespace fla;

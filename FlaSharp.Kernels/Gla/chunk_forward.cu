@@ -71,7 +71,7 @@ struct Stage {
 
 constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
 static_assert(END_OF_SHARED == SHARED);
-static_assert(2 * C == SAVED_TOKENS); // a saved state's chunk has its middle at the end of the first one here
+static_assert(C == SAVED_TOKENS || 2 * C == SAVED_TOKENS); // whose middle is here, or at the end of the first of two chunks
 
 // Operands and A of a chunk whose decays are too strong for a frame.
 __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
@@ -90,7 +90,7 @@ __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
 }
 
 // Scales queries and keys of a loaded chunk and makes A. `pending` is the state's decay that is still to be applied. If the state before
-// the chunk is saved, `plain` is told whether backward's chunk, of which this is the first half, has too strong decays there.
+// the chunk is saved, `plain` is told whether backward's chunk, which begins with this one, has too strong decays before its middle.
 __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2], float scale, int* plain) {
     Gates::Totals totals(shared_memory() + TOTALS);
     int thread = opaque(threadIdx.x);
@@ -100,8 +100,13 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
     to_bf16<T, PRODUCER_THREADS>(stage.v(), thread);
     Pipeline::sync_producers();
     gates.join(totals);
-    bool strong = Pipeline::any_producer(gates.too_strong());
-    bool saved_plain = plain && Pipeline::any_producer(gates.queries_too_strong(gates.end));
+    // The way from the last frame to this one may be too far even if both are in range.
+    auto too_far = [&](const float(&middle)[2]) {
+        return gates.row == 0 && (pending[0] + middle[0] < -MAX_FACTOR || pending[1] + middle[1] < -MAX_FACTOR);
+    };
+    bool strong = Pipeline::any_producer(gates.too_strong() || too_far(gates.middle));
+    const float(&saved_middle)[2] = C == SAVED_TOKENS ? gates.middle : gates.end;
+    bool saved_plain = plain && Pipeline::any_producer(gates.queries_too_strong(saved_middle) || too_far(saved_middle));
 
     if (strong) {
         prepare_by_splitting(stage, scale);
@@ -122,7 +127,7 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
     for (int c = 0; c < 2; c++) {
         u32 place = (gates.col + c) * 4;
         shared_store(stage.start() + place, pow2(pending[c] + (strong ? 0.f : gates.middle[c])));
-        if (plain) shared_store(stage.saving() + place, pow2(pending[c] + (saved_plain ? 0.f : gates.end[c])));
+        if (plain) shared_store(stage.saving() + place, pow2(pending[c] + (saved_plain ? 0.f : saved_middle[c])));
         shared_store(stage.middle() + place, strong ? pow2(gates.end[c]) : -1.f);
         pending[c] = strong ? 0.f : gates.end[c] - gates.middle[c];
         shared_store(stage.end() + place, pow2(pending[c]));
@@ -294,11 +299,5 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_forward(const __grid_constant__ GlaChunkForward p) {
     GlaBlock<C> block(p.shape, blockIdx.x);
-    if (threadIdx.x < PRODUCER_THREADS) {
-        set_registers<PRODUCER_REGISTERS, REGISTERS / (THREADS * MIN_BLOCKS)>();
-        produce(p, block);
-    } else {
-        set_registers<CONSUMER_REGISTERS, REGISTERS / (THREADS * MIN_BLOCKS)>();
-        consume(p, block);
-    }
+    Pipeline::run<PRODUCER_REGISTERS, CONSUMER_REGISTERS>([&] { produce(p, block); }, [&] { consume(p, block); });
 }

@@ -142,11 +142,5 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const GlaBlock<C
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_state(const __grid_constant__ GlaChunkState p) {
     GlaBlock<C> block(p.shape, blockIdx.x);
-    if (threadIdx.x < PRODUCER_THREADS) {
-        set_registers<PRODUCER_REGISTERS, REGISTERS / THREADS>();
-        produce(p, block);
-    } else {
-        set_registers<CONSUMER_REGISTERS, REGISTERS / THREADS>();
-        consume(p, block);
-    }
+    Pipeline::run<PRODUCER_REGISTERS, CONSUMER_REGISTERS>([&] { produce(p, block); }, [&] { consume(p, block); });
 }

@@ -38,16 +38,19 @@ internal sealed partial record CompileReport
     public static CompileReport Parse(string log, string entry)
     {
         int registers = 0, stack = 0, shared = 0, stores = 0, loads = 0;
-        var (compiled, function) = ("", ""); // functions that an entry calls come between it and what it uses
+        var entries = Entry().Matches(log).Select(match => match.Groups["name"].Value).ToHashSet();
+        var (named, function) = ("", ""); // the entry named last: functions that it calls come between it and what it uses
         foreach (var line in log.Split('\n'))
         {
             if (Entry().Match(line) is { Success: true } start)
             {
-                compiled = start.Groups["name"].Value;
+                named = start.Groups["name"].Value;
             }
             else if (Function().Match(line) is { Success: true } header)
             {
                 function = header.Groups["name"].Value;
+                if (entries.Contains(function))
+                    named = function;
             }
             else if (Stack().Match(line) is { Success: true } frame)
             {
@@ -56,7 +59,7 @@ internal sealed partial record CompileReport
                 if (function == entry)
                     stack = Number(frame, "stack");
             }
-            else if (compiled == entry && Used().Match(line) is { Success: true } used)
+            else if (named == entry && Used().Match(line) is { Success: true } used)
             {
                 registers = Number(used, "registers");
                 if (Shared().Match(line) is { Success: true } smem)

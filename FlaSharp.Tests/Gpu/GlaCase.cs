@@ -13,6 +13,8 @@ internal sealed record GlaCase
     public const string ZeroGate = "0";
     public const string WeakGate = "logsigmoid / 16";
     public const string Gate = "logsigmoid";
+    public const string FarGate = "-2"; // of chunks of 64 tokens: each within its frame, but far from the next one's
+    public const string FarShortGate = "-4"; // of chunks of 32
     public const string StrongGate = "-5";
     public const string StrongerGate = "-20";
     public const string SomeResets = "2% -inf";
@@ -67,6 +69,8 @@ internal sealed record GlaCase
             ZeroGate => zeros_like(z),
             WeakGate => nn.functional.logsigmoid(z) / 16,
             Gate => nn.functional.logsigmoid(z),
+            FarGate => full_like(z, -2),
+            FarShortGate => full_like(z, -4),
             StrongGate => full_like(z, -5),
             StrongerGate => full_like(z, -20),
             SomeResets => nn.functional.logsigmoid(z)

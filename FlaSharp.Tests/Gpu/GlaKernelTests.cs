@@ -60,6 +60,8 @@ public sealed class GlaKernelTests
     [InlineData(GlaCase.ZeroGate)]
     [InlineData(GlaCase.WeakGate)]
     [InlineData(GlaCase.Gate)]
+    [InlineData(GlaCase.FarGate)]
+    [InlineData(GlaCase.FarShortGate)]
     [InlineData(GlaCase.StrongGate)]
     [InlineData(GlaCase.StrongerGate)]
     [InlineData(GlaCase.SomeResets)]

@@ -37,6 +37,8 @@ public sealed class KernelCompilationTests
     /// </summary>
     private static int AllowedSpillBytes(KernelVariant variant) => variant.Source switch
     {
+        // What the warps that load and scale need for decays too strong for a frame, and only then.
+        "Gla/chunk_forward.cu" when variant.Defines.Contains("PRODUCER_REGISTERS=80") => 448,
         // Sums over the state take up to 192 registers: a few numbers that a whole chunk of some 7,000 cycles needs once wait there.
         "Gla/chunk_forward.cu" or "Gla/chunk_backward.cu" => 160,
         // Only chunks with decays too strong for a frame come here; the larger heads hold more sums than there are registers.

@@ -82,7 +82,9 @@ internal abstract class FlaFunction
             foreach (var output in outputs)
                 if (output is not null)
                     present.Add(output);
-            var wanted = Array.ConvertAll(inputs, input => input is { requires_grad: true } ? TensorLayout.Of(input) : null);
+            var wanted = new TensorLayout?[inputs.Length];
+            for (var i = 0; i < inputs.Length; i++)
+                wanted[i] = saved.NeedsGrad[i] ? TensorLayout.Of(inputs[i]!) : null;
             var call = new Call(function, saved, Array.ConvertAll(outputs, output => output is not null), wanted);
             var arguments = new object?[2 + inputs.Length];
             (arguments[0], arguments[1]) = (call, present);

@@ -58,30 +58,15 @@ public static partial class FlaOps
         var (choice, missing) = GlaPlan.Of(problem, mode);
         if (missing is not null)
             CudaRuntime.FallBack(nameof(Gla), missing);
-        if (updateState && (choice.Mode != LinearAttentionMode.FusedRecurrent || choice.Path == TorchPath))
-        {
-            var (result, newState) = Gla(q, k, v, g, mode, scale, initialState, outputFinalState: true, cuSeqlens, reverse);
-            using (newState)
-                initialState!.copy_(newState!);
-            return (result, outputFinalState ? initialState : null);
-        }
-        if (choice.Path == CpuPath)
-            return GlaRecurrence.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState, updateState);
-        if (choice.Path == CudaPath)
-            return choice.Mode == LinearAttentionMode.FusedRecurrent
-                ? GlaRecurrentCudaFunction.Run(
-                    q, k, v, g, factor, initialState, sequences, reverse, outputFinalState, updateState)
-                : GlaChunkFunction.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState,
-                    segments: choice.Mode == LinearAttentionMode.FusedChunk ? 1 : null);
-        if (choice.Mode == LinearAttentionMode.FusedRecurrent)
-            return GlaRecurrent.Run(q, k, v, g, factor, initialState, sequences, reverse, outputFinalState);
 
-        using var scope = NewDisposeScope();
-        var order = reverse ? sequences.ReversedOrder(q.device) : null;
-        var (output, finalState) = GlaChunk.Run(Ordered(q, order), Ordered(k, order), Ordered(v, order), Ordered(g, order),
-            factor, initialState, sequences, fused: choice.Mode == LinearAttentionMode.FusedChunk);
-        return (Ordered(output, order).MoveToOuterDisposeScope(),
-            outputFinalState ? finalState.MoveToOuterDisposeScope() : null);
+        var inPlace = updateState && choice.Mode == LinearAttentionMode.FusedRecurrent && choice.Path != TorchPath;
+        var (output, finalState) = RunGla(
+            choice, q, k, v, g, factor, initialState, sequences, reverse, outputFinalState || (updateState && !inPlace), inPlace);
+        if (!updateState || inPlace)
+            return (output, finalState);
+        using (finalState)
+            initialState!.copy_(finalState!);
+        return (output, outputFinalState ? initialState : null);
     }
 
     /// <summary>How <see cref="Gla"/> runs for such queries: what <see cref="LinearAttentionMode.Auto"/> takes and why.</summary>
@@ -117,6 +102,29 @@ public static partial class FlaOps
         var sequences = Sequences.Of(batch, time, cuSeqlens);
         Guard.ShapeIfGiven(initialState, "[S, H, K, V]", [sequences.Count, heads, keySize, v.Size(3)]);
         return sequences;
+    }
+
+    /// <summary>As planned, with checked arguments; the state is updated in place only by the recurrence's kernels.</summary>
+    private static (Tensor output, Tensor? finalState) RunGla(ModeChoice choice, Tensor q, Tensor k, Tensor v, Tensor g,
+        double scale, Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, bool updateState)
+    {
+        if (choice.Path == CpuPath)
+            return GlaRecurrence.Run(q, k, v, g, scale, initialState, sequences, reverse, outputFinalState, updateState);
+        if (choice.Path == CudaPath)
+            return choice.Mode == LinearAttentionMode.FusedRecurrent
+                ? GlaRecurrentCudaFunction.Run(
+                    q, k, v, g, scale, initialState, sequences, reverse, outputFinalState, updateState)
+                : GlaChunkFunction.Run(q, k, v, g, scale, initialState, sequences, reverse, outputFinalState,
+                    segments: choice.Mode == LinearAttentionMode.FusedChunk ? 1 : null);
+        if (choice.Mode == LinearAttentionMode.FusedRecurrent)
+            return GlaRecurrent.Run(q, k, v, g, scale, initialState, sequences, reverse, outputFinalState);
+
+        using var scope = NewDisposeScope();
+        var order = reverse ? sequences.ReversedOrder(q.device) : null;
+        var (output, finalState) = GlaChunk.Run(Ordered(q, order), Ordered(k, order), Ordered(v, order), Ordered(g, order),
+            scale, initialState, sequences, fused: choice.Mode == LinearAttentionMode.FusedChunk);
+        return (Ordered(output, order).MoveToOuterDisposeScope(),
+            outputFinalState ? finalState.MoveToOuterDisposeScope() : null);
     }
 
     /// <summary>Checks a state that is to be written over, whose dtype and shape are checked.</summary>

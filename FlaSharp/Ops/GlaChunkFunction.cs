@@ -102,16 +102,16 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
     {
         var widest = GlaChunkTile.Choose(KeySize, ValueSize, q.dtype.Element()!.Value, g.dtype.Element()!.Value, gradients,
             Gpu.Target!, out var reason) ?? throw new NotSupportedException(reason);
-        var tile = widest.For((long)Sequences.Count * Heads, ValueSize, Gpu.Info.MultiprocessorCount);
+        var lines = (long)Sequences.Count * Heads;
+        var tile = widest.For(lines, ValueSize, Gpu.Info.MultiprocessorCount);
         var chunks = GlaChunkKernels.ChunkCount(Sequences.MaxLength, tile.Chunk);
-        var blocks = GlaChunkKernels.BlockCount(Sequences.Count, Heads, ValueSize, tile);
         return new GlaChunkKernels
         {
             Device = Gpu,
             Tile = tile,
             Segments = _segments is { } count
                 ? GlaSegments.Of(count, chunks)
-                : GlaSegments.For(blocks, chunks, Gpu.Info.MultiprocessorCount),
+                : GlaSegments.For(tile.BlockCount(lines, ValueSize), chunks, Gpu.Info.MultiprocessorCount),
             Time = Time,
             Sequences = Layout(offsets),
             Heads = Heads,

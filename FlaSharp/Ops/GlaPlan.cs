@@ -68,7 +68,7 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
             return (LinearAttentionMode.FusedRecurrent, explain ? ShortReason(length) : "");
         if (tile is null)
             return (LinearAttentionMode.FusedRecurrent, noChunks);
-        var blocks = GlaChunkKernels.BlockCount(problem.Sequences.Count, problem.Heads, problem.ValueSize, tile);
+        var blocks = tile.BlockCount((long)problem.Sequences.Count * problem.Heads, problem.ValueSize);
         var multiprocessors = device.Info.MultiprocessorCount;
         var isBusy = GlaSegments.IsBusy(blocks, multiprocessors);
         var reason = explain

@@ -8,7 +8,7 @@ import numpy as np
 import emulate
 from test_gla_recurrent import GLA, Case, fetch, store
 
-CHUNK, FORWARD_CHUNK = 64, 32
+CHUNK = 64
 TILES = (16, 32, 64, 128, 256)
 MULTIPROCESSORS = 2
 LIMITS = {"o": 4e-3, "dq": 5e-3, "dk": 5e-3, "dv": 5e-3, "dg": 1.5e-2, "final": 5e-3, "d_initial": 5e-3}  # relative RMS errors
@@ -65,7 +65,8 @@ class Backward(ctypes.Structure):
 class ChunkCase(Case):
     """A call of the kernels over chunks, with the launches of GlaChunkKernels.cs and the tile of GlaChunkTile.cs."""
 
-    def __init__(self, K, V, *, segments=1, stages=2, producers=4, consumers=4, values=None, backward_warps=8, **options):
+    def __init__(self, K, V, *, segments=1, stages=2, producers=4, consumers=4, values=None, backward_warps=8,
+                 forward_chunk=None, **options):
         super().__init__(K, V, **{"element": "bf16", **options})
         T = self.q.shape[1]
         self.length = T if self.offsets is None else int(np.diff(self.offsets).max())
@@ -75,6 +76,7 @@ class ChunkCase(Case):
         self.slots = self.count * self.chunks if self.offsets is None else T // CHUNK + self.count
         self.keys, self.all_values = (next(tile for tile in TILES if tile >= size) for size in (K, V))
         self.values = values or min(self.all_values, 64 if self.keys > 128 else 128)
+        self.forward_chunk = forward_chunk or (32 if self.keys > 64 else 64)
         self.producers, self.consumers, self.backward_warps = producers, min(consumers, self.values // 16), backward_warps
         self.value_tiles = -(-V // self.values)
 
@@ -85,7 +87,7 @@ class ChunkCase(Case):
         totals = 256 * self.producers
         if kernel == "chunk_forward":
             output = values if self.values > self.keys else 0
-            return self.stages * ((3 * keys + output + values) // 2 + 2 * FORWARD_CHUNK**2) + totals
+            return self.stages * ((3 * keys + output + values) // (CHUNK // self.forward_chunk) + 2 * self.forward_chunk**2) + totals
         if kernel == "chunk_state":
             return self.stages * (2 * keys + values + 8 * self.keys) + totals
         if kernel == "chunk_backward":
@@ -120,7 +122,7 @@ class ChunkCase(Case):
 
         def launch(kernel, values, grid, threads, parameters, **more):
             shared = self.shared_bytes(kernel)
-            defines = {"TYPE": self.element, "GATE_TYPE": self.gate, "KEY_TILE": self.keys, "VALUE_TILE": values, "CHUNK": FORWARD_CHUNK if kernel == "chunk_forward" else CHUNK,
+            defines = {"TYPE": self.element, "GATE_TYPE": self.gate, "KEY_TILE": self.keys, "VALUE_TILE": values, "CHUNK": self.forward_chunk if kernel == "chunk_forward" else CHUNK,
                        "VECTOR": vector, "MIN_BLOCKS": 1, "SHARED": shared, **more}
             emulate.launch(GLA / f"{kernel}.cu", f"gla_{kernel}", defines, grid, threads, shared, parameters, seed=self.seed,
                            buffers=buffers)
@@ -160,10 +162,10 @@ class ChunkCase(Case):
 
         o, final, states, plain = output("o", V, self.element), floats("ST", self.count, H, K, V), saved("states"), marks("plain")
         first = join_segments(0, initial)
-        shape.segment_chunks *= CHUNK // FORWARD_CHUNK
+        shape.segment_chunks *= CHUNK // self.forward_chunk
         launch("chunk_forward", self.values, grid, threads, Forward(
             shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale), **roles)
-        shape.segment_chunks //= CHUNK // FORWARD_CHUNK
+        shape.segment_chunks //= CHUNK // self.forward_chunk
 
         d_initial, state_gradients, plain_gradients = floats("dS0", self.count, H, K, V), saved("state gradients"), marks("plain gradients")
         launch_state(1, join_segments(1, final_gradient), final=d_initial, states=state_gradients, plain=plain_gradients)
@@ -224,6 +226,27 @@ class GlaChunkTests(unittest.TestCase):
     def test_more_warps(self):
         self.check(ChunkCase(64, 64, T=150, H=1, producers=8, consumers=4, backward_warps=16, gates="half"))
         self.check(ChunkCase(32, 128, T=100, H=1, producers=8, consumers=8, backward_warps=16))
+
+    def test_short_forward_chunks(self):
+        for gates in ("none", "half", "-5", "resets"):
+            with self.subTest(gates):
+                self.check(ChunkCase(32, 32, T=270, H=1, segments=2, gates=gates, forward_chunk=32))
+
+    def test_strong_halves(self):
+        # Too strong before the middle of a chunk and not after it, and the other way round.
+        for half in (0, 1):
+            case = ChunkCase(32, 32, T=192, H=1, gates="weak", forward_chunk=32 if half else 64)
+            case.g[:, np.arange(192) % 64 // 32 == half] = -4
+            with self.subTest(half):
+                self.check(case)
+
+    def test_far_frames(self):
+        # In range each, but their decays together are not.
+        for decay, forward_chunk in ((-1.5, 64), (-2, 64), (-3, 32), (-4, 32)):
+            case = ChunkCase(32, 32, T=200, H=1, gates="weak", forward_chunk=forward_chunk)
+            case.g[:] = decay
+            with self.subTest(decay=decay, forward_chunk=forward_chunk):
+                self.check(case)
 
     def test_narrow_value_tiles(self):
         self.check(ChunkCase(32, 128, T=100, H=1, values=64))

@@ -4,8 +4,6 @@
 
 namespace fla {
 
-constexpr int REGISTERS = 65536; // of a multiprocessor
-
 template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS> struct ChunkPipeline {
     static constexpr int THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
     // Named barriers: two for each stage, and one for each kind of warp.
@@ -16,6 +14,19 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS> struct ChunkPip
     static __device__ __forceinline__ void sync_consumers() { barrier_wait(CONSUMING, CONSUMER_THREADS); }
     // A group of consumers alone, the first or the second one.
     static __device__ __forceinline__ void sync_group(int group, int threads) { barrier_wait(CONSUMING + 1 + group, threads); }
+
+    // Gives each warp its part of the block's work, with so many registers (see set_registers; 0 leaves them as they are).
+    template <int OF_PRODUCERS, int OF_CONSUMERS, class Produce, class Consume>
+    static __device__ __forceinline__ void run(Produce produce, Consume consume) {
+        constexpr int SHARE = 65536 / THREADS; // of a multiprocessor's registers
+        if (threadIdx.x < PRODUCER_THREADS) {
+            set_registers<OF_PRODUCERS, SHARE>();
+            produce();
+        } else {
+            set_registers<OF_CONSUMERS, SHARE>();
+            consume();
+        }
+    }
 
     // The producers' part: load(n) begins to copy chunk `n`, and does nothing for one that does not exist; prepare(n) works on it
     // once it is there.

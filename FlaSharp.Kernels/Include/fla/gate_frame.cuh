@@ -16,6 +16,8 @@ namespace fla {
 constexpr float MIN_LOG2_DECAY = -150.f;
 // What a frame may reach on either side: leaves 2^24 of bfloat16's range for the numbers themselves.
 constexpr float MAX_FRAME = 104.f;
+// Smaller powers of 2 than 2^-MAX_FACTOR come out as 0.
+constexpr float MAX_FACTOR = 125.f;
 
 // Log-decays as stored to base 2, limited. NaN stays NaN.
 __device__ __forceinline__ float log2_decay(float g) { return max_nan(g * LOG2E, MIN_LOG2_DECAY); }

@@ -30,6 +30,45 @@ public sealed class CompileReportTests
         Assert.Equal(255, CompileReport.Parse(Log, "other").Registers);
     }
 
+    // Entries announced together, as a compiler that works on them at once may do.
+    private const string TogetherLog = """
+        ptxas info    : Compiling entry function 'first' for 'sm_90a'
+        ptxas info    : Compiling entry function 'second' for 'sm_90a'
+        ptxas info    : Function properties for second
+        ptxas         .     8 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+        ptxas info    : Used 32 registers, used 1 barriers, 8 bytes cumulative stack size, 512 bytes smem
+        ptxas info    : Compile time = 2.002 ms
+        ptxas info    : Function properties for first
+        ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+        ptxas info    : Used 16 registers, used 0 barriers
+        """;
+
+    // A function that was not inlined comes before the entry that calls it.
+    private const string CallingLog = """
+        ptxas info    : Compiling entry function 'first' for 'sm_80'
+        ptxas info    : Function properties for _Z6helperf
+            0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+        ptxas info    : Function properties for first
+            0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+        ptxas info    : Used 16 registers, 360 bytes cmem[0]
+        ptxas info    : Compiling entry function 'second' for 'sm_80'
+        ptxas info    : Function properties for second
+            8 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+        ptxas info    : Function properties for _Z6helperf
+            0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+        ptxas info    : Used 32 registers, 512 bytes smem, 360 bytes cmem[0]
+        """;
+
+    [Theory]
+    [InlineData(TogetherLog)]
+    [InlineData(CallingLog)]
+    public void Each_entry_has_its_own_numbers_in_whatever_order_they_come(string log)
+    {
+        var (first, second) = (CompileReport.Parse(log, "first"), CompileReport.Parse(log, "second"));
+        Assert.Equal((16, 0, 0), (first.Registers, first.StackBytes, first.StaticSharedBytes));
+        Assert.Equal((32, 8, 512), (second.Registers, second.StackBytes, second.StaticSharedBytes));
+    }
+
     [Theory]
     [InlineData("ptxas info    : (C7508) Potential Performance Loss: 'setmaxnreg' ignored to maintain compatibility", true)]
     [InlineData("ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized", true)]

@@ -47,10 +47,14 @@ internal sealed class GlaInputs : IDisposable
     }
 
     /// <summary>Forward, and backward to the gradients of q, k, v and g, through autograd.</summary>
-    public void ForwardBackward(LinearAttentionMode mode, Tensor? cuSeqlens = null)
+    /// <param name="mode">Of the operation.</param>
+    /// <param name="cuSeqlens">The bounds of packed sequences.</param>
+    /// <param name="between">Called after forward.</param>
+    public void ForwardBackward(LinearAttentionMode mode, Tensor? cuSeqlens = null, Action? between = null)
     {
         using DisposeScope scope = NewDisposeScope();
         Tensor output = FlaOps.Gla(Q, K, V, G, mode, cuSeqlens: cuSeqlens).output;
+        between?.Invoke();
         foreach (Tensor gradient in autograd.grad([output], [Q, K, V, G], [_outputGradient]))
             gradient.Dispose();
     }

@@ -23,11 +23,14 @@ internal static class RandomCalls
     {
         var random = new Random(Seed);
         long tokens = shape.B * shape.T;
-        // Short and long, one and many, single and packed.
-        (long batch, long time)[] kinds = [(1, 1), (1, 16), (1, tokens), (LargestBatch, Math.Max(1, tokens / LargestBatch))];
-        foreach ((long batch, long time) in kinds)
-            Time(batch, time, null);
-        Time(1, tokens, Lengths(random, tokens));
+        // Short and long, one, some and many, single and packed: sizes decide which kernels a call takes.
+        foreach (long time in new[] { 1, 16, tokens })
+        {
+            foreach (long batch in new[] { 1, LargestBatch / 2, LargestBatch })
+                Time(batch, Math.Max(1, Math.Min(time, tokens / batch)), null);
+            foreach (int pack in new[] { LargestPack / 2, LargestPack })
+                Time(1, time, [0, .. Enumerable.Range(1, pack - 1).Select(i => time * i / pack), time]);
+        }
 
         int compiled = CubinCache.Default.Size().files;
         var calls = new List<(double milliseconds, string what)>();
