@@ -29,8 +29,8 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
-constexpr int ROW_TILES = V / 16 / CONSUMERS;    // of 16 value channels, for each consumer warp
-constexpr int ROW_STEP = HOPPER ? 64 : 16;       // Hopper's groups of four warps share 64 of them
+constexpr int ROW_TILES = V / 16 / CONSUMERS; // of 16 value channels, for each consumer warp
+static_assert(!HOPPER || (ROW_TILES == 1 && V % 64 == 0 && PRODUCERS % 4 == 0)); // four warps share a product of 64 of them
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
@@ -164,68 +164,55 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock
     });
 }
 
-typedef TransposedState<ROW_TILES, K, ROW_STEP> State;
+typedef TransposedState<ROW_TILES, K> State;
 
 #if HOPPER
-// The consumers' work on a chunk, the state being scaled for it: its output, and the state after it. A group of warps has ROW_TILES x
-// 64 value channels; `row` is the warp's first one in the tiles.
-__device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state, int row,
-                                        int lane) {
-    constexpr int GROUP = 128; // threads
-    int warp = row / 16 % 4, first = row / 64 * 64;
-    float out[ROW_TILES][C / 8][4] = {};
-    u32 left[ROW_TILES][K / 16][4];
+// The consumers' work on a chunk, the state being scaled for it: its output, and the state after it. `row` is the warp's first value
+// channel in the tiles.
+__device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state,
+                                        int row, int lane) {
+    constexpr int GROUP = 128;                      // threads that share products
+    int first = row / 64 * 64, warp = row / 16 % 4; // the group's first value channel, the warp in the group
+    float out[C / 8][4] = {};
+    float(&sum)[K / 8][4] = state.sum[0];
+    u32 left[K / 16][4];
 #pragma unroll
-    for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-        for (int k = 0; k < K; k += 16) pack_left(left[m][k / 16], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
+    for (int k = 0; k < K; k += 16) pack_left(left[k / 16], sum[k / 8], sum[k / 8 + 1]);
     if (stage.has_middle()) state.scale(stage.middle(), lane);
 
-    begin_products(out, left, state.sum);
+    begin_products(out, left, sum);
 #pragma unroll
-    for (int m = 0; m < ROW_TILES; m++) { // o^T = S^T q^T + v^T A^T
+    for (int k = 0; k < K; k += 16) product<0>(out, left[k / 16], operand(stage.q(), 0, k)); // o^T = S^T q^T + v^T A^T
 #pragma unroll
-        for (int k = 0; k < K; k += 16) product<0>(out[m], left[m][k / 16], operand(stage.q(), 0, k));
-#pragma unroll
-        for (int j = 0; j < C; j += 16)
-            product<1, 0>(out[m], operand_transposed(stage.v(), j, first + m * 64), operand(stage.pairs(), 0, j));
-    }
+    for (int j = 0; j < C; j += 16) product<1, 0>(out, operand_transposed(stage.v(), j, first), operand(stage.pairs(), 0, j));
     commit_products();
 #pragma unroll
-    for (int m = 0; m < ROW_TILES; m++) // S^T += v^T k
-#pragma unroll
-        for (int j = 0; j < C; j += 16)
-            product<1, 1>(state.sum[m], operand_transposed(stage.v(), j, first + m * 64), operand_transposed(stage.k(), j, 0));
+    for (int j = 0; j < C; j += 16) // S^T += v^T k
+        product<1, 1>(sum, operand_transposed(stage.v(), j, first), operand_transposed(stage.k(), j, 0));
     commit_products();
 
     wait_products<1>(out);
     if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // the queries are read
 #pragma unroll
-    for (int m = 0; m < ROW_TILES; m++)
+    for (int t = 0; t < C; t += 16) {
+        u32 pairs[4];
 #pragma unroll
-        for (int t = 0; t < C; t += 16) {
-            u32 pairs[4];
-#pragma unroll
-            for (int e = 0; e < 4; e++) pairs[e] = Pair<T>::pack(out[m][t / 8 + e / 2][e % 2 * 2], out[m][t / 8 + e / 2][e % 2 * 2 + 1]);
-            stmatrix_x4_trans(stage.output().at(t + lane / 16 * 8 + lane % 8, row + m * 64 + (lane & 8)), pairs);
-        }
-    Pipeline::sync_group(row / 64 / ROW_TILES, GROUP);
-    auto o = block.sequence.rows<T>(p.o, opaque(block.head));
+        for (int e = 0; e < 4; e++) pairs[e] = Pair<T>::pack(out[t / 8 + e / 2][e % 2 * 2], out[t / 8 + e / 2][e % 2 * 2 + 1]);
+        stmatrix_x4_trans(stage.output().at(t + lane / 16 * 8 + lane % 8, row + (lane & 8)), pairs);
+    }
+    Pipeline::sync_group(row / 64, GROUP);
     constexpr int ROWS = C / 4; // of the output, for each warp: whole lines
     typedef SharedTile<T, ROWS, OutputTile::PANEL> Lines;
-#pragma unroll
-    for (int m = 0; m < ROW_TILES; m++) {
-        Lines lines(stage.output().base + (row / 64 + m) * (C * Lines::PITCH) + warp * Lines::BYTES);
-        store_tile<VECTOR, 64>(lines, 0, o, (block.first + n) * C + warp * ROWS, block.rows(n) - warp * ROWS,
-                               blockIdx.y * V + first + m * 64, p.shape.value_size, lane);
-    }
-    wait_products<0>(state.sum);
+    Lines lines(stage.output().base + first / 64 * (C * Lines::PITCH) + warp * Lines::BYTES);
+    auto o = block.sequence.rows<T>(p.o, opaque(block.head));
+    store_tile<VECTOR, 64>(lines, 0, o, (block.first + n) * C + warp * ROWS, block.rows(n) - warp * ROWS, blockIdx.y * V + first,
+                           p.shape.value_size, lane);
+    wait_products<0>(sum);
 }
 #else
-// The consumers' work on a chunk, the state being scaled for it: its output, and the state after it. `row` is the warp's first value
-// channel in the tiles.
-__device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state, int row,
-                                        int& lane) {
+// The same with the products of single warps.
+__device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state,
+                                        int row, int& lane) {
     float out[ROW_TILES][C / 8][4] = {};
 #pragma unroll
     for (int k = 0; k < K; k += 16) { // o^T = S^T q^T
@@ -271,7 +258,7 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock
 
 __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock<C>& block) {
     int warp = threadIdx.x / 32 - PRODUCERS, lane = threadIdx.x % 32;
-    int row = HOPPER ? warp / 4 * ROW_TILES * 64 + warp % 4 * 16 : warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first value channel in the tiles and in the tensors
+    int row = warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first value channel in the tiles and in the tensors
     const GlaShape& shape = p.shape;
     i64 state_size = (i64)shape.key_size * shape.value_size;
     State state;

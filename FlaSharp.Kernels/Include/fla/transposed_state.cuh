@@ -10,8 +10,8 @@ template <int K> __device__ __forceinline__ i64 saved_pair(int value, int key, i
     return ((i64)(value / 8) * (K / 8) + key / 8) * 32 + lane;
 }
 
-// ROW_TILES x 16 value channels, ROW_STEP from one 16 to the next, all K key channels of a tile.
-template <int ROW_TILES, int K, int ROW_STEP = 16> struct TransposedState {
+// ROW_TILES x 16 value channels, all K key channels of a tile.
+template <int ROW_TILES, int K> struct TransposedState {
     float sum[ROW_TILES][K / 8][4];
 
     // Visits (the accumulator, whether it exists, its place in a state [key_size, value_size]); `value` is the first value channel.
@@ -23,7 +23,7 @@ template <int ROW_TILES, int K, int ROW_STEP = 16> struct TransposedState {
             for (int n = 0; n < K / 8; n++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    int k = n * 8 + lane % 4 * 2 + e % 2, v = value + m * ROW_STEP + lane / 4 + e / 2 * 8;
+                    int k = n * 8 + lane % 4 * 2 + e % 2, v = value + m * 16 + lane / 4 + e / 2 * 8;
                     visit(sum[m][n][e], k < key_size && v < value_size, (i64)k * value_size + v);
                 }
     }
@@ -64,7 +64,7 @@ template <int ROW_TILES, int K, int ROW_STEP = 16> struct TransposedState {
             for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
                 for (int half = 0; half < 2; half++)
-                    saved[saved_pair<K>(m * ROW_STEP + half * 8, n * 8, 0)] =
+                    saved[saved_pair<K>(m * 16 + half * 8, n * 8, 0)] =
                         Pair<bf16>::pack(sum[m][n][half * 2] * by.x, sum[m][n][half * 2 + 1] * by.y);
         }
     }
