@@ -21,12 +21,15 @@ internal sealed record GlaChunkTile(
     private const int NarrowValues = 64;
     private const int MostStages = 3;
     private const int FewestStages = 2;
-    private const int PairsThreads = 256;
-    private const int MarkBytes = 32; // static shared memory of chunk_backward_pairs.cu
+    private const int PairsThreads = 512;
+    private const int MarkBytes = 64; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
     private static readonly ConcurrentDictionary<
         (int, int, ElementType, ElementType, bool, CompilerTarget), (GlaChunkTile?, string)> s_choices = new();
+
+    /// <summary>The largest K and, of backward, V.</summary>
+    public static int MaxSize => s_sizes[^1];
 
     /// <summary>What K and V are rounded up to.</summary>
     public static IReadOnlyList<int> Sizes => s_sizes;
@@ -157,9 +160,8 @@ internal sealed record GlaChunkTile(
     {
         if (element == ElementType.Float32)
             return (null, "The kernels over chunks take bfloat16 and float16.");
-        if (keySize > s_sizes[^1] || (gradients && valueSize > s_sizes[^1]))
-            return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, "
-                + $"up to {s_sizes[^1]}.");
+        if (keySize > MaxSize || (gradients && valueSize > MaxSize))
+            return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, up to {MaxSize}.");
 
         var (keys, allValues) = (RoundUp(keySize), RoundUp(valueSize));
         // What holds 256 key channels and 128 value channels needs Hopper's unequal shares of registers.

@@ -1,3 +1,4 @@
+using FlaSharp.Kernels.Gla;
 using FlaSharp.Ops;
 using FlaSharp.Tests.Reference;
 using FlaSharp.Tests.TestSupport;
@@ -108,7 +109,8 @@ internal sealed record GlaCase
 
     /// <summary>Output and final state; <see cref="LinearAttentionMode.Chunk"/> with three segments.</summary>
     public (Tensor, Tensor?) Forward(LinearAttentionMode mode, Tensor?[] x) => mode == LinearAttentionMode.Chunk
-        ? GlaChunkFunction.Run(x[0]!, x[1]!, x[2]!, x[3]!, 1 / Math.Sqrt(K), x[4], Sequences, Reverse, true, segments: 3)
+        ? new GlaParts(GlaChunkTile.MaxSize, GlaChunkTile.MaxSize).Run(x[0]!, x[1]!, x[2]!, x[3]!, x[4], (q, k, v, g, state) =>
+            GlaChunkFunction.Run(q, k, v, g, 1 / Math.Sqrt(K), state, Sequences, Reverse, true, segments: 3))
         : FlaOps.Gla(x[0]!, x[1]!, x[2]!, x[3]!, mode, initialState: x[4], outputFinalState: true,
             cuSeqlens: Offsets is null ? null : tensor(Offsets), reverse: Reverse);
 

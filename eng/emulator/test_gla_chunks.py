@@ -94,7 +94,7 @@ class ChunkCase(Case):
         if kernel == "chunk_backward":
             own = sum(gradients for place in (2 * all_values, states) if place < gradients)
             return 2 * keys + 2 * all_values + states + 2 * pairs + row + own
-        return 3 * keys + 2 * pairs + row + 2048 + max(2 * all_values, gradients)
+        return 3 * keys + 2 * pairs + row + 4096 + max(2 * all_values, gradients)
 
     def run(self):
         B, T, H, K = self.q.shape
@@ -180,7 +180,7 @@ class ChunkCase(Case):
             Shape(sequences, H, group, K, V, self.chunks, 1), *map(emulate.view, (q, k, v, g, do, *gradients)),
             *map(address, (states, state_gradients, plain, plain_gradients)), self.value_tiles * self.values, self.scale, blocks)
         launch("chunk_backward", self.all_values, blocks, 32 * self.backward_warps, backward, BACKWARD_WARPS=self.backward_warps)
-        launch("chunk_backward_pairs", self.all_values, min(blocks, MULTIPROCESSORS), 256, backward)
+        launch("chunk_backward_pairs", self.all_values, min(blocks, MULTIPROCESSORS), 512, backward)
 
         dq, dk, dv, dg = gradients
         return {"o": fetch(o, self.element), "final": final, "d_initial": d_initial, "dq": fetch(dq, self.element),
