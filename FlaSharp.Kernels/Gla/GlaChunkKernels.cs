@@ -109,6 +109,8 @@ internal sealed class GlaChunkKernels
                     continue;
                 foreach (var pass in gradients ? Enum.GetValues<Pass>() : [Pass.Forward, Pass.State])
                     yield return Variant(tile, pass, vector);
+                if (tile.UsesHopper)
+                    yield return Variant(tile with { IsPortable = true }, Pass.Forward, vector);
                 if (gradients && keys == values && tile.Narrow() != tile)
                     foreach (var pass in new[] { Pass.Forward, Pass.State, Pass.StateBackward })
                         yield return Variant(tile.Narrow(), pass, vector);

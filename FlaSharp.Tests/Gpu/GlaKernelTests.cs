@@ -95,6 +95,35 @@ public sealed class GlaKernelTests
         new GlaCase { T = 401, Offsets = offsets, Reverse = reverse, H = 4, KvHeads = 2, K = 30, Decay = GlaCase.SomeResets }.Check();
     }
 
+    /// <summary>Forward's products of matrices are Hopper's where there are some, or the portable ones.</summary>
+    [GpuTheory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Both_kinds_of_products(bool portable)
+    {
+        foreach (var (keySize, valueSize) in new[] { (64, 64), (64, 128), (128, 64), (128, 128), (61, 107), (256, 64), (256, 256) })
+            new GlaCase { T = 201, K = keySize, V = valueSize, Portable = portable }.Check();
+        foreach (var size in new[] { 64, 128 })
+        {
+            var shape = new GlaCase { T = 401, K = size, V = size, H = 4, KvHeads = 2, Portable = portable };
+            (shape with { Offsets = [0, 0, 20, 20, 90, 400, 401, 401], Reverse = true }).Check();
+            (shape with { Dtype = ScalarType.Float16, GateDtype = ScalarType.Float32, HasInitialState = false }).Check();
+            foreach (var decay in new[] { GlaCase.WeakGate, GlaCase.FarShortGate, GlaCase.StrongGate, GlaCase.StrongerGate,
+                GlaCase.SomeResets, GlaCase.AllResets, GlaCase.AlternatingGate })
+                (shape with { Decay = decay }).Check();
+        }
+    }
+
+    [GpuFact]
+    public void Hopper_takes_its_own_products()
+    {
+        Assert.SkipUnless(GpuDevice.Get(0).Target!.IsHopper, "The GPU is no Hopper.");
+        using var scope = NewDisposeScope();
+        var x = new GlaCase { T = 200, H = 4, K = 128, V = 128 }.Inputs();
+        Assert.Contains("wgmma", FlaOps.PlanGla(x[0]!).Reason, StringComparison.Ordinal);
+        Assert.Contains("mma.sync", FlaOps.PlanGla(x[0]![.., .., .., ..32]).Reason, StringComparison.Ordinal);
+    }
+
     [GpuFact]
     public void Reversed() => new GlaCase { B = 2, T = 333, Reverse = true }.Check();
 
