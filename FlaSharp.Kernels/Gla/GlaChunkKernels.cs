@@ -10,7 +10,8 @@ namespace FlaSharp.Kernels.Gla;
 /// </summary>
 /// <remarks>
 /// A sequence is cut into <see cref="Segments"/>. Where there are several, a pass over the states alone comes first, which works
-/// in <see cref="SegmentStateCount"/> and <see cref="SegmentDecayCount"/> floats.
+/// in <see cref="SegmentStateCount"/> and <see cref="SegmentDecayCount"/> floats. A value that is not finite reaches the outputs of
+/// its channel from its token on, and of up to 15 tokens before it without Hopper's products.
 /// </remarks>
 internal sealed class GlaChunkKernels
 {

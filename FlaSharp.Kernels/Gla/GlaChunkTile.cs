@@ -83,8 +83,11 @@ internal sealed record GlaChunkTile(
     public KernelVariant Forward(int vector)
     {
         if (UsesHopper)
+        {
+            var (loading, carrying) = Values > NarrowValues ? (200, 152) : (0, 0);
             return StateVariant("forward", vector, ForwardChunk, Stages(ForwardStageBytes, MostHopperStages), ForwardStageBytes,
-                Values / 16, 0, 0, "HOPPER=1");
+                Values / 16, loading, carrying, "HOPPER=1");
+        }
         var (producers, consumers) = HasManyWarps ? (80, 176) : (0, 0);
         return StateVariant("forward", vector, ForwardChunk, Stages(ForwardStageBytes, MostStages), ForwardStageBytes,
             ConsumerWarps, producers, consumers, "HOPPER=0");

@@ -141,17 +141,21 @@ __device__ __forceinline__ bool saves(const GlaChunkForward& p, const GlaBlock<C
 }
 
 __device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock<C>& block) {
+    // The rows of the chunk to be loaded next: they move on with it.
+    int first = block.first * C, kv_head = block.head / p.shape.group, value = blockIdx.y * V;
+    auto q = block.sequence.rows<bf16>(p.q, block.head).from(first), k = block.sequence.rows<bf16>(p.k, kv_head).from(first),
+         v = block.sequence.rows<bf16>(p.v, kv_head).from(first);
+    auto g = block.sequence.rows<G>(p.g, kv_head).from(first);
+    v.first += value;
     auto load = [&](int n) {
         if (n >= block.chunks) return;
-        int thread = opaque(threadIdx.x), head = opaque(block.head), kv_head = head / p.shape.group, value = blockIdx.y * V;
-        int first = (block.first + n) * C, rows = block.rows(n);
+        int thread = opaque(threadIdx.x), rows = block.rows(n);
         Stage stage(n);
-        auto v = block.sequence.rows<bf16>(p.v, kv_head);
-        v.first += value;
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), block.sequence.rows<G>(p.g, kv_head), first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), block.sequence.rows<bf16>(p.q, head), first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), block.sequence.rows<bf16>(p.k, kv_head), first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, first, rows, p.shape.value_size - value, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), g, 0, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), q, 0, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), k, 0, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, 0, rows, p.shape.value_size - value, thread);
+        g = g.from(C), q = q.from(C), k = k.from(C), v = v.from(C);
     };
 
     float pending[2] = {0.f, 0.f};
@@ -167,6 +171,35 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock
 typedef TransposedState<ROW_TILES, K> State;
 
 #if HOPPER
+// The outputs of a warp's value channels with pairs taken one by one: `left` is the state before the chunk.
+__device__ __forceinline__ void output_one_by_one(float (&out)[C / 8][4], const u32 (&left)[K / 16][4], const Stage& stage, int row,
+                                                  int lane) {
+#pragma unroll
+    for (int t = 0; t < C; t += 16) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) out[t / 8][e] = out[t / 8 + 1][e] = 0.f;
+#pragma unroll
+        for (int k = 0; k < K; k += 16) {
+            u32 b[4];
+            load_right_transposed(b, stage.q(), t, k, lane);
+            mma_16x16(out[t / 8], out[t / 8 + 1], left[k / 16], b);
+        }
+    }
+#pragma unroll 1
+    for (int j = 0; j < C; j++) {
+        float v[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) v[half] = to_float(shared_load<bf16>(stage.v().at(j, row + half * 8 + lane / 4)));
+#pragma unroll
+        for (int n = 0; n < C / 8; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int t = n * 8 + lane % 4 * 2 + e % 2;
+                if (j <= t) out[n][e] += to_float(shared_load<bf16>(stage.pairs().at(t, j))) * v[e / 2];
+            }
+    }
+}
+
 // The consumers' work on a chunk, the state being scaled for it: its output, and the state after it. `row` is the warp's first value
 // channel in the tiles.
 __device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state,
@@ -192,6 +225,8 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock
     commit_products();
 
     wait_products<1>(out);
+    // A value that is not finite made its channel NaN in all of the chunk: products with the 0 of later pairs reach the tokens before it.
+    if (!__all_sync(~0u, isfinite(out[0][0]) && isfinite(out[0][2]))) output_one_by_one(out, left, stage, row, lane);
     if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // the queries are read
 #pragma unroll
     for (int t = 0; t < C; t += 16) {
@@ -210,7 +245,8 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock
     wait_products<0>(sum);
 }
 #else
-// The same with the products of single warps.
+// The same with the products of single warps. Those of pairs skip later blocks of 16 tokens, so that a value that is not finite makes
+// its channel NaN in at most 15 tokens before it.
 __device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state,
                                         int row, int& lane) {
     float out[ROW_TILES][C / 8][4] = {};

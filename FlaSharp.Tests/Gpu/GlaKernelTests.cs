@@ -114,6 +114,30 @@ public sealed class GlaKernelTests
         }
     }
 
+    [GpuTheory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_value_that_is_not_finite_stays_in_its_channel_and_reaches_no_token_long_before_it(bool portable)
+    {
+        const int Token = 45, Channel = 7;
+        foreach (var size in new[] { 64, 128 })
+        {
+            using var scope = NewDisposeScope();
+            var shape = new GlaCase { T = 201, K = size, V = size, Portable = portable };
+            var inputs = shape.Inputs();
+            var others = Array.ConvertAll(inputs, input => input!.clone());
+            others[2]![.., Token, .., Channel] = float.NaN;
+            var (expected, actual) = (shape.Forward(LinearAttentionMode.FusedChunk, inputs).Item1,
+                shape.Forward(LinearAttentionMode.FusedChunk, others).Item1);
+            var exact = GpuDevice.Get(0).Target!.IsHopper && !portable;
+            var before = exact ? Token : Token / 16 * 16;
+            Compare.Close(actual[.., ..before], expected[.., ..before], 4e-3, "before");
+            Assert.True(actual[.., Token.., .., Channel].isnan().all().ToBoolean());
+            actual[.., .., .., Channel] = expected[.., .., .., Channel];
+            Compare.Close(actual, expected, 4e-3, "other channels");
+        }
+    }
+
     [GpuFact]
     public void Hopper_takes_its_own_products()
     {

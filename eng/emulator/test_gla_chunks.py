@@ -276,6 +276,17 @@ class GlaChunkTests(unittest.TestCase):
         self.check(ChunkCase(61, 107, T=150, H=2, Hkv=1, segments=2, hopper=True))
         self.check(ChunkCase(64, 160, T=100, H=1, hopper=True))
 
+    def test_hopper_values_that_are_not_finite(self):
+        # They reach no token before their own, as a product with the zeros of later pairs would let them.
+        for K, V, forward_chunk in ((64, 64, 32), (64, 128, 64)):
+            case = ChunkCase(K, V, T=200, H=1, hopper=True, forward_chunk=forward_chunk)
+            case.v[0, 45, 0, 7], case.v[0, 100, 0, 20] = np.nan, np.inf
+            expected, actual = case.expected()["o"], case.run()["o"]
+            finite = np.isfinite(expected)
+            np.testing.assert_array_equal(np.isfinite(actual), finite)
+            error = np.sqrt(np.mean(np.square(actual[finite] - expected[finite])) / np.mean(np.square(expected[finite])))
+            self.assertLessEqual(error, LIMITS["o"])
+
     def test_hopper_schedules(self):
         for seed in range(1, 5):
             with self.subTest(seed=seed):

@@ -73,7 +73,8 @@ template <class T> __device__ __forceinline__ void shared_store(u32 address, T x
                      : "memory");
 }
 
-// Copies BYTES (4, 8 or 16) to shared memory in the background; zeros where `valid` is false. Both addresses are aligned to BYTES.
+// Copies BYTES (4, 8 or 16) to shared memory in the background. Where `valid` is false it writes zeros and reads nothing, whatever
+// `global` is. Both addresses are aligned to BYTES.
 template <int BYTES> __device__ __forceinline__ void copy_async(u32 shared, const void* global, bool valid) {
     int bytes = valid ? BYTES : 0;
     if constexpr (BYTES == 16)

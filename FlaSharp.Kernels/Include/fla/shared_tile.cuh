@@ -61,7 +61,7 @@ __device__ __forceinline__ void load_tile(const Tile& tile, const Rows<typename 
             if (DOWN > Tile::ROWS && row >= Tile::ROWS) continue;
             bool valid = row < rows && col < cols;
             if constexpr (BYTES >= 4)
-                copy_async<BYTES>(tile.at(row, col), valid ? from : source.first, valid);
+                copy_async<BYTES>(tile.at(row, col), from, valid);
             else
                 shared_store(tile.at(row, col), valid ? *from : T{0});
         }
