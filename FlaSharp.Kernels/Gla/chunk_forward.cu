@@ -172,8 +172,8 @@ typedef TransposedState<ROW_TILES, K> State;
 
 #if HOPPER
 // The outputs of a warp's value channels with pairs taken one by one: `left` is the state before the chunk.
-__device__ __forceinline__ void output_one_by_one(float (&out)[C / 8][4], const u32 (&left)[K / 16][4], const Stage& stage, int row,
-                                                  int lane) {
+__device__ __forceinline__ void output_one_by_one(float (&out)[C / 8][4], const u32 (&left)[K / 16][4], const Stage& stage,
+                                                  int row, int lane) {
 #pragma unroll
     for (int t = 0; t < C; t += 16) {
 #pragma unroll
@@ -225,7 +225,7 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock
     commit_products();
 
     wait_products<1>(out);
-    // A value that is not finite made its channel NaN in all of the chunk: products with the 0 of later pairs reach the tokens before it.
+    // A value that is not finite made its channel NaN all over the chunk: a product with the 0 of later pairs reaches tokens before it.
     if (!__all_sync(~0u, isfinite(out[0][0]) && isfinite(out[0][2]))) output_one_by_one(out, left, stage, row, lane);
     if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // the queries are read
 #pragma unroll
@@ -245,8 +245,8 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock
     wait_products<0>(sum);
 }
 #else
-// The same with the products of single warps. Those of pairs skip later blocks of 16 tokens, so that a value that is not finite makes
-// its channel NaN in at most 15 tokens before it.
+// The same with the products of single warps. Those of pairs skip later blocks of 16 tokens: a value that is not finite makes its
+// channel NaN in at most 15 tokens before it.
 __device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state,
                                         int row, int& lane) {
     float out[ROW_TILES][C / 8][4] = {};
