@@ -57,7 +57,9 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
             : (mode, "Asked for.");
         var missing = taken == LinearAttentionMode.FusedRecurrent ? noRecurrence : tile is null ? noChunks : null;
         return missing is null
-            ? new(new ModeChoice(taken, FlaOps.CudaPath, explain ? $"{reason}{InParts(problem, parts, taken)} {gpu}" : ""))
+            ? new(new ModeChoice(taken, FlaOps.CudaPath, explain
+                ? $"{reason}{InParts(problem, parts, taken)}{Products(problem, parts, taken, device, tile)} {gpu}"
+                : ""))
             : new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), missing);
     }
 
@@ -94,6 +96,17 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
         mode == LinearAttentionMode.FusedRecurrent || parts.AreAll(problem)
             ? ""
             : $" K = {problem.KeySize} and V = {problem.ValueSize} are taken in parts of up to {parts.Keys} and {parts.Values}.";
+
+    private static string Products(
+        in GlaProblem problem, GlaParts parts, LinearAttentionMode mode, GpuDevice device, GlaChunkTile? tile)
+    {
+        if (mode == LinearAttentionMode.FusedRecurrent)
+            return "";
+        var lines = (long)problem.Sequences.Count * problem.Heads;
+        return tile!.For(lines, parts.Values, device.Info.MultiprocessorCount).UsesHopper
+            ? " Forward's products are Hopper's (wgmma)."
+            : " Forward's products are the portable ones (mma.sync).";
+    }
 
     private static string ShortReason(int length) =>
         $"The longest sequence has {length} tokens: a few steps cost less than a chunk's matrices.";

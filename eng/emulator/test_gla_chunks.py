@@ -67,7 +67,7 @@ class ChunkCase(Case):
     """A call of the kernels over chunks, with the launches of GlaChunkKernels.cs and the tile of GlaChunkTile.cs."""
 
     def __init__(self, K, V, *, segments=1, stages=2, producers=4, consumers=4, values=None, backward_warps=8,
-                 forward_chunk=None, **options):
+                 forward_chunk=None, hopper=False, **options):
         super().__init__(K, V, **{"element": "bf16", **options})
         T, self.bytes, self.chunk = self.q.shape[1], 4 if self.element == "float" else 2, CHUNKS[self.element]
         self.length = T if self.offsets is None else int(np.diff(self.offsets).max())
@@ -81,6 +81,7 @@ class ChunkCase(Case):
         self.pairs_threads = min(512, self.chunk * self.keys // 2)
         self.shorter = self.chunk // self.forward_chunk
         self.producers, self.consumers, self.backward_warps = producers, min(consumers, self.values // 16), backward_warps
+        self.hopper = hopper
         self.value_tiles = -(-V // self.values)
 
     def shared_bytes(self, kernel):
@@ -169,8 +170,9 @@ class ChunkCase(Case):
         o, final, states, plain = output("o", V, self.element), floats("ST", self.count, H, K, V), saved("states"), marks("plain")
         first = join_segments(0, initial)
         shape.segment_chunks *= self.shorter
-        launch("chunk_forward", self.values, grid, threads, Forward(
-            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale), **roles)
+        forward_roles = {**roles, "HOPPER": 1, "CONSUMERS": self.values // 16} if self.hopper else {**roles, "HOPPER": 0}
+        launch("chunk_forward", self.values, grid, 32 * (self.producers + forward_roles["CONSUMERS"]), Forward(
+            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale), **forward_roles)
         shape.segment_chunks //= self.shorter
 
         d_initial, state_gradients, plain_gradients = floats("dS0", self.count, H, K, V), saved("state gradients"), marks("plain gradients")
@@ -263,6 +265,39 @@ class GlaChunkTests(_ChunkTests):
         for seed in range(1, 5):
             with self.subTest(seed=seed):
                 self.check(ChunkCase(32, 32, T=270, H=1, gates="half", seed=seed))
+
+    def test_hopper(self):
+        for K, V, options in ((64, 64, {"stages": 3}), (128, 128, {"H": 1}), (64, 128, {"H": 1}), (128, 64, {"H": 1, "element": "fp16"}),
+                              (256, 64, {"H": 1})):
+            with self.subTest(K=K, V=V):
+                self.check(ChunkCase(K, V, T=200, hopper=True, **options))
+
+    def test_hopper_gates(self):
+        for gates in ("none", "weak", "-5", "resets", "wide", "half"):
+            with self.subTest(gates):
+                self.check(ChunkCase(64, 64, T=140, H=1, gates=gates, hopper=True, forward_chunk=32))
+
+    def test_hopper_layouts(self):
+        offsets = [0, 20, 20, 170, 171]
+        self.check(ChunkCase(64, 64, T=171, H=1, offsets=offsets, reverse=True, segments=2, gates="half", hopper=True))
+        self.check(ChunkCase(61, 107, T=150, H=2, Hkv=1, segments=2, hopper=True))
+        self.check(ChunkCase(64, 160, T=100, H=1, hopper=True))
+
+    def test_hopper_values_that_are_not_finite(self):
+        # They reach no token before their own, as a product with the zeros of later pairs would let them.
+        for K, V, forward_chunk in ((64, 64, 32), (64, 128, 64)):
+            case = ChunkCase(K, V, T=200, H=1, hopper=True, forward_chunk=forward_chunk)
+            case.v[0, 45, 0, 7], case.v[0, 100, 0, 20] = np.nan, np.inf
+            expected, actual = case.expected()["o"], case.run()["o"]
+            finite = np.isfinite(expected)
+            np.testing.assert_array_equal(np.isfinite(actual), finite)
+            error = np.sqrt(np.mean(np.square(actual[finite] - expected[finite])) / np.mean(np.square(expected[finite])))
+            self.assertLessEqual(error, LIMITS["o"])
+
+    def test_hopper_schedules(self):
+        for seed in range(1, 5):
+            with self.subTest(seed=seed):
+                self.check(ChunkCase(64, 64, T=270, H=1, stages=4, gates="half", seed=seed, hopper=True, forward_chunk=32))
 
 
 class GlaFloatChunkTests(_ChunkTests):
