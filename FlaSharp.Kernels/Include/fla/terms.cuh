@@ -6,14 +6,8 @@
 namespace fla {
 
 // What numbers of type T are turned into as operands.
-template <class T>
-struct OperandOf {
-    typedef bf16 Type;
-};
-template <>
-struct OperandOf<float> {
-    typedef float Type;
-};
+template <class T> struct OperandOf { typedef bf16 Type; };
+template <> struct OperandOf<float> { typedef float Type; };
 
 // Visits the terms of two neighbouring numbers: visit(which, the pair).
 template <int TERMS, class Visit>
@@ -41,8 +35,7 @@ struct TermFragment {
 
 // Numbers as they are loaded, and then in their place the two matrices of their terms: of 8 neighbours in a row, 4 lie where
 // their first terms will, 4 where the second ones will.
-template <int ROWS_, int COLS_>
-struct SharedTile<float, ROWS_, COLS_> {
+template <int ROWS_, int COLS_> struct SharedTile<float, ROWS_, COLS_> {
     typedef SharedTile<bf16, ROWS_, COLS_> Term;
     static constexpr int ROWS = ROWS_, COLS = COLS_, TERMS = 2, BYTES = TERMS * Term::BYTES;
     typedef float Element;
@@ -128,4 +121,4 @@ __device__ __forceinline__ float2 transpose_8x8(float2 x) {
     return make_float2(__uint_as_float((low & 0xffffu) | high << 16), __uint_as_float(low >> 16 | (high & 0xffff0000u)));
 }
 
-}  // namespace fla
+} // namespace fla
