@@ -168,20 +168,24 @@ internal sealed record GlaChunkTile(
         if (keySize > MaxSize || (gradients && valueSize > MaxSize))
             return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, up to {MaxSize}.");
 
-        var (keys, allValues) = (RoundUp(keySize), RoundUp(valueSize));
+        var (keys, ownValues) = (RoundUp(keySize), RoundUp(valueSize));
         // What holds 256 key channels and 128 value channels needs Hopper's unequal shares of registers and operands of one term.
-        var mostValues =
-            Math.Min(allValues, keys > 128 && !(target.IsHopper && element != ElementType.Float32) ? NarrowValues : 128);
+        var cap = keys > 128 && !(target.IsHopper && element != ElementType.Float32) ? NarrowValues : 128;
         var longest = GradientChunk(element);
-        foreach (var chunk in gradients || longest == ShortChunk ? [longest] : new[] { longest, ShortChunk })
-            for (var values = mostValues; values >= Math.Min(mostValues, NarrowValues); values /= 2)
-            {
-                var tile = new GlaChunkTile(keys, values, allValues, chunk, element, gate, target);
-                if (tile.FitsForward(tile.ForwardChunk)
-                    && tile.Fits(FewestStages * tile.StateStageBytes + tile.TotalsBytes)
-                    && (!gradients || tile.FitsBackward))
-                    return (tile, "");
-            }
+        // Backward's gradients take the place of as many values, and need their own where these are fewer.
+        foreach (var allValues in gradients && ownValues < keys ? [ownValues, keys] : new[] { ownValues })
+        {
+            var mostValues = Math.Min(Math.Max(ownValues, Math.Min(allValues, NarrowValues)), cap);
+            foreach (var chunk in gradients || longest == ShortChunk ? [longest] : new[] { longest, ShortChunk })
+                for (var values = mostValues; values >= Math.Min(mostValues, NarrowValues); values /= 2)
+                {
+                    var tile = new GlaChunkTile(keys, values, allValues, chunk, element, gate, target);
+                    if (tile.FitsForward(tile.ForwardChunk)
+                        && tile.Fits(FewestStages * tile.StateStageBytes + tile.TotalsBytes)
+                        && (!gradients || tile.FitsBackward))
+                        return (tile, "");
+                }
+        }
         return (null, $"K = {keySize} and V = {valueSize}{(gradients ? " with gradients" : "")} need more shared memory than the "
             + $"{target.MaxSharedBytes >> 10} KiB of a block of {target}.");
     }

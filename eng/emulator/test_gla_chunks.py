@@ -66,7 +66,7 @@ class Backward(ctypes.Structure):
 class ChunkCase(Case):
     """A call of the kernels over chunks, with the launches of GlaChunkKernels.cs and the tile of GlaChunkTile.cs."""
 
-    def __init__(self, K, V, *, segments=1, stages=2, producers=4, consumers=4, values=None, backward_warps=8,
+    def __init__(self, K, V, *, segments=1, stages=2, producers=4, consumers=4, values=None, all_values=None, backward_warps=8,
                  forward_chunk=None, hopper=False, **options):
         super().__init__(K, V, **{"element": "bf16", **options})
         T, self.bytes, self.chunk = self.q.shape[1], 4 if self.element == "float" else 2, CHUNKS[self.element]
@@ -76,6 +76,7 @@ class ChunkCase(Case):
         self.segments = -(-self.chunks // self.segment_chunks)
         self.slots = self.count * self.chunks if self.offsets is None else T // self.chunk + self.count
         self.keys, self.all_values = (next(tile for tile in TILES if tile >= size) for size in (K, V))
+        self.all_values = all_values or self.all_values
         self.values = values or min(self.all_values, 64 if self.keys > 128 else 128)
         self.forward_chunk = forward_chunk or (32 if self.keys > 64 else self.chunk)
         self.pairs_threads = min(512, self.chunk * self.keys // 2)
@@ -260,6 +261,9 @@ class GlaChunkTests(_ChunkTests):
 
     def test_narrow_value_tiles(self):
         self.check(ChunkCase(32, 128, T=100, H=1, values=64))
+
+    def test_more_values_in_backward(self):
+        self.check(ChunkCase(32, 16, T=100, H=1, values=32, all_values=32, gates="half"))
 
     def test_schedules(self):
         for seed in range(1, 5):

@@ -161,6 +161,17 @@ public sealed class GlaChunkTileTests
     }
 
     [Fact]
+    public void Backward_of_the_largest_keys_has_as_many_values()
+    {
+        // Less memory than with fewer values, which leave no room for gradients. States are saved for slices of 64.
+        foreach (var (valueSize, values) in new[] { (128, 128), (64, 64), (32, 64) })
+        {
+            var tile = GlaChunkTile.Choose(256, valueSize, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _)!;
+            Assert.Equal((values, 256), (tile.Values, tile.AllValues));
+        }
+    }
+
+    [Fact]
     public void The_largest_heads_take_more_warps_and_unequal_registers_on_Hopper()
     {
         var tile = GlaChunkTile.Choose(256, 256, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _)!;
