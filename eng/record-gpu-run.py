@@ -2,12 +2,15 @@
 """Runs the tests and the main job of a GPU bundle on this machine and records what came of it.
 
     eng/record-gpu-run.py BUNDLE OUT --commit COMMIT [--arguments ...] [--layers gla,mamba,...] [--namespaces A,B] [--skip-tests]
-                          [--sanitizers memcheck,racecheck,synccheck]
+                          [--sanitizers memcheck,racecheck,synccheck] [--limit SECONDS]
 
-BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs.
+BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs. The namespaces of
+the tests and the sanitizers have a process each, all at the same time; the main job runs alone after them.
 """
 import argparse
+import concurrent.futures
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -25,23 +28,29 @@ def machine() -> dict:
     return {"gpu": name, "driver": driver, "memory": memory, "libtorch": torch.__version__}
 
 
-def run(bundle: pathlib.Path, log: pathlib.Path, command: list[str], under: tuple[str, ...] = (),
-        **environment: str) -> tuple[str, int, float]:
+def run(bundle: pathlib.Path, log: pathlib.Path, command: list[str], under: tuple[str, ...] = (), limit: float | None = None,
+        **environment: str) -> tuple[str, int | str, float]:
     """The output, exit code and seconds of a program of the bundle."""
-    import os
     start = time.monotonic()
     with log.open("w") as stream:
-        code = subprocess.run([*under, "bash", str(RUNNER), str(bundle), *command], stdout=stream, stderr=subprocess.STDOUT,
-                              stdin=subprocess.DEVNULL, env={**os.environ, **environment}).returncode
+        program = subprocess.Popen([*under, "bash", str(RUNNER), str(bundle), *command], stdout=stream, stderr=subprocess.STDOUT,
+                                   stdin=subprocess.DEVNULL, env={**os.environ, **environment})
+        try:
+            code = program.wait(limit)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            program.wait()
+            code = f"cut off after {limit} s"
     return log.read_text(), code, round(time.monotonic() - start, 1)
 
 
-def run_tests(bundle: pathlib.Path, out: pathlib.Path, namespaces: list[str]) -> dict:
-    results = out / "tests.xml"
-    chosen = ["FlaSharp.Tests", *(word for name in namespaces for word in ("-namespace", name))]
-    command = [*chosen, "-result-xml", str(results)]
-    _, code, seconds = run(bundle, out / "tests.log", command, FLASHARP_REQUIRE_GPU="1")
-    cases = list(xml.parse(results).getroot().iter("test"))
+def run_tests(bundle: pathlib.Path, out: pathlib.Path, namespace: str, limit: float | None) -> dict:
+    """The tests of a namespace, or all."""
+    results = out / f"tests-{namespace or 'all'}.xml"
+    chosen = ["FlaSharp.Tests", *(["-namespace", namespace] if namespace else [])]
+    command = [*chosen, "-noColor", "-reporter", "verbose", "-result-xml", str(results)]
+    _, code, seconds = run(bundle, results.with_suffix(".log"), command, limit=limit, FLASHARP_REQUIRE_GPU="1")
+    cases = list(xml.parse(results).getroot().iter("test")) if results.exists() else []
     by_result = {result: [case for case in cases if case.get("result") == result] for result in ("Pass", "Fail", "Skip")}
     return {
         "command": "FLASHARP_REQUIRE_GPU=1 " + " ".join(chosen), "exit_code": code, "seconds": seconds,
@@ -52,19 +61,19 @@ def run_tests(bundle: pathlib.Path, out: pathlib.Path, namespaces: list[str]) ->
     }
 
 
-def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str) -> dict:
+def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str, limit: float | None) -> dict:
     """The small grid of every kernel under a tool of compute-sanitizer, which passes libtorch's own kernels by."""
     under = ("compute-sanitizer", "--tool", tool, "--kernel-name-exclude", "kernel_substring=at6native")
     command = ["FlaSharp.Tests", "-class", "FlaSharp.Tests.Gpu.SmallGridTests"]
     # Without torch's cache every tensor is an allocation of its own: what is written beside it is seen.
-    output, code, seconds = run(bundle, out / f"{tool}.log", command, under,
+    output, code, seconds = run(bundle, out / f"{tool}.log", [*command, "-noColor", "-reporter", "verbose"], under, limit,
                                 FLASHARP_REQUIRE_GPU="1", PYTORCH_NO_CUDA_MEMORY_CACHING="1")
     tests = re.search(r"Total: (\d+), Errors: \d+, Failed: (\d+)", output)
     summary = re.search(r"=+ ((?:ERROR|RACECHECK) SUMMARY: .*)", output)
     return {
         "tool": tool, "command": " ".join((*under, *command)), "exit_code": code, "seconds": seconds,
         "tests": int(tests[1]) if tests else None, "failed": int(tests[2]) if tests else None,
-        "summary": summary[1] if summary else "none: it did not end",
+        "summary": summary[1] if summary else "none",
     }
 
 
@@ -83,17 +92,18 @@ def table(record: dict) -> str:
         f"# GPU run of {record['date']}", "",
         f"Commit {record['commit']}; {record['gpu']}, driver {record['driver']}, libtorch {record['libtorch']}.", "",
     ]
-    if tests := record.get("tests"):
+    for tests in record["tests"]:
         lines += [
             f"Tests: {tests['passed']} passed ({tests['on_gpu']} of them on the GPU), {tests['failed']} failed, "
-            f"{tests['skipped']} skipped, {tests['seconds']} s. Command: `{tests['command']}`.", "",
+            f"{tests['skipped']} skipped, {tests['seconds']} s, exit code {tests['exit_code']}. "
+            f"Command: `{tests['command']}`.", "",
             *[f"- failed: {name}" for name in tests["failures"]],
             *[f"- skipped: {name}: {reason}" for name, reason in tests["skips"].items()], "",
         ]
     if record["sanitizers"]:
-        lines += ["| compute-sanitizer | says | tests | failed | seconds | command |", "|---|---|---|---|---|---|"]
-        lines += [f"| {tool['tool']} | {tool['summary']} | {tool['tests']} | {tool['failed']} | {tool['seconds']} | "
-                  f"`{tool['command']}` |"
+        lines += ["| compute-sanitizer | says | tests | failed | exit code | seconds | command |", 7 * "|---" + "|"]
+        lines += [f"| {tool['tool']} | {tool['summary']} | {tool['tests']} | {tool['failed']} | {tool['exit_code']} | "
+                  f"{tool['seconds']} | `{tool['command']}` |"
                   for tool in record["sanitizers"]]
         lines.append("")
     if record["main_job"]:
@@ -112,14 +122,18 @@ def main() -> None:
     parser.add_argument("--arguments", default="--minutes 1", help="of the main job")
     parser.add_argument("--namespaces", default="", help="of the tests; all if empty")
     parser.add_argument("--skip-tests", action="store_true")
+    parser.add_argument("--limit", type=float, help="seconds for the tests of a namespace, or a sanitizer")
     parser.add_argument("--sanitizers", default="", help="tools of compute-sanitizer to run the small grid under")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
     record = {"date": time.strftime("%Y-%m-%d"), "commit": options.commit, **machine()}
-    if not options.skip_tests:
-        record["tests"] = run_tests(options.bundle, options.out, [name for name in options.namespaces.split(",") if name])
-    record["sanitizers"] = [run_sanitizer(options.bundle, options.out, tool) for tool in options.sanitizers.split(",") if tool]
+    namespaces = [] if options.skip_tests else options.namespaces.split(",")
+    tools = [tool for tool in options.sanitizers.split(",") if tool]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(namespaces) + len(tools))) as pool:
+        tests = [pool.submit(run_tests, options.bundle, options.out, namespace, options.limit) for namespace in namespaces]
+        sanitizers = [pool.submit(run_sanitizer, options.bundle, options.out, tool, options.limit) for tool in tools]
+        record["tests"], record["sanitizers"] = [test.result() for test in tests], [tool.result() for tool in sanitizers]
     record["main_job"] = [run_main_job(options.bundle, options.out, layer, options.arguments.split())
                           for layer in options.layers.split(",") if layer]
     (options.out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
