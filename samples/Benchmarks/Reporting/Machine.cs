@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using System.Text.Json.Nodes;
+using System.Text.RegularExpressions;
 using Benchmarks.Measuring;
 using FlaSharp;
 
@@ -11,7 +12,7 @@ namespace Benchmarks.Reporting;
 /// <param name="Libtorch">Its version.</param>
 /// <param name="Nvrtc">Its version; null on the CPU.</param>
 /// <param name="FlaSharp">Its version.</param>
-internal sealed record Machine(string Device, string? Driver, string Libtorch, string? Nvrtc, string FlaSharp)
+internal sealed partial record Machine(string Device, string? Driver, string Libtorch, string? Nvrtc, string FlaSharp)
 {
     private const string NvidiaVersion = "/proc/driver/nvidia/version";
     private const string CpuInfo = "/proc/cpuinfo";
@@ -23,7 +24,7 @@ internal sealed record Machine(string Device, string? Driver, string Libtorch, s
         (string libtorch, string nvrtc) = (doctor.Libtorch.Split(',')[0], doctor.Nvrtc.Split(',')[0]);
         return target.Gpu is null
             ? new Machine($"cpu ({CpuName()}, {Environment.ProcessorCount} processors)", null, libtorch, null, doctor.FlaSharp)
-            : new Machine(target.Gpu.ToString(), doctor.Driver + KernelDriver(), libtorch, nvrtc, doctor.FlaSharp);
+            : new Machine(target.Gpu.ToString(), DriverVersion() + doctor.Driver, libtorch, nvrtc, doctor.FlaSharp);
     }
 
     public override string ToString() =>
@@ -39,9 +40,15 @@ internal sealed record Machine(string Device, string? Driver, string Libtorch, s
         ["flasharp"] = FlaSharp,
     };
 
-    /// <summary>The driver's own version, which its library tells only as that of CUDA.</summary>
-    private static string KernelDriver() =>
-        File.Exists(NvidiaVersion) ? $"; {File.ReadLines(NvidiaVersion).FirstOrDefault()}" : "";
+    /// <summary>The driver's own version, which its library tells only as that of CUDA; empty where it is not to be had.</summary>
+    private static string DriverVersion()
+    {
+        string line = File.Exists(NvidiaVersion) ? File.ReadLines(NvidiaVersion).FirstOrDefault("") : "";
+        return Version().Match(line) is { Success: true } version ? $"{version.Value}, " : "";
+    }
+
+    [GeneratedRegex(@"\b\d+(\.\d+)+\b")]
+    private static partial Regex Version();
 
     private static string CpuName()
     {
