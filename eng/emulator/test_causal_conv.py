@@ -133,7 +133,7 @@ class CausalConvTests(unittest.TestCase):
     def test_widths(self):
         for width in range(1, 10):
             for vector, channels in ((1, 37), (4, 132)):
-                if width > 8 and vector > 1:
+                if (vector == 4) != (width in (2, 4, 7, 8)):
                     continue
                 with self.subTest(width=width, vector=vector):
                     self.check(width, channels, batch=2, vector=vector, silu=width % 2 == 0)
@@ -156,17 +156,15 @@ class CausalConvTests(unittest.TestCase):
         self.check(1, 33, offsets=[0, 2, 2, 3, 40, 44])
 
     def test_elements(self):
-        for silu in (False, True):
-            for element, vectors in (("float", (1, 4)), ("bf16", (1, 4, 8)), ("fp16", (1, 4, 8))):
-                for vector in vectors:
-                    for weight, bias in (("float", "float"), (element, element), (element, None), ("float", element)):
-                        with self.subTest(silu=silu, element=element, vector=vector, weight=weight, bias=bias):
-                            self.check(4, 96, 2, 30, None, element, weight, bias, silu, vector=vector)
-                            if vector == 4:
-                                self.check(5, 96, 1, 19, None, element, weight, bias, silu, vector=vector, steps=2)
+        for element, vectors in (("float", (4,)), ("bf16", (1, 4, 8)), ("fp16", (8,))):
+            for vector in vectors:
+                for weight, bias in (("float", "float"), (element, element), (element, None), ("float", element)):
+                    with self.subTest(element=element, vector=vector, weight=weight, bias=bias):
+                        self.check(4, 96, 2, 30, None, element, weight, bias, vector == 8, vector=vector)
+        self.check(5, 96, 1, 19, None, "bf16", "bf16", "bf16", vector=4, steps=2)
 
     def test_parts_of_wider_tensors(self):
-        for element, vector, gap in (("bf16", 8, 8), ("bf16", 4, 4), ("bf16", 1, 3), ("float", 4, 4)):
+        for element, vector, gap in (("bf16", 8, 8), ("bf16", 4, 4), ("bf16", 1, 3)):
             with self.subTest(element=element, vector=vector, gap=gap):
                 self.check(4, 264, 2, 20, element=element, vector=vector, gap=gap)
 
