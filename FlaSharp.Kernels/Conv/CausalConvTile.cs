@@ -16,9 +16,10 @@ internal sealed record CausalConvTile(ElementType Element, int Width, int Vector
     public const int Warps = 4;
 
     private const int Threads = 32 * Warps;
-    private const int MaxFastWidth = 8;     // for more a thread has no registers to hold several channels
+    private const int MaxFastWidth = 8; // for more a thread has no registers to hold several channels
     private const int MaxNarrowWidth = 4;
     private static readonly bool[] s_withAndWithout = [true, false];
+    private static readonly int[] s_alignments = [16, 8, 1];
 
     /// <summary>Channels of a warp.</summary>
     public int Group => 32 * Vector;
@@ -44,7 +45,7 @@ internal sealed record CausalConvTile(ElementType Element, int Width, int Vector
     public static IEnumerable<CausalConvTile> Representatives(bool isBackward) =>
         from element in ElementTypes.All
         from width in Enumerable.Range(1, MaxFastWidth).Append(MaxWidth)
-        from alignment in new[] { 16, 8, 1 }
+        from alignment in s_alignments
         from isSilu in s_withAndWithout
         where element == ElementType.BFloat16 ? isSilu || width == MaxNarrowWidth
             : isSilu && width is MaxNarrowWidth or MaxFastWidth or MaxWidth

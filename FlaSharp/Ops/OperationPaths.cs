@@ -16,6 +16,7 @@ internal static class OperationPaths
         new(nameof(FlaOps.CausalConv1d), Cpu: true, Cuda: true),
         new(nameof(FlaOps.RmsNorm), Cpu: true, Cuda: true),
         new(nameof(FlaOps.GatedRmsNorm), Cpu: true, Cuda: true),
+        new(nameof(FlaOps.AddRmsNorm), Cpu: true, Cuda: true),
         new(nameof(FlaOps.RotaryEmbedding), Cpu: true, Cuda: false),
         new(nameof(FlaOps.SwiGlu), Cpu: true, Cuda: false),
     ];
