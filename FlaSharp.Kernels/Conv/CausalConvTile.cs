@@ -39,16 +39,15 @@ internal sealed record CausalConvTile(ElementType Element, int Width, int Vector
         return new CausalConvTile(element, width, Math.Min(channels, aligned), isSilu);
     }
 
-    /// <summary>
-    /// Tiles that stand for all: every vector at the usual width and at the largest that it is for, and all widths of one.
-    /// </summary>
+    /// <summary>Tiles that stand for all: every width that is fast, and every vector at some of them.</summary>
     public static IEnumerable<CausalConvTile> Representatives(bool isBackward) =>
         from element in ElementTypes.All
         from width in Enumerable.Range(1, MaxFastWidth).Append(MaxWidth)
         from alignment in s_alignments
+        let isUsual = width is MaxNarrowWidth or MaxFastWidth or MaxWidth
+        where isUsual || (alignment == s_alignments[0] && element == ElementType.BFloat16)
         from isSilu in s_withAndWithout
-        where element == ElementType.BFloat16 ? isSilu || width == MaxNarrowWidth
-            : isSilu && width is MaxNarrowWidth or MaxFastWidth or MaxWidth
+        where isSilu || (width == MaxNarrowWidth && element == ElementType.BFloat16)
         select Of(element, width, isSilu, isBackward, alignment);
 
     public KernelVariant Forward() => Variant("forward", steps: 4, minBlocks: 4);
@@ -57,7 +56,7 @@ internal sealed record CausalConvTile(ElementType Element, int Width, int Vector
         Width > MaxNarrowWidth ? Variant("backward", steps: 2, minBlocks: 2) : Variant("backward", steps: 4, minBlocks: 3);
 
     /// <summary>Adds up the parts that <see cref="Backward"/> leaves.</summary>
-    public KernelVariant Sum() => Variant("sum", steps: 1, minBlocks: 1);
+    public KernelVariant Sum() => (this with { IsSilu = false }).Variant("sum", steps: 1, minBlocks: 1);
 
     private KernelVariant Variant(string pass, int steps, int minBlocks) =>
         new($"Conv/causal_conv_{pass}.cu", $"causal_conv_{pass}",
