@@ -53,9 +53,10 @@ internal sealed class CausalConvKernels(GpuDevice device)
     /// <param name="finalState">Or 0 if unwanted. It may be the initial one.</param>
     public void Forward(TensorView x, nint initialState, TensorView y, nint finalState)
     {
-        var tile = Tile(isBackward: false, x, y);
-        // Where the state is updated in place, one warp must be all that reads and writes a sequence's.
+        // A state that is updated in place is for one warp to read and write. It is most of the work then, and its numbers of a
+        // channel lie side by side.
         var isInPlace = finalState != 0 && finalState == initialState;
+        var tile = Tile(isBackward: false, isNarrow: isInPlace, x, y);
         var shape = Shape(isInPlace ? Math.Max(1, Sequences.Length) : Run(tile, MaxForwardRun));
         Launch(Variant(tile).Forward, Rows(shape) * Groups(tile), new ForwardParameters
         {
@@ -81,7 +82,7 @@ internal sealed class CausalConvKernels(GpuDevice device)
     public void Backward(TensorView x, nint initialState, TensorView outputGradient, nint finalStateGradient,
         TensorView inputGradient, nint initialStateGradient, nint weightGradient, nint biasGradient, Func<long, nint> makeParts)
     {
-        var tile = Tile(isBackward: true, x, outputGradient, inputGradient);
+        var tile = Tile(isBackward: true, isNarrow: false, x, outputGradient, inputGradient);
         var run = Math.Max(Run(tile, MaxBackwardRun), (Tokens - 1) / (MaxParts * CausalConvTile.Warps) + 1);
         var shape = Shape(run);
         var (rows, groups, lines) = (Rows(shape), Groups(tile), Groups(tile) * (Width + 1L) * tile.Vector);
@@ -119,14 +120,12 @@ internal sealed class CausalConvKernels(GpuDevice device)
 
     private long Groups(CausalConvTile tile) => (Channels + tile.Group - 1) / tile.Group;
 
-    private CausalConvTile Tile(bool isBackward, params ReadOnlySpan<TensorView> tensors)
+    private CausalConvTile Tile(bool isBackward, bool isNarrow, params ReadOnlySpan<TensorView> tensors)
     {
-        var alignment = Alignment;
         // With less to do than the GPU has threads, each of them takes one channel.
-        if ((long)Tokens * Channels <= (long)device.Info.MultiprocessorCount * ThreadsPerMultiprocessor
-            || Parameters.Weight % Alignment != 0 || Parameters.Bias % Alignment != 0)
-            alignment = 1;
-        var bytes = Element.Bytes();
+        isNarrow |= (long)Tokens * Channels <= (long)device.Info.MultiprocessorCount * ThreadsPerMultiprocessor;
+        var isAligned = Parameters.Weight % Alignment == 0 && Parameters.Bias % Alignment == 0;
+        var (alignment, bytes) = (isAligned && !isNarrow ? Alignment : 1, Element.Bytes());
         Fit((long)Channels * bytes);
         foreach (var tensor in tensors)
         {

@@ -154,8 +154,18 @@ struct Inputs {
     }
     // The PAST inputs before a step.
     __device__ __forceinline__ void load(Window& window, int step) const {
+        if (step >= PAST) { // tokens alone: all are asked for before the first is used
+            Chunk chunks[PAST ? PAST : 1];
 #pragma unroll
-        for (int j = 0; j < PAST; j++) load(window.values[j], step - PAST + j);
+            for (int j = 0; j < PAST; j++) chunks[j].load(tokens[step - PAST + j]);
+#pragma unroll
+            for (int j = 0; j < PAST; j++)
+#pragma unroll
+                for (int i = 0; i < VECTOR; i++) window.values[j][i] = chunks[j][i];
+        } else {
+#pragma unroll
+            for (int j = 0; j < PAST; j++) load(window.values[j], step - PAST + j);
+        }
     }
 };
 
