@@ -18,8 +18,7 @@ internal sealed class CausalConvKernels(GpuDevice device)
     private const int ThreadsPerMultiprocessor = 2048;
     private const int Alignment = 16;
 
-    private static readonly ConcurrentDictionary<CausalConvTile, (KernelVariant Forward, KernelVariant Backward, KernelVariant Sum)>
-        s_variants = new();
+    private static readonly ConcurrentDictionary<CausalConvTile, Passes> s_variants = new();
 
     public required SequenceLayout Sequences { get; init; }
 
@@ -113,8 +112,8 @@ internal sealed class CausalConvKernels(GpuDevice device)
             });
     }
 
-    private static (KernelVariant Forward, KernelVariant Backward, KernelVariant Sum) Variant(CausalConvTile tile) =>
-        s_variants.GetOrAdd(tile, static tile => (tile.Forward(), tile.Backward(), tile.Sum()));
+    private static Passes Variant(CausalConvTile tile) =>
+        s_variants.GetOrAdd(tile, static tile => new Passes(tile.Forward(), tile.Backward(), tile.Sum()));
 
     private static long Rows(ConvShape shape) => (shape.Slots + CausalConvTile.Warps - 1) / CausalConvTile.Warps;
 
@@ -159,6 +158,8 @@ internal sealed class CausalConvKernels(GpuDevice device)
     private void Launch<TParameters>(KernelVariant variant, long blocks, in TParameters parameters)
         where TParameters : unmanaged =>
         KernelLibrary.Get(device, variant).Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, parameters);
+
+    private sealed record Passes(KernelVariant Forward, KernelVariant Backward, KernelVariant Sum);
 
     /// <summary>fla::ConvShape.</summary>
     private readonly record struct ConvShape(SequenceLayout Sequences, int Channels, int Run, int Pieces, int Slots);

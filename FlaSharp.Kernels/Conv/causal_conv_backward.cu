@@ -1,7 +1,7 @@
 // The gradients of causal_conv_forward.cu. With g[t] = dy[t] f'(s[t]), s computed again, and no g outside of the sequence,
 //     r[t] = sum over w of weight[w] g[t - w],  dx[t] = r[t + PAST],  dweight[w] = sum over t of g[t] x[t - PAST + w],
-// and dbias is the sum of g. The first PAST of r are the gradient of the initial state. The gradient of the final state adds to the
-// last PAST of r. A run needs g up to PAST tokens after its end: the next one computes these again.
+// and dbias is the sum of g. The first PAST of r are the gradient of the initial state. The gradient of the final state adds to
+// the last PAST of r. A run needs g up to PAST tokens after its end: the next one computes these again.
 // dweight and dbias are sums over tokens: each block writes one part of them, and causal_conv_sum.cu adds these up.
 #include "fla/causal_conv.cuh"
 

@@ -10,7 +10,8 @@ using static TorchSharp.torch;
 namespace FlaSharp.Tests.Gpu;
 
 /// <summary>
-/// The CUDA kernels of the causal convolution: output, final state and all gradients against float64, in memory that is NaN before.
+/// The CUDA kernels of the causal convolution: output, final state and all gradients against float64, in memory that is NaN
+/// before.
 /// </summary>
 public sealed class CausalConvKernelTests
 {
@@ -63,12 +64,17 @@ public sealed class CausalConvKernelTests
     public void Packed_sequences()
     {
         long[][] layouts =
-            [[0, 0, 1, 3, 67, 67, 130, 200, 200], [0, 5], [0, 0, 0, 7], [0, 1000, 3000], [.. Enumerable.Range(0, 300).Select(i => (long)i)]];
+        [
+            [0, 0, 1, 3, 67, 67, 130, 200, 200], [0, 5], [0, 0, 0, 7], [0, 1000, 3000],
+            [.. Enumerable.Range(0, 300).Select(i => (long)i)],
+        ];
         foreach (var offsets in layouts)
             foreach (var (width, channels) in new[] { (4, 19), (1, 64), (6, 1536) })
                 foreach (var state in new[] { true, false })
-                    Check(Inputs(offsets.Length - 1, (int)offsets[^1], channels, width, ScalarType.Float32, state: state, packed: true),
-                        silu: true, offsets);
+                {
+                    var (count, time) = (offsets.Length - 1, (int)offsets[^1]);
+                    Check(Inputs(count, time, channels, width, ScalarType.Float32, state: state, packed: true), true, offsets);
+                }
     }
 
     [GpuFact]
@@ -154,8 +160,8 @@ public sealed class CausalConvKernelTests
     {
         using var scope = NewDisposeScope();
         var state = randn(2, 8, 3, device: CUDA);
-        var (_, finalState) = FlaOps.CausalConv1d(randn(1, 5, 8, bfloat16, CUDA), randn(8, 1, 4, bfloat16, CUDA), null, "silu", state,
-            true, tensor(new long[] { 0, 0, 5 }));
+        var (_, finalState) = FlaOps.CausalConv1d(randn(1, 5, 8, bfloat16, CUDA), randn(8, 1, 4, bfloat16, CUDA), null, "silu",
+            state, true, tensor(new long[] { 0, 0, 5 }));
         Assert.True(finalState![0].equal(state[0]).all().ToBoolean());
     }
 

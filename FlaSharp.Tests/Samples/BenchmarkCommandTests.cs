@@ -96,7 +96,8 @@ public sealed class BenchmarkCommandTests
         (int code, _, string error) = Run(folder, $"kernels rows --shape 20,24 --json rows.json {Quick}");
         Assert.Equal((0, ""), (code, error));
         JsonArray rows = JsonNode.Parse(File.ReadAllText(folder.File("rows.json")))!["rows"]!.AsArray();
-        Assert.Equal(["conv1d", "gated_norm", "norm_of_gated", "norm", "add_norm"], rows.Select(row => (string?)row!["operation"]));
+        Assert.Equal(["conv1d", "gated_norm", "norm_of_gated", "norm", "add_norm"],
+            rows.Select(row => (string?)row!["operation"]));
         foreach (JsonNode? row in rows)
         {
             Assert.Equal("cpu-simd", (string?)row!["takes"]);

@@ -29,9 +29,9 @@ public static partial class FlaOps
     /// see each other; an empty one keeps its state.
     /// </param>
     /// <param name="updateState">
-    /// Whether the state after the last token is written over <paramref name="initialState"/>, float32, which a decoding step needs
-    /// no longer; then it is the final state that is returned. The kernels do so in place for a few tokens, all else by a copy.
-    /// Not while gradients are recorded, nor before the backward pass of an earlier call with that state.
+    /// Whether the state after the last token is written over <paramref name="initialState"/>, float32, which a decoding step
+    /// needs no longer; then it is the final state that is returned. The kernels do so in place for a few tokens, all else by a
+    /// copy. Not while gradients are recorded, nor before the backward pass of an earlier call with that state.
     /// </param>
     /// <returns>
     /// output [B, T, E] in the dtype of x; finalState [S, E, W - 1] in float32, the initial state of whatever continues the

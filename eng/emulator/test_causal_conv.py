@@ -21,7 +21,8 @@ class Shape(ctypes.Structure):
 class Parameters(ctypes.Structure):
     """fla::ConvParameters."""
 
-    _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("float_weight", ctypes.c_int), ("float_bias", ctypes.c_int)]
+    _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("float_weight", ctypes.c_int),
+                ("float_bias", ctypes.c_int)]
 
 
 class Forward(ctypes.Structure):
@@ -89,16 +90,16 @@ class CausalConvTests(unittest.TestCase):
             return memory[name].ctypes.data
 
         def tokens(name, values, space=0):
-            wide = np.concatenate([np.full((batch, time, space), np.nan) if values is None else rounded(batch, time, space, kind=element),
-                                   np.full(x.shape, np.nan) if values is None else values], 2)
-            place(name, wide, element)
-            memory[name] = memory[name][:, :, space:]
-            return emulate.TensorView(memory[name].ctypes.data, *(stride // memory[name].itemsize for stride in memory[name].strides[:2]), 0)
+            values = np.full(x.shape, np.nan) if values is None else values
+            place(name, np.concatenate([np.full((batch, time, space), np.nan), values], 2), element)
+            view = memory[name] = memory[name][:, :, space:]
+            return emulate.TensorView(view.ctypes.data, *(stride // view.itemsize for stride in view.strides[:2]), 0)
 
         per_sequence = max(1, -(-longest // run))
         slots = time // run + count if offsets else count * per_sequence
         cu = emulate.guarded(np.array(offsets, np.int32)) if offsets else None
-        shape = Shape(emulate.Sequences(cu.ctypes.data if offsets else None, count, longest, 0), channels, run, per_sequence, slots)
+        sequences = emulate.Sequences(cu.ctypes.data if offsets else None, count, longest, 0)
+        shape = Shape(sequences, channels, run, per_sequence, slots)
         parameters = Parameters(place("weight", w, weight), place("bias", b, bias) if bias else None, int(weight == "float"),
                                 int(bias == "float"))
         groups, rows = -(-channels // (32 * vector)), -(-slots // WARPS)
@@ -109,12 +110,13 @@ class CausalConvTests(unittest.TestCase):
             CONV / f"causal_conv_{name}.cu", f"causal_conv_{name}", defines, grid, 32 * WARPS, 0, call, seed=seed)
 
         x_view, initial_state = tokens("x", x, gap), state("initial", initial)
-        dx_call = Backward(shape, x_view, tokens("dy", dy), tokens("dx", None), parameters, initial_state, state("dfinal", dfinal),
-                           state("dinitial", initial, True), place("parts", np.zeros((rows, groups, width + 1, vector, 32)), "float", True))
-        launch("backward", groups * rows, dx_call)
+        parts = place("parts", np.zeros((rows, groups, width + 1, vector, 32)), "float", True)
+        launch("backward", groups * rows,
+               Backward(shape, x_view, tokens("dy", dy), tokens("dx", None), parameters, initial_state, state("dfinal", dfinal),
+                        state("dinitial", initial, True), parts))
         dweight, dbias = place("dweight", w, weight, True), place("dbias", b, bias or "float", True)
         launch("sum", -(-groups * (width + 1) * vector // WARPS),
-               Sum(dx_call.parts, channels, rows, dweight, dbias, int(weight == "float"), int(bias != element)))
+               Sum(parts, channels, rows, dweight, dbias, int(weight == "float"), int(bias != element)))
         final = initial_state if in_place else state("final", initial, True)
         launch("forward", groups * rows, Forward(shape, x_view, tokens("y", None), parameters, initial_state, final))
         if in_place:

@@ -34,8 +34,8 @@ _GATE = [("is_swish", ctypes.c_int), ("gate_first", ctypes.c_int)]
 class Forward(ctypes.Structure):
     """RmsNormForward."""
 
-    _fields_ = [*((name, Matrix) for name in ("x", "gate", "residual", "sum", "y")), ("weight", Weight), ("scales", ctypes.c_void_p), *_SIZES,
-                ("eps", ctypes.c_float), *_GATE]
+    _fields_ = [*((name, Matrix) for name in ("x", "gate", "residual", "sum", "y")), ("weight", Weight),
+                ("scales", ctypes.c_void_p), *_SIZES, ("eps", ctypes.c_float), *_GATE]
 
 
 class Backward(ctypes.Structure):
@@ -89,7 +89,8 @@ class RmsNormTests(unittest.TestCase):
         aligned = all(s * bytes_ % 16 == 0 for s in (size, offset, columns + gap))
         lanes, per_thread, threads = next(t for t in (ALIGNED if aligned else UNALIGNED) if size <= t[0] * t[1])
         defines = {"ELEMENT": element, "LANES": lanes, "PER_THREAD": per_thread, "THREADS": threads,
-                   "VECTOR": 16 // bytes_ if aligned else 1, "STREAM": stream or element, "GATED": int(gated), "ADDED": int(bool(stream))}
+                   "VECTOR": 16 // bytes_ if aligned else 1, "STREAM": stream or element, "GATED": int(gated),
+                   "ADDED": int(bool(stream))}
         arrays = {}
         kinds = {name: stream or element for name in ("residual", "sum", "dsum", "dresidual")}
 

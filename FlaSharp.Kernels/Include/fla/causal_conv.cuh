@@ -18,8 +18,8 @@ constexpr int THREADS = 32 * WARPS;
 using Element = ELEMENT;
 using Chunk = Vector<Element, VECTOR>;
 
-// A slot is a place for a run: sequence s has the slots from begin / run + s on if the sequences are packed, `pieces` of its own if
-// not. So each has one at least, even if it is empty, and no two share one.
+// A slot is a place for a run: sequence s has the slots from begin / run + s on if the sequences are packed, `pieces` of its own
+// if not. So each has one at least, even if it is empty, and no two share one.
 struct ConvShape {
     Sequences sequences;
     int channels;

@@ -1,10 +1,10 @@
 // What both passes of the RMS norms share. A row [groups * size] is normed in groups; a line is one group of one row. Each block
 // keeps to one group, so that a thread meets the same columns, and the same weights, in every line.
 //
-// Constants: ELEMENT of x, gate and y (float, bf16 or fp16); STREAM of what is normed, which is float instead of ELEMENT where x is
-// added to a wider residual first, ADDED being 1; LANES threads for a line, at most a warp or all of a block; THREADS
-// of a block; PER_THREAD columns of a line for a thread, VECTOR of them together (16 bytes, or 1 where something is not aligned);
-// GATED 0 or 1.
+// Constants: ELEMENT of x, gate and y (float, bf16 or fp16); STREAM of what is normed, which may be float where x is added to a
+// residual first, that is where ADDED is 1, and is ELEMENT otherwise; GATED 0 or 1; LANES threads for a line, at most a warp or
+// all of a block; THREADS of a block; PER_THREAD columns of a line for a thread, VECTOR of them together (16 bytes, or 1 where
+// something is not aligned).
 #pragma once
 #include "fla/ptx.cuh"
 #include "fla/vector.cuh"

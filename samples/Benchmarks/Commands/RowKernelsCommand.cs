@@ -35,8 +35,8 @@ internal static class RowKernelsCommand
             Target target = common.Target(parsed);
             ReportOutput output = common.Output(parsed);
             using Stopclock clock = common.Clock(parsed, target);
-            var report = new Report("kernels-rows", $"Convolution and norms of {sizes[0]} x {sizes[1]}, {common.DtypeName(parsed)}",
-                Machine.Of(target), NewTable());
+            string title = $"Convolution and norms of {sizes[0]} x {sizes[1]}, {common.DtypeName(parsed)}";
+            var report = new Report("kernels-rows", title, Machine.Of(target), NewTable());
             report.Notes.Add(common.Method(parsed, target));
             Measure(report, clock, chosen, sizes[0], sizes[1], common.Dtype(parsed), output);
             return output.Finish(report);
@@ -64,8 +64,8 @@ internal static class RowKernelsCommand
         report.Values["copy_bytes_per_second"] = floor.BytesPerSecond;
         report.Notes.Add("Floor: each tensor of T x E is read or written once, at "
             + $"{floor.BytesPerSecond / 1e9:F0} GB/s, measured by a large copy on the device.");
-        report.Notes.Add("The convolution has four taps, a bias and SiLU. Forward runs without a graph; forward + backward through "
-            + "autograd.grad, to the gradients of all inputs.");
+        report.Notes.Add("The convolution has four taps, a bias and SiLU. Forward runs without a graph; forward + backward "
+            + "through autograd.grad, to the gradients of all inputs.");
         IReadOnlyList<OperationPath> paths = Doctor.Examine(target.Device).Operations;
         Trial.Run(report, $"{time},{channels}", () =>
         {
@@ -80,8 +80,9 @@ internal static class RowKernelsCommand
                     Timing both = clock.Time(Sets, set => sets[set].ForwardBackward(operation));
                     double forwardFloor = Milliseconds(operation.ForwardTensors);
                     double bothFloor = Milliseconds(operation.ForwardTensors + operation.BackwardTensors);
-                    report.Table.Add(operation.Name, paths.First(path => path.Operation == operation.Operation).Path, forward, both,
-                        forwardFloor, bothFloor, forwardFloor / forward.Median, bothFloor / both.Median);
+                    string path = paths.First(path => path.Operation == operation.Operation).Path;
+                    report.Table.Add(operation.Name, path, forward, both, forwardFloor, bothFloor,
+                        forwardFloor / forward.Median, bothFloor / both.Median);
                     ReportOutput.Progress($"{operation.Name}: {Cell.Text(forward)}, with backward {Cell.Text(both)} ms");
                 });
                 output.Save(report);

@@ -3,7 +3,9 @@ using static TorchSharp.torch;
 
 namespace Benchmarks.Measuring;
 
-/// <summary>An operation that does little for each byte: what it is measured by is the time that moving its tensors takes.</summary>
+/// <summary>
+/// An operation that does little for each byte: what it is measured by is the time that moving its tensors takes.
+/// </summary>
 /// <param name="Name">As --ops takes it.</param>
 /// <param name="Operation">The function of <see cref="FlaOps"/>, as the doctor names it.</param>
 /// <param name="ForwardTensors">Of [T, E], read or written.</param>
