@@ -54,7 +54,7 @@ internal static class RowKernelsCommand
 
     private static IReadOnlyList<RowOperation> Parse(string names) =>
         [.. names.Split(',').Select(name => RowOperation.All.FirstOrDefault(operation => operation.Name == name)
-            ?? throw new UserError($"--ops {name}: choose of {Names}."))];
+            ?? throw new UserError($"--ops {name}: choose of {Names.Replace(",", ", ", StringComparison.Ordinal)}."))];
 
     private static void Measure(Report report, Stopclock clock, IReadOnlyList<RowOperation> operations, long time, long channels,
         ScalarType dtype, ReportOutput output)

@@ -24,7 +24,7 @@ internal sealed record RowOperation(
         new("norm", nameof(FlaOps.RmsNorm), 2, 3, i => [FlaOps.RmsNorm(i.X, i.Weight)]),
         new("add_norm", nameof(FlaOps.AddRmsNorm), 4, 5, i =>
         {
-            var (output, residual) = FlaOps.AddRmsNorm(i.X, i.Second, i.Weight);
+            (Tensor output, Tensor residual) = FlaOps.AddRmsNorm(i.X, i.Second, i.Weight);
             return [output, residual];
         }),
     ];
