@@ -5,8 +5,8 @@ using FlaSharp.Kernels.Runtime;
 namespace FlaSharp.Kernels.Norm;
 
 /// <summary>
-/// RMS norms, gated or not, on a GPU: the launches of Norm/rms_norm_*.cu. A row of <see cref="Groups"/> * <see cref="Size"/>
-/// elements is normed group by group. Without a gate, its matrices are none.
+/// RMS norms, with a gate or the addition to a residual, on a GPU: the launches of Norm/rms_norm_*.cu. A row of
+/// <see cref="Groups"/> * <see cref="Size"/> elements is normed group by group. What there is not has matrices that are none.
 /// </summary>
 internal sealed class RmsNormKernels(GpuDevice device)
 {
@@ -15,8 +15,8 @@ internal sealed class RmsNormKernels(GpuDevice device)
     private const int BackwardThreads = 1024;
     private const int ForwardThreads = 4096;
 
-    private static readonly bool[] s_withAndWithout = [true, false];
-    private static readonly ConcurrentDictionary<(RmsNormTile, Pass, ElementType, bool), KernelVariant> s_variants = new();
+    private static readonly ConcurrentDictionary<(RmsNormTile, Pass, ElementType, RmsNormForm, ElementType), KernelVariant>
+        s_variants = new();
 
     private enum Pass
     {
@@ -31,8 +31,11 @@ internal sealed class RmsNormKernels(GpuDevice device)
     /// <summary>Of a group, from 1 to <see cref="RmsNormTile.MaxSize"/>.</summary>
     public required int Size { get; init; }
 
-    /// <summary>Of all matrices.</summary>
+    /// <summary>Of all matrices but those of <see cref="Stream"/>.</summary>
     public required ElementType Element { get; init; }
+
+    /// <summary>Of the residual, its sum with x, and their gradients: <see cref="Element"/> or float32.</summary>
+    public required ElementType Stream { get; init; }
 
     /// <summary>Whether the weights are float32; otherwise they are of <see cref="Element"/>.</summary>
     public required bool FloatWeight { get; init; }
@@ -54,24 +57,30 @@ internal sealed class RmsNormKernels(GpuDevice device)
     public static IEnumerable<KernelVariant> Variants(CompilerTarget target) =>
         from tile in RmsNormTile.All
         from element in ElementTypes.All
-        from isGated in s_withAndWithout
-        where tile.PerThread == 32 || (isGated && element != ElementType.Float16)
+        from form in Enum.GetValues<RmsNormForm>()
+        where tile.PerThread == 32 || (form == RmsNormForm.Gated && element != ElementType.Float16)
+        from stream in form == RmsNormForm.Added ? [element, ElementType.Float32] : new[] { element }
         from pass in Enum.GetValues<Pass>()
-        select Variant(tile, pass, element, isGated);
+        select Variant(tile, pass, element, form, stream);
 
     /// <summary>y, and what <see cref="Backward"/> needs.</summary>
     /// <param name="x">[Rows, Groups * Size].</param>
-    /// <param name="gate">[Rows, Groups * Size].</param>
+    /// <param name="gate">[Rows, Groups * Size], or none.</param>
+    /// <param name="residual">[Rows, Groups * Size], or none; not with a gate.</param>
     /// <param name="weight">[Groups * Size], or 0 for ones.</param>
+    /// <param name="sum">[Rows, Groups * Size], of x and the residual.</param>
     /// <param name="y">[Rows, Groups * Size].</param>
     /// <param name="scales">float32 [Rows, Groups], or 0 if unwanted.</param>
-    public void Forward(NormMatrix x, NormMatrix gate, nint weight, NormMatrix y, nint scales)
+    public void Forward(
+        NormMatrix x, NormMatrix gate, NormMatrix residual, nint weight, NormMatrix sum, NormMatrix y, nint scales)
     {
-        var tile = Tile(weight, x, gate, y);
-        Launch(tile, Pass.Forward, gate, Parts(tile, ForwardThreads), new ForwardParameters
+        var tile = Tile(weight, [x, gate, y], [residual, sum]);
+        Launch(tile, Pass.Forward, Form(gate, residual), Parts(tile, ForwardThreads), new ForwardParameters
         {
             X = x,
             Gate = gate,
+            Residual = residual,
+            Sum = sum,
             Y = y,
             Weight = Weight(weight),
             Scales = scales,
@@ -82,29 +91,34 @@ internal sealed class RmsNormKernels(GpuDevice device)
         });
     }
 
-    /// <summary>The gradients of x and the gate, and the parts that the weights' gradient is the sum of.</summary>
-    /// <param name="x">[Rows, Groups * Size], as all matrices.</param>
+    /// <summary>The gradients of the inputs, and the parts that the weights' gradient is the sum of.</summary>
+    /// <param name="x">[Rows, Groups * Size], as all matrices: x, or its sum with the residual.</param>
     /// <param name="gate">See <paramref name="x"/>.</param>
     /// <param name="weight">[Groups * Size], or 0 for ones.</param>
     /// <param name="scales">Of <see cref="Forward"/>.</param>
     /// <param name="outputGradient">See <paramref name="x"/>.</param>
+    /// <param name="sumGradient">Of the sum beside its norm, or none for zeros.</param>
     /// <param name="inputGradient">See <paramref name="x"/>.</param>
     /// <param name="gateGradient">See <paramref name="x"/>.</param>
+    /// <param name="residualGradient">See <paramref name="x"/>.</param>
     /// <param name="makeParts">
     /// Gives memory for so many parts, each float32 [Groups * Size]; null if the weights' gradient is unwanted.
     /// </param>
     public void Backward(NormMatrix x, NormMatrix gate, nint weight, nint scales, NormMatrix outputGradient,
-        NormMatrix inputGradient, NormMatrix gateGradient, Func<long, nint>? makeParts)
+        NormMatrix sumGradient, NormMatrix inputGradient, NormMatrix gateGradient, NormMatrix residualGradient,
+        Func<long, nint>? makeParts)
     {
-        var tile = Tile(weight, x, gate, outputGradient, inputGradient, gateGradient);
+        var tile = Tile(weight, [gate, outputGradient, inputGradient, gateGradient], [x, sumGradient, residualGradient]);
         var parts = Parts(tile, BackwardThreads);
-        Launch(tile, Pass.Backward, gate, parts, new BackwardParameters
+        Launch(tile, Pass.Backward, Form(gate, residualGradient), parts, new BackwardParameters
         {
             X = x,
             Gate = gate,
             OutputGradient = outputGradient,
+            SumGradient = sumGradient,
             InputGradient = inputGradient,
             GateGradient = gateGradient,
+            ResidualGradient = residualGradient,
             Weight = Weight(weight),
             Scales = scales,
             WeightParts = makeParts?.Invoke(parts) ?? 0,
@@ -116,14 +130,23 @@ internal sealed class RmsNormKernels(GpuDevice device)
 
     private NormWeight Weight(nint weight) => new(weight, FloatWeight ? 1 : 0);
 
-    private RmsNormTile Tile(nint weight, params ReadOnlySpan<NormMatrix> matrices)
+    private static RmsNormForm Form(NormMatrix gate, NormMatrix residual) =>
+        gate.Data != 0 ? RmsNormForm.Gated : residual.Data != 0 ? RmsNormForm.Added : RmsNormForm.Plain;
+
+    private RmsNormTile Tile(nint weight, ReadOnlySpan<NormMatrix> matrices, ReadOnlySpan<NormMatrix> stream)
     {
         const int Alignment = 16;
-        var bytes = Element.Bytes();
-        var isAligned = Size * bytes % Alignment == 0 && weight % Alignment == 0;
-        foreach (var matrix in matrices)
-            isAligned &= matrix.Data % Alignment == 0 && matrix.Row * bytes % Alignment == 0;
+        var isAligned = Size * Element.Bytes() % Alignment == 0 && weight % Alignment == 0
+            && AreAligned(matrices, Element.Bytes()) && AreAligned(stream, Stream.Bytes());
         return RmsNormTile.Of(Size, isAligned);
+
+        static bool AreAligned(ReadOnlySpan<NormMatrix> matrices, int bytes)
+        {
+            foreach (var matrix in matrices)
+                if (matrix.Data % Alignment != 0 || matrix.Row * bytes % Alignment != 0)
+                    return false;
+            return true;
+        }
     }
 
     /// <summary>The blocks of each group.</summary>
@@ -133,14 +156,15 @@ internal sealed class RmsNormKernels(GpuDevice device)
         return Math.Min((Rows + tile.Lines - 1) / tile.Lines, Math.Max(1, blocks / Groups));
     }
 
-    private static KernelVariant Variant(RmsNormTile tile, Pass pass, ElementType element, bool isGated) =>
-        s_variants.GetOrAdd((tile, pass, element, isGated), static key =>
-            key.Item1.Variant(key.Item2 == Pass.Forward ? "forward" : "backward", key.Item3, key.Item4));
+    private static KernelVariant Variant(
+        RmsNormTile tile, Pass pass, ElementType element, RmsNormForm form, ElementType stream) =>
+        s_variants.GetOrAdd((tile, pass, element, form, stream), static key =>
+            key.Item1.Variant(key.Item2 == Pass.Forward ? "forward" : "backward", key.Item3, key.Item4, key.Item5));
 
-    private void Launch<TParameters>(RmsNormTile tile, Pass pass, NormMatrix gate, long parts, in TParameters parameters)
+    private void Launch<TParameters>(RmsNormTile tile, Pass pass, RmsNormForm form, long parts, in TParameters parameters)
         where TParameters : unmanaged
     {
-        var kernel = KernelLibrary.Get(device, Variant(tile, pass, Element, gate.Data != 0));
+        var kernel = KernelLibrary.Get(device, Variant(tile, pass, Element, form, Stream));
         if (parts > 0)
             kernel.Launch(checked((uint)(parts * Groups)), 1, 1, LaunchStream.Current, parameters);
     }
@@ -157,6 +181,8 @@ internal sealed class RmsNormKernels(GpuDevice device)
     {
         public NormMatrix X;
         public NormMatrix Gate;
+        public NormMatrix Residual;
+        public NormMatrix Sum;
         public NormMatrix Y;
         public NormWeight Weight;
         public nint Scales;
@@ -173,8 +199,10 @@ internal sealed class RmsNormKernels(GpuDevice device)
         public NormMatrix X;
         public NormMatrix Gate;
         public NormMatrix OutputGradient;
+        public NormMatrix SumGradient;
         public NormMatrix InputGradient;
         public NormMatrix GateGradient;
+        public NormMatrix ResidualGradient;
         public NormWeight Weight;
         public nint Scales;
         public nint WeightParts;

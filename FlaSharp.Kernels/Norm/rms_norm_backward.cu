@@ -1,12 +1,13 @@
 // The gradients of rms_norm_forward.cu. With u = x inner, n = u r and y = n w outer (inner or outer is the activated gate):
 //     dn = dy w outer,  du = r (dn - n mean(dn n)),  dx = du inner,  da = du x or dy w n,  dgate = da act'(gate)
+// If ADDED, x is the sum that was normed. The gradient of what else became of it adds to dx, which the residual has, too.
 // The gradient of w is a sum over rows, dy outer n. Each block sums its own rows in order, and writes one part.
 #include "fla/rms_norm.cuh"
 
 using namespace fla;
 
 struct RmsNormBackward {
-    NormMatrix x, gate, dy, dx, dgate;
+    NormMatrix x, gate, dy, dsum, dx, dgate, dresidual; // dsum: or none
     NormWeight weight;
     const float* scales; // [rows, groups], of the forward pass: r
     float* weight_parts; // [blocks / groups, groups * size], or null
@@ -40,18 +41,21 @@ __device__ __forceinline__ void write_part(float* part, const float (&sums)[PER_
 
 extern "C" __global__ void __launch_bounds__(THREADS) rms_norm_backward(const __grid_constant__ RmsNormBackward p) {
     NormPlace place(p.sizes);
-    i64 group_column = (i64)place.group * p.sizes.size;
-    Element* dx = static_cast<Element*>(p.dx.data) + group_column;
-    Element* dgate = static_cast<Element*>(p.dgate.data) + group_column;
     float sums[PER_THREAD] = {};
     int turn = 0;
     for (i64 first = place.first_line; first < p.sizes.rows; first += place.step, turn ^= 1) {
         i64 row = first + place.line;
         bool exists = row < p.sizes.rows;
-        Chunk x[CHUNKS], dy[CHUNKS], gate[CHUNKS];
+        StreamChunk x[CHUNKS], dsum[CHUNKS];
+        Chunk dy[CHUNKS], gate[CHUNKS];
         load_line(x, p.x, row, exists, place, p.sizes);
         load_line(dy, p.dy, row, exists, place, p.sizes);
         if (GATED) load_line(gate, p.gate, row, exists, place, p.sizes);
+        if (ADDED) load_line(dsum, p.dsum, row, exists && p.dsum.data, place, p.sizes);
+        prefetch_line<Stream>(p.x, row + place.step, place, p.sizes);
+        prefetch_line<Element>(p.dy, row + place.step, place, p.sizes);
+        if (GATED) prefetch_line<Element>(p.gate, row + place.step, place, p.sizes);
+        if (ADDED && p.dsum.data) prefetch_line<Stream>(p.dsum, row + place.step, place, p.sizes);
         float scale = exists ? p.scales[row * p.sizes.groups + place.group] : 0;
         auto gate_of = [&](int c, int i) { return GATED ? Gate(gate[c][i], p.is_swish, p.gate_first) : Gate(); };
 
@@ -77,18 +81,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) rms_norm_backward(const __
                 Gate g = gate_of(c, i);
                 float n = x[c][i] * g.inner * scale;
                 float du = (dy[c][i] * weights[i] * g.outer - n * mean) * scale;
-                x_gradients[i] = du * g.inner;
+                x_gradients[i] = du * g.inner + (ADDED ? dsum[c][i] : 0);
                 gate_gradients[i] = (p.gate_first ? du * x[c][i] : dy[c][i] * weights[i] * n) * g.slope;
                 sums[c * VECTOR + i] += dy[c][i] * g.outer * n;
             }
             if (exists && place.column(c) < p.sizes.size) {
-                Chunk gradients;
-                gradients.set(x_gradients);
-                gradients.store(dx + row * p.dx.row + place.column(c));
-                if (GATED) {
-                    gradients.set(gate_gradients);
-                    gradients.store(dgate + row * p.dgate.row + place.column(c));
-                }
+                store_chunk<Element>(x_gradients, p.dx, row, c, place, p.sizes);
+                if (GATED) store_chunk<Element>(gate_gradients, p.dgate, row, c, place, p.sizes);
+                if (ADDED) store_chunk<Stream>(x_gradients, p.dresidual, row, c, place, p.sizes);
             }
         }
     }

@@ -31,6 +31,9 @@ public sealed class NormKernelTests
     [InlineData(4096)]
     [InlineData(5001)]
     [InlineData(8192)]
+    [InlineData(12288)]
+    [InlineData(12300)]
+    [InlineData(16384)]
     public void Sizes(int size)
     {
         manual_seed(1);
@@ -84,6 +87,31 @@ public sealed class NormKernelTests
                     i => NaiveNorm.Gated(view(i[0]), view(i[1]), i[2], 1e-5, "swish", true, 64), inputs,
                     1e-5, 1e-5, $"from {first}");
         }
+    }
+
+    [GpuTheory]
+    [InlineData(ScalarType.Float32, ScalarType.Float32, 1e-5)]
+    [InlineData(ScalarType.BFloat16, ScalarType.BFloat16, 6e-3)]
+    [InlineData(ScalarType.BFloat16, ScalarType.Float32, 4e-3)]
+    [InlineData(ScalarType.Float16, ScalarType.Float32, 4e-3)]
+    public void Residuals(ScalarType dtype, ScalarType stream, double limit)
+    {
+        Assert.True(CudaRuntime.IsAvailable(0, out var reason), reason);
+        manual_seed(8);
+        foreach (var size in new[] { 7, 64, 1000, 1024, 4096, 12288 })
+        {
+            using var scope = NewDisposeScope();
+            Tensor[] inputs = [Random(dtype, 40, size), Random(stream, 40, size), Random(dtype, size)];
+            OpCheck.Agrees(i => Both(FlaOps.AddRmsNorm(i[0], i[1], i[2])),
+                i => Both((NaiveNorm.Rms(i[0] + i[1], i[2], 1e-5), i[0] + i[1])), inputs, limit, limit, $"both outputs, {size}");
+            OpCheck.Agrees(i => FlaOps.AddRmsNorm(i[0], i[1], i[2]).output,
+                i => NaiveNorm.Rms(i[0] + i[1], i[2], 1e-5), inputs, limit, limit, $"the norm alone, {size}");
+            OpCheck.Agrees(i => FlaOps.AddRmsNorm(i[0], i[1], i[2]).residual, i => i[0] + i[1] + 0 * i[2].sum(), inputs,
+                limit, limit, $"the sum alone, {size}");
+            OpCheck.Repeats(i => Both(FlaOps.AddRmsNorm(i[0], i[1], i[2])), inputs);
+        }
+
+        static Tensor Both((Tensor output, Tensor residual) of) => cat([of.output.to(of.residual.dtype), of.residual], -1);
     }
 
     [GpuFact]

@@ -147,6 +147,30 @@ public sealed class CausalConv1dTests
     }
 
     [Fact]
+    public void A_state_is_written_over()
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        var (x, weight, state) = (randn(2, 5, 8), randn(8, 1, 4), randn(2, 8, 3));
+        var (output, expected) = FlaOps.CausalConv1d(x, weight, null, "silu", state, true);
+        var (updated, finalState) = FlaOps.CausalConv1d(x, weight, null, "silu", state, true, updateState: true);
+        Assert.Same(state, finalState);
+        Assert.True(state.equal(expected!).all().ToBoolean() && updated.equal(output).all().ToBoolean());
+        Assert.Null(FlaOps.CausalConv1d(x, weight, null, "silu", state, updateState: true).finalState);
+
+        Assert.Throws<ArgumentException>("initialState", () => FlaOps.CausalConv1d(x, weight, updateState: true));
+        Assert.Throws<ArgumentException>("initialState",
+            () => FlaOps.CausalConv1d(x, weight, initialState: randn(2, 3, 8).transpose(1, 2), updateState: true));
+        Assert.Throws<ArgumentException>("initialState", () => FlaOps.CausalConv1d(
+            x.to(float16), weight, initialState: state.to(float16), updateState: true));
+        using var grad = enable_grad();
+        Assert.Throws<ArgumentException>("initialState",
+            () => FlaOps.CausalConv1d(x, weight, initialState: randn([2, 8, 3], requires_grad: true), updateState: true));
+        Assert.Throws<InvalidOperationException>(
+            () => FlaOps.CausalConv1d(randn([2, 5, 8], requires_grad: true), weight, initialState: state, updateState: true));
+    }
+
+    [Fact]
     public void Bad_input_is_named()
     {
         using var scope = NewDisposeScope();

@@ -51,6 +51,26 @@ public sealed class RmsNormTests
         }
     }
 
+    [Theory]
+    [InlineData(ScalarType.Float32, ScalarType.Float32, 1e-6, 4e-6)]
+    [InlineData(ScalarType.BFloat16, ScalarType.BFloat16, 0.005, 0.006)]
+    [InlineData(ScalarType.BFloat16, ScalarType.Float32, 0.004, 0.005)]
+    public void A_residual_is_added_first(ScalarType dtype, ScalarType stream, double limit, double gradientLimit)
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(5);
+        Tensor[] inputs = [randn(3, 20, 48).to(dtype), randn(3, 20, 48).to(stream), randn(48)];
+        var (output, sum) = FlaOps.AddRmsNorm(inputs[0], inputs[1], inputs[2]);
+        Assert.Equal((dtype, stream), (output.dtype, sum.dtype));
+        Assert.True(sum.equal(inputs[1] + inputs[0].to(stream)).all().ToBoolean());
+        OpCheck.Agrees(i => Both(FlaOps.AddRmsNorm(i[0], i[1], i[2])),
+            i => Both((NaiveNorm.Rms(i[0] + i[1], i[2], 1e-5), i[0] + i[1])), inputs, limit, gradientLimit, "both outputs");
+        OpCheck.Agrees(i => FlaOps.AddRmsNorm(i[0], i[1], i[2]).output,
+            i => NaiveNorm.Rms(i[0] + i[1], i[2], 1e-5), inputs, limit, gradientLimit, "the norm alone");
+
+        static Tensor Both((Tensor output, Tensor residual) of) => cat([of.output.to(of.residual.dtype), of.residual], -1);
+    }
+
     [Fact]
     public void Strided_inputs_and_gradients_count()
     {
@@ -114,5 +134,8 @@ public sealed class RmsNormTests
         Assert.Throws<ArgumentException>("weight", () => FlaOps.RmsNorm(x, ones(1, 8)));
         Assert.Throws<ArgumentException>("weight", () => FlaOps.RmsNorm(x, ones(8, dtype: float16)));
         Assert.Throws<ArgumentOutOfRangeException>("eps", () => FlaOps.RmsNorm(x, null, -1));
+        Assert.Throws<ArgumentNullException>("residual", () => FlaOps.AddRmsNorm(x, null!, null));
+        Assert.Throws<ArgumentException>("residual", () => FlaOps.AddRmsNorm(x, ones(2, 7), null));
+        Assert.Throws<ArgumentException>("residual", () => FlaOps.AddRmsNorm(x, x.to(float16), null));
     }
 }

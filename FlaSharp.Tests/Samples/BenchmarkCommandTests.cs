@@ -15,6 +15,8 @@ public sealed class BenchmarkCommandTests
     [InlineData("kernels --shapes 1,2,3", "--shapes 1,2,3: use B,T,H,D, whole numbers of at least 1.")]
     [InlineData("kernels --shapes 1,0,3,4", "--shapes 1,0,3,4: use B,T,H,D, whole numbers of at least 1.")]
     [InlineData("kernels --ops gla,sort", "--ops sort: choose of gla, recurrent.")]
+    [InlineData("kernels rows --ops sort", "--ops sort: choose of conv1d, gated_norm, norm_of_gated, norm, add_norm.")]
+    [InlineData("kernels rows --shape 8", "--shape 8: use T,E, whole numbers of at least 1.")]
     [InlineData("kernels --dtype fp8", "--dtype fp8: choose fp32, bf16, fp16.")]
     [InlineData("kernels --iterations 5", "--iterations 5: use a whole number of at least 20.")]
     [InlineData("kernels --device tpu", "--device tpu: use cpu, cuda or cuda:N.")]
@@ -85,6 +87,24 @@ public sealed class BenchmarkCommandTests
         Assert.Equal(1, code);
         Assert.StartsWith("1000,1000000,1000,100 not measured: ", error, StringComparison.Ordinal);
         Assert.Contains("1,8,1,4 Chunk: ", output, StringComparison.Ordinal); // the others are
+    }
+
+    [Fact]
+    public void The_convolution_and_the_norms_are_measured_against_a_copy()
+    {
+        using var folder = new TemporaryFolder();
+        (int code, _, string error) = Run(folder, $"kernels rows --shape 20,24 --json rows.json {Quick}");
+        Assert.Equal((0, ""), (code, error));
+        JsonArray rows = JsonNode.Parse(File.ReadAllText(folder.File("rows.json")))!["rows"]!.AsArray();
+        Assert.Equal(["conv1d", "gated_norm", "norm_of_gated", "norm", "add_norm"],
+            rows.Select(row => (string?)row!["operation"]));
+        foreach (JsonNode? row in rows)
+        {
+            Assert.Equal("cpu-simd", (string?)row!["takes"]);
+            double forward = (double)row["forward_ms"]!["median"]!;
+            Assert.Equal((double)row["forward_floor_ms"]! / forward, (double)row["forward_of_floor"]!, 9);
+        }
+        Assert.Equal(2.5, (double)rows[0]!["forward_backward_floor_ms"]! / (double)rows[0]!["forward_floor_ms"]!, 9);
     }
 
     [Fact]

@@ -46,7 +46,7 @@ internal static class Gradients
 
     private static Tensor Weighted(Tensor output, int seed)
     {
-        var weights = randn(output.shape, float64, generator: new Generator((ulong)seed));
+        var weights = randn(output.shape, float64, generator: new Generator((ulong)seed)).to(output.device);
         return (output.to(float64) * weights).sum();
     }
 }

@@ -45,16 +45,21 @@ internal static class KernelTensor
         return isDense ? tensor : tensor.contiguous();
     }
 
-    /// <summary>Where a tensor with dense rows lies; for null the default, which is none. The caller keeps it alive.</summary>
-    public static TensorView View(this Tensor? tensor)
-    {
-        return tensor is null
-            ? default
-            : new TensorView(TensorPointer.Of(tensor), Stride(tensor, 0), Stride(tensor, 1), Stride(tensor, 2));
+    /// <summary>
+    /// The tensor [B, T, E] itself if its channels [E] are dense, however far apart its tokens lie; otherwise a copy in the
+    /// caller's dispose scope.
+    /// </summary>
+    public static Tensor DenseChannels(this Tensor tensor) =>
+        tensor.Size(2) == 1 || tensor.Stride(2) == 1 ? tensor : tensor.contiguous();
 
-        // The stride of a dimension of one element means nothing, and should not make a row look misaligned.
-        static long Stride(Tensor tensor, int dimension) => tensor.Size(dimension) == 1 ? 0 : tensor.Stride(dimension);
-    }
+    /// <summary>Where a tensor with dense rows lies; for null the default, which is none. The caller keeps it alive.</summary>
+    public static TensorView View(this Tensor? tensor) => tensor is null
+        ? default
+        : new TensorView(TensorPointer.Of(tensor), Step(tensor, 0), Step(tensor, 1), Step(tensor, 2));
+
+    /// <summary>Like <see cref="View"/>, of a tensor [B, T, E] with dense channels as one of a single head.</summary>
+    public static TensorView TokenView(this Tensor? tensor) =>
+        tensor is null ? default : new TensorView(TensorPointer.Of(tensor), Step(tensor, 0), Step(tensor, 1), Head: 0);
 
     /// <summary>The kernels' name of a dtype; null if they have none.</summary>
     public static ElementType? Element(this ScalarType dtype) => dtype switch
@@ -64,4 +69,7 @@ internal static class KernelTensor
         ScalarType.Float16 => ElementType.Float16,
         _ => null,
     };
+
+    // The stride of a dimension of one element means nothing, and should not make a row look misaligned.
+    private static long Step(Tensor tensor, int dimension) => tensor.Size(dimension) == 1 ? 0 : tensor.Stride(dimension);
 }

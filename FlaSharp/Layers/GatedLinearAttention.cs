@@ -159,7 +159,7 @@ public sealed class GatedLinearAttention : SequenceLayer
         var (output, finalState) = FlaOps.Gla(
             Heads(q, _numHeads), Heads(k, _numKvHeads), Heads(v, _numKvHeads), Heads(g, _numKvHeads), Mode,
             initialState: past, outputFinalState: state is not null, cuSeqlens: cuSeqlens,
-            updateState: !is_grad_enabled() && past is { requires_grad: false } && past.is_contiguous());
+            updateState: LayerState.CanUpdate(past));
         if (state is not null)
             (state[Recurrent], state[QConv], state[KConv], state[VConv]) = (finalState, qInputs, kInputs, vInputs);
 
@@ -175,7 +175,10 @@ public sealed class GatedLinearAttention : SequenceLayer
         (Tensor, Tensor?) Project(Linear projection, ShortConvolution? convolution, string name)
         {
             var y = projection.forward(x);
-            return convolution is null ? (y, null) : convolution.forward(y, state?[name], state is not null, cuSeqlens);
+            var inputs = state?[name];
+            return convolution is null
+                ? (y, null)
+                : convolution.forward(y, inputs, state is not null, cuSeqlens, updateState: LayerState.CanUpdate(inputs));
         }
     }
 

@@ -74,6 +74,10 @@ public sealed class LayerState : IDisposable
         }
     }
 
+    /// <summary>Whether a pass may write over such a tensor of a state, since no backward pass needs it.</summary>
+    internal static bool CanUpdate(Tensor? past) =>
+        !is_grad_enabled() && past is { requires_grad: false } && past.is_contiguous();
+
     /// <summary>Tokens that row b has seen.</summary>
     internal long Length(int row) => IsEmpty ? 0 : _lengths[row];
 

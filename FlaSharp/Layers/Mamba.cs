@@ -103,7 +103,9 @@ public sealed class Mamba : SequenceLayer
     {
         // split, not narrow: its backward writes the gradient of the whole in one go.
         var uz = _inProj.forward(x).split([_innerSize, _innerSize], -1);
-        var (u, inputs) = _conv.forward(uz[0], state?[Conv], state is not null, cuSeqlens);
+        var pastInputs = state?[Conv];
+        var (u, inputs) = _conv.forward(
+            uz[0], pastInputs, state is not null, cuSeqlens, updateState: LayerState.CanUpdate(pastInputs));
 
         var selected = _xProj.forward(u).split([_rank, _stateSize, _stateSize], -1);
         var delta = nn.functional.linear(selected[0], _dtProj.Weight);

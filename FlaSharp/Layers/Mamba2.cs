@@ -133,7 +133,9 @@ public sealed class Mamba2 : SequenceLayer
         // split, not narrow: its backward writes the gradient of the whole in one go.
         var projected = _inProj.forward(x).split([_innerSize, ConvSize, _numHeads], -1);
         var (z, dt) = (projected[0], projected[2]);
-        var (convolved, inputs) = _conv.forward(projected[1], state?[Conv], state is not null, cuSeqlens);
+        var pastInputs = state?[Conv];
+        var (convolved, inputs) = _conv.forward(
+            projected[1], pastInputs, state is not null, cuSeqlens, updateState: LayerState.CanUpdate(pastInputs));
         var xbc = convolved.split([_innerSize, groupsSize, groupsSize], -1);
 
         var d = _d.to(ScalarType.Float32);

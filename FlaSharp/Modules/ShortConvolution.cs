@@ -58,7 +58,8 @@ public sealed class ShortConvolution : nn.Module<Tensor, Tensor>
     /// <param name="initialState">float32 [S, E, W - 1], the inputs before x, oldest first; null for zeros.</param>
     /// <param name="outputFinalState">Whether to return the last W - 1 inputs.</param>
     /// <param name="cuSeqlens">Bounds of packed sequences, int [S + 1]; B must be 1 then.</param>
+    /// <param name="updateState">Whether to write the final state over the initial one.</param>
     public (Tensor output, Tensor? finalState) forward(Tensor x, Tensor? initialState, bool outputFinalState,
-        Tensor? cuSeqlens = null) =>
-        FlaOps.CausalConv1d(x, _weight, _bias, _activation, initialState, outputFinalState, cuSeqlens);
+        Tensor? cuSeqlens = null, bool updateState = false) =>
+        FlaOps.CausalConv1d(x, _weight, _bias, _activation, initialState, outputFinalState, cuSeqlens, updateState);
 }

@@ -1,4 +1,5 @@
 using FlaSharp.Interop;
+using FlaSharp.Kernels.Conv;
 using FlaSharp.Ops.Reference;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -7,6 +8,8 @@ namespace FlaSharp.Ops;
 
 public static partial class FlaOps
 {
+    private const int MostTokensInPlace = 16; // one run takes a sequence then, which is slow for long ones
+
     /// <summary>
     /// The depthwise causal convolution of Mamba and of short convolutions:
     /// <c>y[t, e] = f(bias[e] + sum over w of weight[e, w] * x[t - (W - 1) + w, e])</c>. What lies before the first token is the
@@ -25,15 +28,25 @@ public static partial class FlaOps
     /// int32 or int64 [S + 1]: B is 1, and sequence s holds the tokens from cuSeqlens[s] up to cuSeqlens[s + 1]. Sequences do not
     /// see each other; an empty one keeps its state.
     /// </param>
+    /// <param name="updateState">
+    /// Whether the state after the last token is written over <paramref name="initialState"/>, float32, which a decoding step
+    /// needs no longer; then it is the final state that is returned. The kernels do so in place for a few tokens, all else by a
+    /// copy. Not while gradients are recorded, nor before the backward pass of an earlier call with that state.
+    /// </param>
     /// <returns>
     /// output [B, T, E] in the dtype of x; finalState [S, E, W - 1] in float32, the initial state of whatever continues the
     /// sequences, or null.
     /// </returns>
     /// <exception cref="ArgumentException">
-    /// A shape, dtype, device, activation or <paramref name="cuSeqlens"/> does not fit.
+    /// A shape, dtype, device, activation or <paramref name="cuSeqlens"/> does not fit; or a state to update is absent, not
+    /// float32, not contiguous or requires a gradient.
+    /// </exception>
+    /// <exception cref="InvalidOperationException">A state is to be updated while gradients are recorded.</exception>
+    /// <exception cref="NotSupportedException">Its CUDA kernel cannot run, and <see cref="CudaKernels.Strict"/> is set.
     /// </exception>
     public static (Tensor output, Tensor? finalState) CausalConv1d(Tensor x, Tensor weight, Tensor? bias = null,
-        string? activation = null, Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null)
+        string? activation = null, Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null,
+        bool updateState = false)
     {
         Guard.Shape(x, "[B, T, E]", [-1, -1, -1]);
         Guard.NotEmpty(x, "[B, T, E]");
@@ -60,11 +73,39 @@ public static partial class FlaOps
             x, nameof(x), (weight, nameof(weight)), (bias, nameof(bias)), (initialState, nameof(initialState)));
         Guard.Operands(x, nameof(x), (weight, nameof(weight)), (bias, nameof(bias)), (initialState, nameof(initialState)));
 
+        if (updateState)
+        {
+            Guard.Float32IfGiven(initialState);
+            CheckUpdate(initialState, is_grad_enabled()
+                && (x.requires_grad || weight.requires_grad || bias is { requires_grad: true }));
+        }
+
         using var scope = NewDisposeScope();
         var taps = weight.dim() == 3 ? weight.squeeze(1) : weight;
-        var (output, finalState) = x.device_type == DeviceType.CPU
-            ? CausalConvFunction.Run(sequences, x, taps, bias, silu, initialState, outputFinalState)
-            : CausalConv.Run(sequences, x, taps, bias, silu, initialState, outputFinalState);
-        return (output.MoveToOuterDisposeScope(), finalState?.MoveToOuterDisposeScope());
+        var inPlace = false;
+        var wantsState = outputFinalState || updateState;
+        Tensor output;
+        Tensor? finalState;
+        if (x.device_type == DeviceType.CPU)
+            (output, finalState) = CausalConvFunction.Run(sequences, x, taps, bias, silu, initialState, wantsState);
+        else if (CudaOperation.HasKernel(nameof(CausalConv1d), x, Unfit(width)))
+        {
+            inPlace = updateState && sequences.MaxLength <= MostTokensInPlace;
+            (output, finalState) = CausalConvCudaFunction.Run(
+                sequences, x, taps, bias, silu, initialState, wantsState, inPlace);
+        }
+        else
+            (output, finalState) = CausalConv.Run(sequences, x, taps, bias, silu, initialState, wantsState);
+
+        output = output.MoveToOuterDisposeScope();
+        if (!updateState)
+            return (output, finalState?.MoveToOuterDisposeScope());
+        if (!inPlace)
+            initialState!.copy_(finalState!);
+        return (output, outputFinalState ? initialState : null);
     }
+
+    private static string? Unfit(long width) => width <= CausalConvTile.MaxWidth
+        ? null
+        : $"W = {width}, and the kernel takes up to {CausalConvTile.MaxWidth}.";
 }

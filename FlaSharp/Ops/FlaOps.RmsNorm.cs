@@ -25,8 +25,43 @@ public static partial class FlaOps
         if (x.device_type == DeviceType.CPU)
             return new RmsNormFunction(eps).Run(x, weight)[0]!;
         return HasNormKernel(nameof(RmsNorm), x, x.LastSize())
-            ? new RmsNormCudaFunction(eps, x.LastSize()).Run(x, null, weight)[0]!
+            ? new RmsNormCudaFunction(eps, x.LastSize()).Run(x, null, weight, null)[0]!
             : NormReference.RmsNorm(x, weight, eps);
+    }
+
+    /// <summary>
+    /// Adds x to a residual stream and norms the sum: what stands between two layers of a model, in one pass over memory.
+    /// </summary>
+    /// <param name="x">[..., D], float32, float16 or bfloat16. Differentiable.</param>
+    /// <param name="residual">[..., D], float32 or the dtype of <paramref name="x"/>. Differentiable.</param>
+    /// <param name="weight">[D], float32 or the dtype of <paramref name="x"/>; null for ones. Differentiable.</param>
+    /// <param name="eps">Added to the mean square.</param>
+    /// <returns>
+    /// The norm of the sum, as <see cref="RmsNorm"/> has it, in the dtype of <paramref name="x"/>; and the sum, in the dtype of
+    /// <paramref name="residual"/>, which is the residual of whatever comes next. Both [..., D].
+    /// </returns>
+    /// <exception cref="ArgumentException">A shape, dtype or device does not fit.</exception>
+    /// <exception cref="NotSupportedException">Its CUDA kernel cannot run, and <see cref="CudaKernels.Strict"/> is set.
+    /// </exception>
+    public static (Tensor output, Tensor residual) AddRmsNorm(Tensor x, Tensor residual, Tensor? weight, double eps = 1e-5)
+    {
+        CheckNormInput(x, weight, eps);
+        ArgumentNullException.ThrowIfNull(residual);
+        Guard.Shape(residual, "of x", x.Sizes(stackalloc long[x.Rank()]));
+        Guard.Float32OrDtypeOf(x, nameof(x), (residual, nameof(residual)));
+        Guard.Operands(x, nameof(x), (residual, nameof(residual)));
+        if (x.device_type != DeviceType.CPU && HasNormKernel(nameof(AddRmsNorm), x, x.LastSize()))
+        {
+            var outputs = new RmsNormCudaFunction(eps, x.LastSize()).Run(x, null, weight, residual);
+            return (outputs[0]!, outputs[1]!);
+        }
+
+        using var scope = NewDisposeScope();
+        var sum = residual + x.InDtype(residual.dtype);
+        var output = x.device_type == DeviceType.CPU
+            ? new RmsNormFunction(eps).Run(sum, weight)[0]!
+            : NormReference.RmsNorm(sum, weight, eps);
+        return (output.InDtype(x.dtype).MoveToOuterDisposeScope(), sum.MoveToOuterDisposeScope());
     }
 
     /// <summary>
@@ -58,7 +93,7 @@ public static partial class FlaOps
         if (x.device_type == DeviceType.CPU)
             return new GatedRmsNormFunction(eps, isSwish, normBeforeGate, group).Run(x, gate, weight)[0]!;
         return HasNormKernel(nameof(GatedRmsNorm), x, group)
-            ? new RmsNormCudaFunction(eps, group, isSwish, normBeforeGate).Run(x, gate, weight)[0]!
+            ? new RmsNormCudaFunction(eps, group, isSwish, normBeforeGate).Run(x, gate, weight, null)[0]!
             : NormReference.GatedRmsNorm(x, gate, weight, eps, isSwish, normBeforeGate, group);
     }
 

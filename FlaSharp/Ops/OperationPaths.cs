@@ -13,9 +13,10 @@ internal static class OperationPaths
         new(nameof(FlaOps.SelectiveScan), Cpu: true, Cuda: false),
         new(nameof(FlaOps.Ssd), Cpu: true, Cuda: false),
         new(nameof(FlaOps.Attention), Cpu: false, Cuda: false),
-        new(nameof(FlaOps.CausalConv1d), Cpu: true, Cuda: false),
+        new(nameof(FlaOps.CausalConv1d), Cpu: true, Cuda: true),
         new(nameof(FlaOps.RmsNorm), Cpu: true, Cuda: true),
         new(nameof(FlaOps.GatedRmsNorm), Cpu: true, Cuda: true),
+        new(nameof(FlaOps.AddRmsNorm), Cpu: true, Cuda: true),
         new(nameof(FlaOps.RotaryEmbedding), Cpu: true, Cuda: false),
         new(nameof(FlaOps.SwiGlu), Cpu: true, Cuda: false),
     ];

@@ -21,6 +21,9 @@ __device__ __forceinline__ float max_nan(float a, float b) {
     return c;
 }
 
+// Brings the line of global memory at an address into the L2 cache, without waiting for it.
+__device__ __forceinline__ void prefetch(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
+
 // The same value, of which the compiler knows nothing more. In a loop, what is computed from it stays in the loop: registers that
 // addresses would occupy throughout are worth more than the few instructions.
 template <class T> __device__ __forceinline__ T* opaque(T* p) {

@@ -1,9 +1,10 @@
 // What both passes of the RMS norms share. A row [groups * size] is normed in groups; a line is one group of one row. Each block
 // keeps to one group, so that a thread meets the same columns, and the same weights, in every line.
 //
-// Constants: ELEMENT of x, gate and y (float, bf16 or fp16); LANES threads for a line, at most a warp or all of a block; THREADS
-// of a block; PER_THREAD columns of a line for a thread, VECTOR of them together (16 bytes, or 1 where something is not aligned);
-// GATED 0 or 1.
+// Constants: ELEMENT of x, gate and y (float, bf16 or fp16); STREAM of what is normed, which may be float where x is added to a
+// residual first, that is where ADDED is 1, and is ELEMENT otherwise; GATED 0 or 1; LANES threads for a line, at most a warp or
+// all of a block; THREADS of a block; PER_THREAD columns of a line for a thread, VECTOR of them together (16 bytes, or 1 where
+// something is not aligned).
 #pragma once
 #include "fla/ptx.cuh"
 #include "fla/vector.cuh"
@@ -39,12 +40,15 @@ struct NormPlace {
 };
 
 using Element = ELEMENT;
+using Stream = STREAM;
 using Chunk = Vector<Element, VECTOR>;
+using StreamChunk = Vector<Stream, VECTOR>;
 
 // A line in registers: zeros where it has no columns, and everywhere without a row.
-__device__ __forceinline__ void load_line(Chunk (&chunks)[CHUNKS], const NormMatrix& matrix, i64 row, bool exists,
+template <class T>
+__device__ __forceinline__ void load_line(Vector<T, VECTOR> (&chunks)[CHUNKS], const NormMatrix& matrix, i64 row, bool exists,
                                           const NormPlace& place, const NormSizes& sizes) {
-    const Element* line = static_cast<const Element*>(matrix.data) + row * matrix.row + (i64)place.group * sizes.size;
+    const T* line = static_cast<const T*>(matrix.data) + row * matrix.row + (i64)place.group * sizes.size;
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
         if (exists && place.column(c) < sizes.size)
@@ -52,6 +56,28 @@ __device__ __forceinline__ void load_line(Chunk (&chunks)[CHUNKS], const NormMat
         else
             chunks[c].clear();
     }
+}
+
+// Asks for a line ahead of its turn, where a block has but one at a time: memory has work then while the block computes.
+template <class T>
+__device__ __forceinline__ void prefetch_line(const NormMatrix& matrix, i64 row, const NormPlace& place, const NormSizes& sizes) {
+    if constexpr (LANES > 32) {
+        constexpr int SHARERS = 128 / (VECTOR * sizeof(T)); // threads whose columns lie in one line of the cache
+        if (row >= sizes.rows || place.lane % SHARERS != 0) return;
+        const T* line = static_cast<const T*>(matrix.data) + row * matrix.row + (i64)place.group * sizes.size;
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++)
+            if (place.column(c) < sizes.size) prefetch(line + place.column(c));
+    }
+}
+
+// Writes some values of a line that exists.
+template <class T>
+__device__ __forceinline__ void store_chunk(const float (&values)[VECTOR], const NormMatrix& matrix, i64 row, int chunk,
+                                            const NormPlace& place, const NormSizes& sizes) {
+    Vector<T, VECTOR> vector;
+    vector.set(values);
+    vector.store(static_cast<T*>(matrix.data) + row * matrix.row + (i64)place.group * sizes.size + place.column(chunk));
 }
 
 // Some weights: of ELEMENT, or float32, or 1 if there are none.

@@ -4,23 +4,37 @@
 
 namespace fla {
 
-// N numbers of type T as they lie in memory: whole 16 bytes, aligned to them. Kept as words, which take half the registers of
-// 16-bit numbers on their own.
+// N numbers of type T as they lie in memory: whole 16 bytes, or whole 8, aligned to them. Kept as words, which take half the
+// registers of 16-bit numbers on their own.
 template <class T, int N> struct Vector {
-    static_assert(N * sizeof(T) % 16 == 0, "whole accesses");
+    static_assert(N * sizeof(T) % 8 == 0, "whole accesses");
     u32 words[N * sizeof(T) / 4];
 
     __device__ __forceinline__ void load(const T* from) {
+        if constexpr (N * sizeof(T) % 16 == 0) {
 #pragma unroll
-        for (int i = 0; i < N * sizeof(T) / 16; i++) {
-            uint4 part = reinterpret_cast<const uint4*>(from)[i];
-            words[4 * i] = part.x, words[4 * i + 1] = part.y, words[4 * i + 2] = part.z, words[4 * i + 3] = part.w;
+            for (int i = 0; i < N * sizeof(T) / 16; i++) {
+                uint4 part = reinterpret_cast<const uint4*>(from)[i];
+                words[4 * i] = part.x, words[4 * i + 1] = part.y, words[4 * i + 2] = part.z, words[4 * i + 3] = part.w;
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < N * sizeof(T) / 8; i++) {
+                uint2 part = reinterpret_cast<const uint2*>(from)[i];
+                words[2 * i] = part.x, words[2 * i + 1] = part.y;
+            }
         }
     }
     __device__ __forceinline__ void store(T* to) const {
+        if constexpr (N * sizeof(T) % 16 == 0) {
 #pragma unroll
-        for (int i = 0; i < N * sizeof(T) / 16; i++)
-            reinterpret_cast<uint4*>(to)[i] = make_uint4(words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
+            for (int i = 0; i < N * sizeof(T) / 16; i++)
+                reinterpret_cast<uint4*>(to)[i] = make_uint4(words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
+        } else {
+#pragma unroll
+            for (int i = 0; i < N * sizeof(T) / 8; i++)
+                reinterpret_cast<uint2*>(to)[i] = make_uint2(words[2 * i], words[2 * i + 1]);
+        }
     }
     __device__ __forceinline__ void clear() {
 #pragma unroll

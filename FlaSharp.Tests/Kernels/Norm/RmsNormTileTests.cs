@@ -26,6 +26,8 @@ public sealed class RmsNormTileTests
     [InlineData(1024, 32)]
     [InlineData(1032, 128)]
     [InlineData(8192, 512)]
+    [InlineData(12288, 512)]
+    [InlineData(16384, 1024)]
     public void A_line_has_a_warp_up_to_1024_and_a_block_above(int size, int lanes) =>
         Assert.Equal(lanes, RmsNormTile.Of(size, isAligned: true).Lanes);
 

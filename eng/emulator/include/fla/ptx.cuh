@@ -17,6 +17,8 @@ inline float max_nan(float a, float b) {
     return fmaxf(a, b);
 }
 
+inline void prefetch(const void*) {}
+
 template <class T> __forceinline__ T* opaque(T* p) { return p; }
 __forceinline__ int opaque(int x) { return x; }
 
