@@ -4,7 +4,7 @@
 // delta u of each step and channel; the scan; and from its sums y. More states than a slice take turns in the second part, and
 // wait in memory.
 //
-// Constants: those of fla/selective_scan.cuh, SHARED_BYTES, SAVED_STEPS between the states saved, a multiple of LANES.
+// Constants: those of fla/selective_scan.cuh, SHARED_BYTES, SAVED_STEPS between the states saved, a multiple of STEPS.
 #include "fla/selective_scan.cuh"
 
 using namespace fla;
@@ -20,25 +20,28 @@ struct SelectiveScanForward {
 
 struct Shared {
     float2 step[STEPS][CHANNELS];  // delta, delta u
-    float b[STEPS][SLICE], c[STEPS][SLICE];
+    float matrices[2][STEPS][SLICE];  // B, C
     float sum[STEPS][CHANNELS + 8];  // D u + C h; rows so that LANES of them do not meet in a bank
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
+static_assert(SAVED_STEPS % STEPS == 0, "states are saved between tiles");
 
 extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
     selective_scan_forward(const __grid_constant__ SelectiveScanForward p) {
     Shared& shared = shared_memory_as<Shared>();
     ScanBlock block(p.scan, blockIdx.x);
     Column column(block);
+    Cells cells;
     Lane lane;
     int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
     bool last = block.segment + 1 == p.scan.segments;
 
-    Rows<Element> u_rows = channel_rows<Element>(block, p.scan.u), delta_rows = channel_rows<Element>(block, p.scan.delta);
-    Rows<Element> z_rows = channel_rows<Element>(block, p.scan.z), y_rows = channel_rows<Element>(block, p.y);
-    Rows<Element> b_rows = block.sequence.rows<Element>(p.scan.b, block.group);
-    Rows<Element> c_rows = block.sequence.rows<Element>(p.scan.c, block.group);
-    float bias = column.of(p.scan.delta_bias, block), skip = column.of(p.scan.d, block);
+    auto strand = [&](const TensorView& view) { return column.strand(view, block, block.first); };
+    auto u_strand = strand(p.scan.u), delta_strand = strand(p.scan.delta), z_strand = strand(p.scan.z), y_strand = strand(p.y);
+    auto matrix_strand = cells.strand(p.scan, block, block.first);
+    float bias[VECTOR], skip[VECTOR];
+    column.load(bias, p.scan.delta_bias, block);
+    column.load(skip, p.scan.d, block);
     i64 slot = block.first_token(p.scan) / SAVED_STEPS + block.sequence.index;  // of `saved`: the sequence's first
 
     auto place = [&](int slice, i64 index) { return StatePlace(p.scan, block, lane, index, slice); };
@@ -55,15 +58,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
         return;
     }
 
-    Element u[ROWS], delta[ROWS], z[ROWS];
-    Cells b, c;
+    Pack u[Column::COUNT], delta[Column::COUNT], z[Column::COUNT], matrix[Cells::COUNT];
     auto load_inputs = [&](int first) {
-        column.load(u, u_rows, first, end);
-        column.load(delta, delta_rows, first, end);
+        u_strand.load(u, column.left(first, end)), u_strand.move(1);
+        delta_strand.load(delta, column.left(first, end)), delta_strand.move(1);
     };
     auto load_matrices = [&](int first, int slice) {
-        b.load(b_rows, first, end, slice * SLICE, p.scan.states);
-        c.load(c_rows, first, end, slice * SLICE, p.scan.states);
+        matrix_strand.load(matrix, cells.left(first, end, slice, p.scan.states), slice * SLICE);
+        if (slice + 1 == slices) matrix_strand.move(1);
     };
     load_inputs(block.first);
     load_matrices(block.first, 0);
@@ -71,20 +73,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
     States h, decays;
 #pragma unroll 1
     for (int first = block.first; first < end; first += STEPS) {
-        int steps = min(STEPS, end - first), present = column.count(first, end);
+        int steps = min(STEPS, end - first), left = column.left(first, end);
 #pragma unroll
-        for (int i = 0; i < ROWS; i++) {
-            int row = column.row + i * LANES;
-            float x = to_float(u[i]);
-            float size = StepSize(to_float(delta[i]) + bias).value;
-            if (i >= present) size = 0;
-            shared.step[row][column.channel] = make_float2(size, size * x);
-            shared.sum[row][column.channel] = skip * x;
+        for (int i = 0; i < Column::COUNT; i++) {
+            bool exists = i * Column::DISTANCE < left;
+#pragma unroll
+            for (int v = 0; v < VECTOR; v++) {
+                float x = u[i][v], size = StepSize(exists ? delta[i][v] + bias[v] : StepSize::NONE).value;
+                shared.step[column.row + i * Column::DISTANCE][column.channel + v] = make_float2(size, size * x);
+                shared.sum[column.row + i * Column::DISTANCE][column.channel + v] = skip[v] * x;
+            }
         }
-        if (GATED) column.load(z, z_rows, first, end);
+        if (GATED) z_strand.load(z, left), z_strand.move(1);
 #pragma unroll 1
         for (int slice = 0; slice < slices; slice++) {
-            b.store(shared.b), c.store(shared.c);
+            cells.store(shared.matrices, matrix);
             if (slice + 1 < slices) {
                 load_matrices(first, slice + 1);
             } else if (first + STEPS < end) {
@@ -92,38 +95,45 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
                 load_inputs(first + STEPS);
             }
             if (slices > 1 || first == block.first) {
-                StatePlace now = place(slice, block.part(p.scan));
-                h = now.load(first == block.first ? p.initial : p.running);
+                h = place(slice, block.part(p.scan)).load(first == block.first ? p.initial : p.running);
                 decays = place(slice, 0).load_decays(p.scan.a);
             }
+            if (p.saved && first % SAVED_STEPS == 0) place(slice, slot + first / SAVED_STEPS).store(p.saved, h);
             __syncthreads();
 #pragma unroll 1
-            for (int batch = 0; batch < steps; batch += LANES) {
-                if (p.saved && (first + batch) % SAVED_STEPS == 0)
-                    place(slice, slot + (first + batch) / SAVED_STEPS).store(p.saved, h);
-                float sums[LANES] = {};
+            for (int pair = 0; pair < steps; pair += 2 * LANES) {
 #pragma unroll
-                for (int i = 0; i < LANES; i++) {
-                    float2 step = shared.step[batch + i][lane.channel];
-                    States in = load_states(shared.b[batch + i] + lane.state), out = load_states(shared.c[batch + i] + lane.state);
+                for (int batch = pair; batch < pair + 2 * LANES; batch += LANES) {
+                    float sums[LANES] = {};
 #pragma unroll
-                    for (int n = 0; n < STATES; n++) {
-                        h.at[n] = fmaf(pow2(step.x * decays.at[n]), h.at[n], step.y * in.at[n]);
-                        sums[i] = fmaf(out.at[n], h.at[n], sums[i]);
+                    for (int i = batch; i < batch + LANES; i++) {
+                        float2 step = shared.step[i][lane.channel];
+                        States b = load_states(shared.matrices[0][i] + lane.state);
+                        States c = load_states(shared.matrices[1][i] + lane.state);
+#pragma unroll
+                        for (int n = 0; n < STATES; n++) {
+                            h.at[n] = fmaf(pow2(step.x * decays.at[n]), h.at[n], step.y * b.at[n]);
+                            sums[i - batch] = fmaf(c.at[n], h.at[n], sums[i - batch]);
+                        }
                     }
+                    shared.sum[batch + threadIdx.x % LANES][lane.channel] += sum_over_lanes(sums);
                 }
-                shared.sum[batch + threadIdx.x % LANES][lane.channel] += sum_over_lanes(sums);
             }
             if (slices > 1 || first + STEPS >= end) store_end(slice, h, first + STEPS < end);
             __syncthreads();
         }
-        Element* y = y_rows[first + column.row] + column.channel;
-        i64 stride = y_rows.stride * LANES;
 #pragma unroll
-        for (int i = 0; i < ROWS; i++, y += stride) {
-            float sum = shared.sum[column.row + i * LANES][column.channel];
-            if (GATED) sum *= to_float(z[i]) * sigmoid(to_float(z[i]));
-            if (i < present) *y = from_float<Element>(sum);
+        for (int i = 0; i < Column::COUNT; i++) {
+            float y[VECTOR];
+#pragma unroll
+            for (int v = 0; v < VECTOR; v++) {
+                y[v] = shared.sum[column.row + i * Column::DISTANCE][column.channel + v];
+                if (GATED) y[v] *= z[i][v] * sigmoid(z[i][v]);
+            }
+            Pack pack;
+            pack.set(y);
+            if (i * Column::DISTANCE < left) y_strand.store(pack, i);
         }
+        y_strand.move(1);
     }
 }

@@ -4,15 +4,17 @@
 //
 // A block has CHANNELS neighbouring channels of a group, and SLICE states of each at a time. Its threads have two roles. In a scan,
 // LANES neighbours share a channel, and each keeps STATES of its states in registers, in float32; B and C come from shared memory.
-// With single numbers of [T, E], a thread has one channel and every LANES-th step of a tile.
+// With numbers of [T, E], a thread has VECTOR channels at some steps of a tile.
 //
 // Steps and channels beyond the end have delta = 0 and u = 0, which change no state; states beyond N have B = C = 0.
 //
 // Constants of a variant: ELEMENT of the tensors [B, T, ...] (float, bf16 or fp16), SOFTPLUS and GATED (0 or 1: whether there is a
-// z), LANES (4 or 8), WARPS, STEPS of a tile.
+// z), LANES (4 or 8), WARPS, STEPS of a tile, VECTOR (8: channels per group and states are multiples of it, and rows of all
+// tensors are aligned to 16 bytes; or 1).
 #pragma once
 #include "fla/ptx.cuh"
 #include "fla/tensor.cuh"
+#include "fla/vector.cuh"
 
 namespace fla {
 
@@ -22,9 +24,7 @@ constexpr int SLICE = 16;
 constexpr int STATES = SLICE / LANES;
 constexpr int THREADS = 32 * WARPS;
 constexpr int CHANNELS = THREADS / LANES;
-constexpr int ROWS = STEPS / LANES;               // numbers of a tile's tensor [STEPS, CHANNELS] for each thread
-constexpr int CELLS = STEPS * SLICE / THREADS;    // and of its matrix [STEPS, SLICE]
-static_assert(STEPS % LANES == 0 && STEPS * SLICE % THREADS == 0, "threads share a tile evenly");
+static_assert(STEPS % (LANES * VECTOR) == 0, "threads share a tile evenly");
 
 struct SelectiveScan {
     TensorView u, delta, z;   // [B, T, 1, E]
@@ -62,60 +62,98 @@ struct ScanBlock {
     __device__ __forceinline__ i64 first_token(const SelectiveScan& p) const {
         return p.sequences.offsets ? p.sequences.offsets[sequence.index] : (i64)sequence.index * p.sequences.length;
     }
+    // A step's row of a tensor.
+    __device__ __forceinline__ Element* row(const TensorView& view, int head, int step) const {
+        return static_cast<Element*>(view.data) + sequence.batch * view.batch + (sequence.start + step) * view.time + head * view.head;
+    }
     // Of states [sequences, segments, E, N].
     __device__ __forceinline__ i64 part(const SelectiveScan& p) const { return (i64)sequence.index * p.segments + segment; }
 };
 
-// A thread's part of a tensor [STEPS, CHANNELS].
+using Pack = Vector<Element, VECTOR>;
+
+// Packs of a tensor that a thread reads or writes, DISTANCE steps from one to the next, tile by tile.
+template <int DISTANCE>
+struct Strand {
+    static constexpr int COUNT = DISTANCE < STEPS ? STEPS / DISTANCE : 1;  // in a tile
+
+    Element* next;
+    i64 stride;
+
+    // Those of the tile, `first` elements on: zeros where step i * DISTANCE is beyond `left` steps.
+    __device__ __forceinline__ void load(Pack (&x)[COUNT], int left, int first = 0) const {
+        const Element* from = next + first;
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            if (i * DISTANCE < left)
+                x[i].load(from + i * stride);
+            else
+                x[i].clear();
+        }
+    }
+    __device__ __forceinline__ void store(const Pack& x, int i) const { x.store(next + i * stride); }
+    // To the tile `tiles` further.
+    __device__ __forceinline__ void move(int tiles) { next += tiles * (STEPS / DISTANCE * stride); }
+};
+
+// A thread's part of tensors [T, CHANNELS].
 struct Column {
-    int channel, row;  // of the block, and of a tile: the first one
+    static constexpr int DISTANCE = THREADS / (CHANNELS / VECTOR);
+    using Inputs = Strand<DISTANCE>;
+    static constexpr int COUNT = Inputs::COUNT;
+
+    int channel, row;  // of the block, and of a tile: the first ones
     bool exists;
 
     __device__ __forceinline__ explicit Column(const ScanBlock& block)
-        : channel(threadIdx.x % CHANNELS), row(threadIdx.x / CHANNELS), exists(channel < block.channels) {}
+        : channel(threadIdx.x % (CHANNELS / VECTOR) * VECTOR), row(threadIdx.x / (CHANNELS / VECTOR)),
+          exists(channel < block.channels) {}
 
-    // Its number in a vector [E], 0 without one.
-    __device__ __forceinline__ float of(const float* vector, const ScanBlock& block) const {
-        return vector && exists ? vector[block.first_channel + channel] : 0.f;
-    }
-    // How many numbers it has of a tile that begins at step `first`.
-    __device__ __forceinline__ int count(int first, int end) const { return exists ? (end - first - row + LANES - 1) / LANES : 0; }
-    // Its numbers of such a tile: 0 where there are none.
-    template <class T>
-    __device__ __forceinline__ void load(T (&x)[ROWS], const Rows<T>& rows, int first, int end) const {
-        const T* from = opaque(rows[first + row] + channel);
-        i64 stride = rows.stride * LANES;
-        int present = count(first, end);
+    // Its numbers in a vector [E], 0 without one.
+    __device__ __forceinline__ void load(float (&x)[VECTOR], const float* vector, const ScanBlock& block) const {
 #pragma unroll
-        for (int i = 0; i < ROWS; i++, from += stride) x[i] = i < present ? global_load(from) : T{};
+        for (int v = 0; v < VECTOR; v++) x[v] = vector && exists ? vector[block.first_channel + channel + v] : 0.f;
     }
+    // Of a tensor [B, T, 1, E], from a step on.
+    __device__ __forceinline__ Inputs strand(const TensorView& view, const ScanBlock& block, int step) const {
+        return {block.row(view, 0, step + row) + block.first_channel + channel, view.time * DISTANCE};
+    }
+    // Steps from the thread's first one in a tile to the end.
+    __device__ __forceinline__ int left(int first, int end) const { return exists ? end - first - row : 0; }
 };
 
-// [B, T, 1, E] from the block's first channel on.
-template <class T>
-__device__ __forceinline__ Rows<T> channel_rows(const ScanBlock& block, const TensorView& view) {
-    Rows<T> rows = block.sequence.rows<T>(view, 0);
-    rows.first += block.first_channel;
-    return rows;
-}
-
-// Some steps of B or C on their way to shared memory: of each thread, numbers of one state.
+// A thread's part of the matrices [T, SLICE] of B and C: half of the threads have B.
 struct Cells {
-    Element x[CELLS];
+    static constexpr int ROW = SLICE / VECTOR, DISTANCE = THREADS / 2 / ROW;
+    using Inputs = Strand<DISTANCE>;
+    static constexpr int COUNT = Inputs::COUNT;
 
-    // The steps from `first` on, the states from `state` on; 0 where there are none.
-    __device__ __forceinline__ void load(const Rows<Element>& rows, int first, int end, int state, int states) {
-        constexpr int STRIDE = THREADS / SLICE;
-        int step = first + threadIdx.x / SLICE, n = state + threadIdx.x % SLICE;
-        const Element* from = opaque(rows[step] + n);
-        i64 stride = rows.stride * STRIDE;
-        int present = n < states ? (end - step + STRIDE - 1) / STRIDE : 0;
-#pragma unroll
-        for (int i = 0; i < CELLS; i++, from += stride) x[i] = i < present ? global_load(from) : Element{};
+    int matrix, row, state;  // 0 for B, 1 for C; of a tile and a slice: the first ones
+
+    __device__ __forceinline__ Cells()
+        : matrix(threadIdx.x / (THREADS / 2)), row(threadIdx.x % (THREADS / 2) / ROW), state(threadIdx.x % ROW * VECTOR) {}
+
+    __device__ __forceinline__ Inputs strand(const SelectiveScan& p, const ScanBlock& block, int step) const {
+        const TensorView& view = matrix == 0 ? p.b : p.c;
+        return {block.row(view, block.group, step + row) + state, view.time * DISTANCE};
     }
-    __device__ __forceinline__ void store(float (&tile)[STEPS][SLICE]) const {
+    __device__ __forceinline__ int left(int first, int end, int slice, int states) const {
+        return slice * SLICE + state < states ? end - first - row : 0;
+    }
+    __device__ __forceinline__ void store(float (&tiles)[2][STEPS][SLICE], const Pack (&x)[COUNT]) const {
 #pragma unroll
-        for (int i = 0; i < CELLS; i++) (&tile[0][0])[threadIdx.x + i * THREADS] = to_float(x[i]);
+        for (int i = 0; i < COUNT; i++)
+            if (DISTANCE <= STEPS || row < STEPS) store_floats(&tiles[matrix][row + i * DISTANCE][state], x[i]);
+    }
+
+private:
+    static __device__ __forceinline__ void store_floats(float* to, const Pack& x) {
+        if constexpr (VECTOR == 1) {
+            *to = x[0];
+        } else {
+#pragma unroll
+            for (int v = 0; v < VECTOR; v += 4) *reinterpret_cast<float4*>(to + v) = make_float4(x[v], x[v + 1], x[v + 2], x[v + 3]);
+        }
     }
 };
 
@@ -135,6 +173,8 @@ __device__ __forceinline__ float log_of_one_plus(float x) {
 
 // delta, and its derivative by the raw one.
 struct StepSize {
+    static constexpr float NONE = SOFTPLUS ? -1e30f : 0.f;  // what gives 0
+
     float value, slope;
 
     __device__ __forceinline__ explicit StepSize(float raw) : value(raw), slope(1) {
