@@ -18,6 +18,7 @@ using namespace fla;
 constexpr int PART = 8;
 constexpr int PARTS = STEPS / PART;
 constexpr bool PRECISE = !same<Element, bf16>();
+constexpr bool AHEAD = Column::COUNT == 1;  // whether the next tile is on its way in registers
 static_assert(LANES == 4 && STEPS % PART == 0, "a warp has the 8 channels, and a part the 8 steps, of a matrix instruction");
 
 struct SelectiveScanBackward {
@@ -45,9 +46,13 @@ struct Shared {
     float du[STEPS][SUM_ROW], ddelta[STEPS][SUM_ROW]; // sums over states: of B dh, and of A p / ln(2)
     States starts[PARTS][THREADS];
     float sums[WARPS][STEPS][2][SLICE];               // of a warp's channels: of dC, of dB
+    float2 totals[STEPS][CHANNELS];                   // of every STEPS-th step: of g u, of ddelta
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
-static_assert(Column::DISTANCE <= STEPS, "sums over time take place in y and du");
+
+struct Inputs {
+    Pack u, delta, z, dy;
+};
 
 // Two neighbours as operands of a matrix instruction.
 struct Operand {
@@ -106,7 +111,7 @@ __device__ __forceinline__ States advance(States& h, const States& rates, float 
 // A part's states again, its sums, and the walk back: dh is the gradient of the state after the part, then of that before it.
 __device__ __forceinline__ void walk_part(Shared& shared, const Lane& lane, int part, const States& rates, States& dh, States& da) {
     int first = part * PART, q = threadIdx.x % LANES;
-    States start = shared.starts[part][threadIdx.x], h = start;
+    States h = shared.starts[part][threadIdx.x];
     States states[PART], decays[PART];
     float sums[LANES], more[LANES];
 #pragma unroll
@@ -123,6 +128,7 @@ __device__ __forceinline__ void walk_part(Shared& shared, const Lane& lane, int 
         }
     }
 
+    __syncwarp();  // the walk back is not to begin before: its operands would take registers
     const float4* pair = &shared.step[first + threadIdx.x % 32 / 4][lane.channel / 8 * 8 + 2 * q];
     Operand g(pair[0].z, pair[1].z), input(pair[0].y, pair[1].y);
     ChannelSums channels;
@@ -130,7 +136,7 @@ __device__ __forceinline__ void walk_part(Shared& shared, const Lane& lane, int 
     for (int i = PART - 1; i >= 0; i--) {
         float4 step = shared.step[first + i][lane.channel];
         States b = load_states(shared.matrices[0][first + i] + lane.state), c = load_states(shared.matrices[1][first + i] + lane.state);
-        const States& before = i > 0 ? states[i - 1] : start;
+        States before = i > 0 ? states[i - 1] : shared.starts[part][threadIdx.x];
         float& input_gradient = sums[i % LANES];
         float& exponent_gradient = more[i % LANES];
 #pragma unroll
@@ -152,7 +158,7 @@ __device__ __forceinline__ void walk_part(Shared& shared, const Lane& lane, int 
     channels.store(shared.sums[threadIdx.x / 32][first + threadIdx.x % 32 / 4], lane);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : 3)
+extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE || VECTOR == 1 ? 2 : 3)
     selective_scan_backward(const __grid_constant__ SelectiveScanBackward p) {
     Shared& shared = shared_memory_as<Shared>();
     ScanBlock block(p.scan, blockIdx.x);
@@ -163,18 +169,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : 3)
     auto place = [&](int slice, i64 index) { return StatePlace(p.scan, block, lane, index, slice); };
     i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index, part = block.part(p.scan);
 
-    // Of a first tile's place; from the last tile on.
     int tiles = (end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
-    auto strand = [&](const TensorView& view) { return column.strand(view, block, last); };
-    auto u_strand = strand(p.scan.u), delta_strand = strand(p.scan.delta), z_strand = strand(p.scan.z), dy_strand = strand(p.dy);
-    auto du_strand = strand(p.du), ddelta_strand = strand(p.ddelta), dz_strand = strand(p.dz);
-    auto matrix_strand = cells.strand(p.scan, block, last);
-    float bias[VECTOR], skip[VECTOR], d_sum[VECTOR] = {}, bias_sum[VECTOR] = {};
-    column.load(bias, p.scan.delta_bias, block);
-    column.load(skip, p.scan.d, block);
+    auto shared_totals = [&](int i, int v) -> float2& { return shared.totals[column.row + i * Column::DISTANCE][column.channel + v]; };
+#pragma unroll
+    for (int i = 0; i < Column::COUNT; i++)
+#pragma unroll
+        for (int v = 0; v < VECTOR; v++) shared_totals(i, v) = make_float2(0, 0);
+
+    Inputs inputs;
+    Pack matrix[Cells::COUNT];
+    auto load_inputs = [&](int first, int i) {
+        bool exists = i * Column::DISTANCE < column.left(first, end);
+        column.strand(p.scan.u, block, first).load(inputs.u, i, exists);
+        column.strand(p.scan.delta, block, first).load(inputs.delta, i, exists);
+        column.strand(p.dy, block, first).load(inputs.dy, i, exists);
+        if (GATED) column.strand(p.scan.z, block, first).load(inputs.z, i, exists);
+    };
+    auto load_matrices = [&](int first, int slice) {
+        cells.strand(p.scan, block, first).load(matrix, cells.left(first, end, slice, p.scan.states), slice * SLICE);
+    };
+    if (tiles > 0) {
+        if (AHEAD) load_inputs(last, 0);
+        load_matrices(last, 0);
+    }
 
     States dh = {}, da = {}, rates = {};
     if (tiles == 0) {
+        __syncthreads();
         for (int slice = 0; slice < slices; slice++) {
             if (block.segment == 0 && p.initial_gradient)
                 place(slice, block.sequence.index).store(p.initial_gradient, place(slice, part).load(p.final_gradient));
@@ -184,36 +205,38 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : 3)
 #pragma unroll 1
     for (int first = last; first >= block.first; first -= STEPS) {
         int steps = min(STEPS, end - first), left = column.left(first, end);
-        Pack u[Column::COUNT], delta[Column::COUNT], z[Column::COUNT], dy[Column::COUNT];
-        u_strand.load(u, left), delta_strand.load(delta, left), dy_strand.load(dy, left);
-        u_strand.move(-1), delta_strand.move(-1), dy_strand.move(-1);
-        if (GATED) z_strand.load(z, left), z_strand.move(-1);
-#pragma unroll
+        auto bias = column.load(p.scan.delta_bias, block), skip = column.load(p.scan.d, block);
+#pragma unroll 1
         for (int i = 0; i < Column::COUNT; i++) {
+            if (!AHEAD) load_inputs(first, i);
             int row = column.row + i * Column::DISTANCE;
             bool exists = i * Column::DISTANCE < left;
 #pragma unroll
             for (int v = 0; v < VECTOR; v++) {
                 int channel = column.channel + v;
-                StepSize size(exists ? delta[i][v] + bias[v] : StepSize::NONE);
-                float g = dy[i][v], gate_gradient = 0;
+                float x = inputs.u[v], g = inputs.dy[v], gate_gradient = 0;
+                StepSize size(exists ? inputs.delta[v] + bias[v] : StepSize::NONE);
                 if constexpr (GATED) {
-                    float s = sigmoid(z[i][v]);
-                    gate_gradient = g * s * fmaf(z[i][v], 1 - s, 1.f);
-                    g *= z[i][v] * s;
+                    float z = inputs.z[v], s = sigmoid(z);
+                    gate_gradient = g * s * fmaf(z, 1 - s, 1.f);
+                    g *= z * s;
                 }
-                shared.step[row][channel] = make_float4(size.value, size.value * u[i][v], g, u[i][v]);
+                shared.step[row][channel] = make_float4(size.value, size.value * x, g, x);
                 shared.slope[row][channel] = make_float2(size.slope, gate_gradient);
-                shared.y[row][channel] = skip[v] * u[i][v];
+                shared.y[row][channel] = skip[v] * x;
                 shared.du[row][channel] = 0;
                 shared.ddelta[row][channel] = 0;
             }
         }
 #pragma unroll 1
         for (int slice = 0; slice < slices; slice++) {
-            Pack matrix[Cells::COUNT];
-            matrix_strand.load(matrix, cells.left(first, end, slice, p.scan.states), slice * SLICE);
             cells.store(shared.matrices, matrix);
+            if (slice + 1 < slices) {
+                load_matrices(first, slice + 1);
+            } else if (first > block.first) {
+                load_matrices(first - STEPS, 0);
+                if (AHEAD) load_inputs(first - STEPS, 0);
+            }
             if (slices > 1 || first == last) {
                 dh = place(slice, part).load(first == last ? p.final_gradient : p.running);
                 da = first == last ? States{} : place(slice, part).load(p.a_parts);
@@ -270,9 +293,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : 3)
                 }
             }
         }
-        matrix_strand.move(-1);
 
-#pragma unroll
+        skip = column.load(p.scan.d, block);
+#pragma unroll 1
         for (int i = 0; i < Column::COUNT; i++) {
             int row = column.row + i * Column::DISTANCE;
             float du[VECTOR], ddelta[VECTOR], dz[VECTOR];
@@ -285,31 +308,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : 3)
                 du[v] = fmaf(input_gradient, step.x, skip[v] * step.z);
                 ddelta[v] = fmaf(input_gradient, step.w, LN2 * shared.ddelta[row][channel]) * slope.x;
                 dz[v] = shared.y[row][channel] * slope.y;
-                d_sum[v] = fmaf(step.z, step.w, d_sum[v]);
-                if (i * Column::DISTANCE < left) bias_sum[v] += ddelta[v];
+                float2& total = shared_totals(i, v);
+                total = make_float2(fmaf(step.z, step.w, total.x), total.y + (i * Column::DISTANCE < left ? ddelta[v] : 0.f));
             }
             if (i * Column::DISTANCE < left) {
                 Pack pack;
-                pack.set(du), du_strand.store(pack, i);
-                pack.set(ddelta), ddelta_strand.store(pack, i);
-                if (GATED) pack.set(dz), dz_strand.store(pack, i);
+                pack.set(du), column.strand(p.du, block, first).store(pack, i);
+                pack.set(ddelta), column.strand(p.ddelta, block, first).store(pack, i);
+                if (GATED) pack.set(dz), column.strand(p.dz, block, first).store(pack, i);
             }
         }
-        du_strand.move(-1), ddelta_strand.move(-1), dz_strand.move(-1);
         __syncthreads();
     }
 
-    // Over time: the threads of a channel have different steps.
-#pragma unroll
-    for (int v = 0; v < VECTOR; v++) {
-        shared.y[column.row][column.channel + v] = d_sum[v];
-        shared.du[column.row][column.channel + v] = bias_sum[v];
-    }
-    __syncthreads();
     if (threadIdx.x < block.channels) {
         float d = 0, bias = 0;
 #pragma unroll 4
-        for (int row = 0; row < Column::DISTANCE; row++) d += shared.y[row][threadIdx.x], bias += shared.du[row][threadIdx.x];
+        for (int step = 0; step < STEPS; step++) {
+            float2 total = shared.totals[step][threadIdx.x];
+            d += total.x, bias += total.y;
+        }
         i64 to = part * p.scan.channels + block.first_channel + threadIdx.x;
         if (p.d_parts) p.d_parts[to] = d;
         if (p.bias_parts) p.bias_parts[to] = bias;

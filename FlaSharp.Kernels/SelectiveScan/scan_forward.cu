@@ -39,9 +39,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
     auto strand = [&](const TensorView& view) { return column.strand(view, block, block.first); };
     auto u_strand = strand(p.scan.u), delta_strand = strand(p.scan.delta), z_strand = strand(p.scan.z), y_strand = strand(p.y);
     auto matrix_strand = cells.strand(p.scan, block, block.first);
-    float bias[VECTOR], skip[VECTOR];
-    column.load(bias, p.scan.delta_bias, block);
-    column.load(skip, p.scan.d, block);
+    auto bias = column.load(p.scan.delta_bias, block), skip = column.load(p.scan.d, block);
     i64 slot = block.first_token(p.scan) / SAVED_STEPS + block.sequence.index;  // of `saved`: the sequence's first
 
     auto place = [&](int slice, i64 index) { return StatePlace(p.scan, block, lane, index, slice); };

@@ -39,8 +39,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS)
     auto strand = [&](const TensorView& view) { return column.strand(view, block, start); };
     auto delta_strand = strand(p.scan.delta), input_strand = strand(BACKWARD ? p.dy : p.scan.u), z_strand = strand(p.scan.z);
     auto matrix_strand = cells.strand(p.scan, block, start);
-    float bias[VECTOR];
-    column.load(bias, p.scan.delta_bias, block);
+    auto bias = column.load(p.scan.delta_bias, block);
 
     Pack delta[Column::COUNT], input[Column::COUNT], z[Column::COUNT], matrix[Cells::COUNT];
     auto load = [&](int first) {

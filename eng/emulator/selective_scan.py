@@ -85,7 +85,7 @@ class Tile:
 
     @property
     def backward_bytes(self):
-        return (self.steps * (24 * self.channels + 8 * SLICE + 12 * (self.channels + SUM_GAP))
+        return (self.steps * (32 * self.channels + 8 * SLICE + 12 * (self.channels + SUM_GAP))
                 + self.steps // PART * self.threads * 16 + self.warps * self.steps * 8 * SLICE)
 
     def defines(self, shared_bytes, **more):

@@ -10,7 +10,7 @@
 //
 // Constants of a variant: ELEMENT of the tensors [B, T, ...] (float, bf16 or fp16), SOFTPLUS and GATED (0 or 1: whether there is a
 // z), LANES (4 or 8), WARPS, STEPS of a tile, VECTOR (8: channels per group and states are multiples of it, and rows of all
-// tensors are aligned to 16 bytes; or 1).
+// tensors, D and the bias are aligned to 16 bytes; or 1).
 #pragma once
 #include "fla/ptx.cuh"
 #include "fla/tensor.cuh"
@@ -80,16 +80,17 @@ struct Strand {
     Element* next;
     i64 stride;
 
+    // The i-th of the tile, zeros if it does not exist.
+    __device__ __forceinline__ void load(Pack& x, int i, bool exists, int first = 0) const {
+        if (exists)
+            x.load(next + first + i * stride);
+        else
+            x.clear();
+    }
     // Those of the tile, `first` elements on: zeros where step i * DISTANCE is beyond `left` steps.
     __device__ __forceinline__ void load(Pack (&x)[COUNT], int left, int first = 0) const {
-        const Element* from = next + first;
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) {
-            if (i * DISTANCE < left)
-                x[i].load(from + i * stride);
-            else
-                x[i].clear();
-        }
+        for (int i = 0; i < COUNT; i++) load(x[i], i, i * DISTANCE < left, first);
     }
     __device__ __forceinline__ void store(const Pack& x, int i) const { x.store(next + i * stride); }
     // To the tile `tiles` further.
@@ -110,9 +111,13 @@ struct Column {
           exists(channel < block.channels) {}
 
     // Its numbers in a vector [E], 0 without one.
-    __device__ __forceinline__ void load(float (&x)[VECTOR], const float* vector, const ScanBlock& block) const {
-#pragma unroll
-        for (int v = 0; v < VECTOR; v++) x[v] = vector && exists ? vector[block.first_channel + channel + v] : 0.f;
+    __device__ __forceinline__ Vector<float, VECTOR> load(const float* vector, const ScanBlock& block) const {
+        Vector<float, VECTOR> x;
+        if (vector && exists)
+            x.load(vector + block.first_channel + channel);
+        else
+            x.clear();
+        return x;
     }
     // Of a tensor [B, T, 1, E], from a step on.
     __device__ __forceinline__ Inputs strand(const TensorView& view, const ScanBlock& block, int step) const {
