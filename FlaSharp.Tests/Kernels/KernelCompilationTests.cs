@@ -43,6 +43,8 @@ public sealed class KernelCompilationTests
         "Gla/chunk_forward.cu" or "Gla/chunk_backward.cu" => 160,
         // Only chunks with decays too strong for a frame come here; the larger heads hold more sums than there are registers.
         "Gla/chunk_backward_pairs.cu" => 2560,
+        // Addresses and numbers of a whole tile wait there while registers hold the states and decays of eight steps.
+        "SelectiveScan/scan_backward.cu" => 64,
         // One number of the unaligned form for rows of 1,024, on sm_86 and sm_89.
         "Norm/rms_norm_backward.cu" => 16,
         _ => 0,

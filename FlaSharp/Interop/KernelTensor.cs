@@ -9,11 +9,14 @@ namespace FlaSharp.Interop;
 internal static class KernelTensor
 {
     /// <summary>
-    /// The tensor [B, T, H, D] itself if its rows [D] are dense, however far apart they lie; otherwise a copy in the caller's
-    /// dispose scope.
+    /// The tensor [B, T, H, D] or [B, T, D] itself if its rows [D] are dense, however far apart they lie; otherwise a copy in the
+    /// caller's dispose scope.
     /// </summary>
-    public static Tensor DenseRows(this Tensor tensor) =>
-        tensor.Size(3) == 1 || tensor.Stride(3) == 1 ? tensor : tensor.contiguous();
+    public static Tensor DenseRows(this Tensor tensor)
+    {
+        var last = tensor.Rank() - 1;
+        return tensor.Size(last) == 1 || tensor.Stride(last) == 1 ? tensor : tensor.contiguous();
+    }
 
     /// <summary>
     /// The tensor [..., D] itself if it is a matrix of dense, evenly spaced rows [D], as a part of a wider one is; otherwise a
@@ -45,12 +48,16 @@ internal static class KernelTensor
         return isDense ? tensor : tensor.contiguous();
     }
 
-    /// <summary>Where a tensor with dense rows lies; for null the default, which is none. The caller keeps it alive.</summary>
+    /// <summary>
+    /// Where a tensor [B, T, H, D], or [B, T, D] as one head, with dense rows lies; for null the default, which is none. The
+    /// caller keeps it alive.
+    /// </summary>
     public static TensorView View(this Tensor? tensor)
     {
         return tensor is null
             ? default
-            : new TensorView(TensorPointer.Of(tensor), Stride(tensor, 0), Stride(tensor, 1), Stride(tensor, 2));
+            : new TensorView(TensorPointer.Of(tensor), Stride(tensor, 0), Stride(tensor, 1),
+                tensor.Rank() == 4 ? Stride(tensor, 2) : 0);
 
         // The stride of a dimension of one element means nothing, and should not make a row look misaligned.
         static long Stride(Tensor tensor, int dimension) => tensor.Size(dimension) == 1 ? 0 : tensor.Stride(dimension);

@@ -1,0 +1,288 @@
+using System.Collections.Concurrent;
+using System.Runtime.InteropServices;
+using FlaSharp.Kernels.Runtime;
+
+namespace FlaSharp.Kernels.SelectiveScan;
+
+/// <summary>The selective scan on a GPU: the launches of SelectiveScan/*.cu. States are dense float32 [S, E, N].</summary>
+internal sealed class SelectiveScanKernels
+{
+    private const int JoinThreads = 256;
+
+    private static readonly KernelVariant s_join =
+        new("SelectiveScan/segment_join.cu", "selective_scan_segment_join", [], JoinThreads, SharedBytes: 0);
+
+    private static readonly ConcurrentDictionary<(Pass, SelectiveScanTile, ElementType, bool, bool), KernelVariant> s_variants = new();
+
+    private readonly GpuDevice _device;
+
+    /// <exception cref="NotSupportedException">The GPU is too old.</exception>
+    public SelectiveScanKernels(GpuDevice device)
+    {
+        _device = device;
+        if (device.Target is null)
+            throw new NotSupportedException(CudaRuntime.TooOld(device.Info));
+    }
+
+    private enum Pass
+    {
+        Forward,
+        Backward,
+        ForwardSegments,
+        BackwardSegments,
+    }
+
+    /// <summary>Tokens in all sequences: B T.</summary>
+    public required long Tokens { get; init; }
+
+    public required SequenceLayout Sequences { get; init; }
+
+    /// <summary>E.</summary>
+    public required int Channels { get; init; }
+
+    /// <summary>G, of B and C: channel e reads group e / (E / G).</summary>
+    public required int Groups { get; init; }
+
+    /// <summary>N.</summary>
+    public required int States { get; init; }
+
+    /// <summary>Of u, delta, z, B, C, y and their gradients.</summary>
+    public required ElementType Element { get; init; }
+
+    public required bool HasSoftplus { get; init; }
+
+    /// <summary>Segments of a sequence, if it is long enough; null for as many as keep the GPU busy.</summary>
+    public int? Segments { get; init; }
+
+    /// <summary>The backward pass's cut of time: it leaves gradients of A, D and the bias for each sequence and segment.</summary>
+    public SelectiveScanSegments BackwardSegments => Segments is { } count
+        ? SelectiveScanSegments.Of(count, Sequences.Length)
+        : SelectiveScanSegments.Backward(Blocks, Sequences.Length, _device.Info.MultiprocessorCount);
+
+    /// <summary>The forward pass's cut of time.</summary>
+    public SelectiveScanSegments ForwardSegments => Segments is { } count
+        ? SelectiveScanSegments.Of(count, Sequences.Length)
+        : SelectiveScanSegments.Forward(Blocks, Sequences.Length, _device.Info.MultiprocessorCount);
+
+    /// <summary>States [E, N] that <see cref="Forward"/> saves for <see cref="Backward"/>.</summary>
+    public long SavedStates => Tokens / SelectiveScanTile.Steps + Sequences.Count;
+
+    /// <summary>Blocks of a group: each leaves gradients of B and C.</summary>
+    public int GroupBlocks => (Channels / Groups + SelectiveScanTile.Channels - 1) / SelectiveScanTile.Channels;
+
+    /// <summary>Whether states wait in memory while others are worked on.</summary>
+    public bool HasSlices => Slices > 1;
+
+    private int Slices => (States + SelectiveScanTile.Slice - 1) / SelectiveScanTile.Slice;
+
+    private long Blocks => (long)Sequences.Count * Groups * GroupBlocks;
+
+    /// <summary>Kernels that stand for all: every type, and every other constant with bfloat16.</summary>
+    /// <param name="target">All have the same.</param>
+    public static IEnumerable<KernelVariant> Variants(CompilerTarget target)
+    {
+        var types = ElementTypes.All.SelectMany(
+            element => SelectiveScanTile.All.Select(tile => (tile, element, isGated: true, hasSoftplus: true)));
+        var plain = (new SelectiveScanTile(true), ElementType.BFloat16, false, false);
+        return types.Append(plain)
+            .SelectMany(_ => Enum.GetValues<Pass>(), (call, pass) => Variant(pass, call.Item1, call.Item2, call.Item3, call.Item4))
+            .Append(s_join);
+    }
+
+    /// <summary>y and the final state. One token costs a read and a write of the state.</summary>
+    /// <param name="inputs">What is read.</param>
+    /// <param name="initialState">0 for zeros.</param>
+    /// <param name="y">[B, T, 1, E].</param>
+    /// <param name="finalState">0 if unwanted; it may be <paramref name="initialState"/>.</param>
+    /// <param name="savedStates"><see cref="SavedStates"/> [E, N], or 0 if there is no backward pass.</param>
+    /// <param name="waiting">[S, segments, E, N] with <see cref="ForwardSegments"/>, for <see cref="HasSlices"/>; else 0.</param>
+    /// <param name="segmentStates">[S, segments, E, N] with several of <see cref="ForwardSegments"/>; else 0.</param>
+    /// <param name="segmentDeltas">[S, segments, E] with several of <see cref="ForwardSegments"/>; else 0.</param>
+    public void Forward(in SelectiveScanInputs inputs, nint initialState, TensorView y, nint finalState, nint savedStates,
+        nint waiting, nint segmentStates, nint segmentDeltas)
+    {
+        var (segments, isAligned) = (ForwardSegments, IsAligned(inputs) && IsAligned(y));
+        var scan = Parameters(inputs, segments);
+        Launch(Pass.Forward, isAligned, inputs, segments.Count, new ForwardParameters
+        {
+            Scan = scan,
+            Y = y,
+            InitialState = Join(scan, default, initialState, segmentStates, segmentDeltas, isAligned, isBackward: false),
+            FinalState = finalState,
+            Waiting = waiting,
+            SavedStates = savedStates,
+        });
+    }
+
+    /// <summary>All gradients; those of A, D, the bias, B and C in parts to be added up.</summary>
+    /// <param name="inputs">What was read.</param>
+    /// <param name="outputs">Where the gradients go, and what comes in.</param>
+    /// <param name="savedStates">Of <see cref="Forward"/>.</param>
+    /// <param name="waiting">[S, segments, E, N] with <see cref="BackwardSegments"/>, for <see cref="HasSlices"/>; else 0.</param>
+    /// <param name="segmentStates">[S, segments, E, N] with several of <see cref="BackwardSegments"/>; else 0.</param>
+    /// <param name="segmentDeltas">[S, segments, E] with several of <see cref="BackwardSegments"/>; else 0.</param>
+    public void Backward(in SelectiveScanInputs inputs, in SelectiveScanGradients outputs, nint savedStates, nint waiting,
+        nint segmentStates, nint segmentDeltas)
+    {
+        var segments = BackwardSegments;
+        var isAligned = IsAligned(inputs) && IsAligned(outputs.Y) && IsAligned(outputs.U) && IsAligned(outputs.Delta)
+            && IsAligned(outputs.Z);
+        var scan = Parameters(inputs, segments);
+        Launch(Pass.Backward, isAligned, inputs, segments.Count, new BackwardParameters
+        {
+            Scan = scan,
+            Y = outputs.Y,
+            U = outputs.U,
+            Delta = outputs.Delta,
+            Z = outputs.Z,
+            SavedStates = savedStates,
+            FinalState = Join(scan, outputs.Y, outputs.FinalState, segmentStates, segmentDeltas, isAligned, isBackward: true),
+            InitialState = outputs.InitialState,
+            Waiting = waiting,
+            A = outputs.A,
+            D = outputs.D,
+            DeltaBias = outputs.DeltaBias,
+            B = outputs.B,
+            C = outputs.C,
+            Tokens = Tokens,
+        });
+    }
+
+    /// <summary>The states that segments start from, or the gradients of those that they end with: several runs of the scan.</summary>
+    private nint Join(in ScanParameters scan, TensorView outputGradient, nint start, nint states, nint deltas, bool isAligned,
+        bool isBackward)
+    {
+        if (scan.Segments == 1)
+            return start;
+        Launch(isBackward ? Pass.BackwardSegments : Pass.ForwardSegments, isAligned, scan.Inputs, scan.Segments * (long)Slices,
+            new SegmentStateParameters { Scan = scan, Y = outputGradient, States = states, Deltas = deltas });
+
+        var kernel = KernelLibrary.Get(_device, s_join);
+        var blocks = ((long)Sequences.Count * Channels * States + JoinThreads - 1) / JoinThreads;
+        kernel.Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, new SegmentJoinParameters
+        {
+            States = states,
+            Deltas = deltas,
+            A = scan.Inputs.A,
+            Start = start,
+            Sequences = Sequences.Count,
+            Channels = Channels,
+            StateCount = States,
+            Segments = scan.Segments,
+            Backward = isBackward ? 1 : 0,
+        });
+        return states;
+    }
+
+    private ScanParameters Parameters(in SelectiveScanInputs inputs, SelectiveScanSegments segments) => new()
+    {
+        Inputs = inputs,
+        Sequences = Sequences,
+        Channels = Channels,
+        GroupChannels = Channels / Groups,
+        States = States,
+        Segments = segments.Count,
+        SegmentSteps = segments.Steps,
+    };
+
+    private bool IsAligned(in SelectiveScanInputs inputs) =>
+        Channels / Groups % SelectiveScanTile.Vector == 0 && States % SelectiveScanTile.Vector == 0
+        && IsAligned(inputs.U) && IsAligned(inputs.Delta) && IsAligned(inputs.Z) && IsAligned(inputs.B) && IsAligned(inputs.C)
+        && (inputs.D | inputs.DeltaBias) % 16 == 0;
+
+    private bool IsAligned(TensorView view) =>
+        view.Data % 16 == 0 && (view.Batch | view.Time | view.Head) * Element.Bytes() % 16 == 0;
+
+    private void Launch<TParameters>(
+        Pass pass, bool isAligned, in SelectiveScanInputs inputs, long parts, in TParameters parameters)
+        where TParameters : unmanaged
+    {
+        var kernel = KernelLibrary.Get(
+            _device, Variant(pass, new SelectiveScanTile(isAligned), Element, inputs.Z.Data != 0, HasSoftplus));
+        if (Blocks > 0)
+            kernel.Launch(checked((uint)(Blocks * parts)), 1, 1, LaunchStream.Current, parameters);
+    }
+
+    private static KernelVariant Variant(Pass pass, SelectiveScanTile tile, ElementType element, bool isGated, bool hasSoftplus) =>
+        s_variants.GetOrAdd((pass, tile, element, isGated, hasSoftplus), static key =>
+        {
+            var (pass, tile, element, isGated, hasSoftplus) = key;
+            return pass switch
+            {
+                Pass.Forward => tile.Forward(element, isGated, hasSoftplus),
+                Pass.Backward => tile.Backward(element, isGated, hasSoftplus),
+                _ => tile.SegmentState(element, isGated && pass == Pass.BackwardSegments, hasSoftplus, pass == Pass.BackwardSegments),
+            };
+        });
+
+    /// <summary>fla::SelectiveScan.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct ScanParameters
+    {
+        public SelectiveScanInputs Inputs;
+        public SequenceLayout Sequences;
+        public int Channels;
+        public int GroupChannels;
+        public int States;
+        public int Segments;
+        public int SegmentSteps;
+    }
+
+    /// <summary>SelectiveScanForward of scan_forward.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct ForwardParameters
+    {
+        public ScanParameters Scan;
+        public TensorView Y;
+        public nint InitialState;
+        public nint FinalState;
+        public nint Waiting;
+        public nint SavedStates;
+    }
+
+    /// <summary>SelectiveScanBackward of scan_backward.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct BackwardParameters
+    {
+        public ScanParameters Scan;
+        public TensorView Y;
+        public TensorView U;
+        public TensorView Delta;
+        public TensorView Z;
+        public nint SavedStates;
+        public nint FinalState;
+        public nint InitialState;
+        public nint Waiting;
+        public nint A;
+        public nint D;
+        public nint DeltaBias;
+        public nint B;
+        public nint C;
+        public long Tokens;
+    }
+
+    /// <summary>SelectiveScanSegmentState of segment_state.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct SegmentStateParameters
+    {
+        public ScanParameters Scan;
+        public TensorView Y;
+        public nint States;
+        public nint Deltas;
+    }
+
+    /// <summary>SelectiveScanSegmentJoin of segment_join.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct SegmentJoinParameters
+    {
+        public nint States;
+        public nint Deltas;
+        public nint A;
+        public nint Start;
+        public long Sequences;
+        public int Channels;
+        public int StateCount;
+        public int Segments;
+        public int Backward;
+    }
+}
