@@ -77,16 +77,22 @@ internal sealed class SelectiveScanKernels
 
     private long Blocks => (long)Sequences.Count * Groups * GroupBlocks;
 
-    /// <summary>Kernels that stand for all: every type, and every other constant with bfloat16.</summary>
+    /// <summary>Kernels that stand for all: each type and constant is in one of them.</summary>
     /// <param name="target">All have the same.</param>
     public static IEnumerable<KernelVariant> Variants(CompilerTarget target)
     {
-        var types = ElementTypes.All.SelectMany(
-            element => SelectiveScanTile.All.Select(tile => (tile, element, isGated: true, hasSoftplus: true)));
-        var plain = (new SelectiveScanTile(true), ElementType.BFloat16, false, false);
-        return types.Append(plain)
-            .SelectMany(_ => Enum.GetValues<Pass>(), (call, pass) => Variant(pass, call.Item1, call.Item2, call.Item3, call.Item4))
-            .Append(s_join);
+        (bool isAligned, ElementType element, bool isGated, bool hasSoftplus)[] calls =
+        [
+            (true, ElementType.BFloat16, true, true), (true, ElementType.BFloat16, false, false),
+            (true, ElementType.Float16, true, true), (false, ElementType.Float32, true, true),
+        ];
+        return
+        [
+            .. from call in calls
+            from pass in Enum.GetValues<Pass>()
+            select Variant(pass, new SelectiveScanTile(call.isAligned), call.element, call.isGated, call.hasSoftplus),
+            s_join,
+        ];
     }
 
     /// <summary>y and the final state. One token costs a read and a write of the state.</summary>

@@ -25,8 +25,6 @@ internal sealed record SelectiveScanTile(bool IsAligned)
     private const int SumRow = Channels + 8;
     private const int Float = sizeof(float);
 
-    public static IEnumerable<SelectiveScanTile> All => [new(true), new(false)];
-
     /// <summary>A kernel that is launched with <see cref="Channels"/> of them for each block.</summary>
     public KernelVariant Forward(ElementType element, bool isGated, bool hasSoftplus) =>
         Variant("scan_forward", SegmentBytes + Float * Steps * SumRow, element, isGated, hasSoftplus, $"SAVED_STEPS={Steps}");
