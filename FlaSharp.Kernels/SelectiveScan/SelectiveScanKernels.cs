@@ -51,31 +51,28 @@ internal sealed class SelectiveScanKernels
 
     public required bool HasSoftplus { get; init; }
 
-    /// <summary>Segments of a sequence, if it is long enough; null for as many as keep the GPU busy.</summary>
-    public int? Segments { get; init; }
+    /// <summary>Another cut than the one that keeps the GPU busy; null for that.</summary>
+    public SelectiveScanCut? Cut { get; init; }
 
-    /// <summary>The backward pass's cut of time: it leaves gradients of A, D and the bias for each sequence and segment.</summary>
-    public SelectiveScanSegments BackwardSegments => Segments is { } count
-        ? SelectiveScanSegments.Of(count, Sequences.Length)
-        : SelectiveScanSegments.Backward(Blocks, Sequences.Length, _device.Info.MultiprocessorCount);
+    /// <summary>The forward pass's.</summary>
+    public SelectiveScanCut ForwardCut =>
+        Cut ?? SelectiveScanCut.Forward(Channels, Groups, Sequences.Count, Sequences.Length, _device.Info.MultiprocessorCount);
 
-    /// <summary>The forward pass's cut of time.</summary>
-    public SelectiveScanSegments ForwardSegments => Segments is { } count
-        ? SelectiveScanSegments.Of(count, Sequences.Length)
-        : SelectiveScanSegments.Forward(Blocks, Sequences.Length, _device.Info.MultiprocessorCount);
+    /// <summary>The backward pass's: it leaves gradients of A, D and the bias for each sequence and segment.</summary>
+    public SelectiveScanCut BackwardCut => Cut is { } cut
+        ? cut with { IsNarrow = false }
+        : SelectiveScanCut.Backward(Channels, Groups, Sequences.Count, Sequences.Length, _device.Info.MultiprocessorCount);
 
     /// <summary>States [E, N] that <see cref="Forward"/> saves for <see cref="Backward"/>.</summary>
-    public long SavedStates => Tokens / SelectiveScanTile.Steps + Sequences.Count;
+    public long SavedStates => Tokens / SelectiveScanTile.SavedSteps + Sequences.Count;
 
     /// <summary>Blocks of a group: each leaves gradients of B and C.</summary>
-    public int GroupBlocks => (Channels / Groups + SelectiveScanTile.Channels - 1) / SelectiveScanTile.Channels;
+    public long GroupBlocks => new SelectiveScanTile(IsAligned: true).GroupBlocks(Channels, Groups);
 
     /// <summary>Whether states wait in memory while others are worked on.</summary>
     public bool HasSlices => Slices > 1;
 
     private int Slices => (States + SelectiveScanTile.Slice - 1) / SelectiveScanTile.Slice;
-
-    private long Blocks => (long)Sequences.Count * Groups * GroupBlocks;
 
     /// <summary>Kernels that stand for all: each type and constant is in one of them.</summary>
     /// <param name="target">All have the same.</param>
@@ -91,6 +88,7 @@ internal sealed class SelectiveScanKernels
             .. from call in calls
             from pass in Enum.GetValues<Pass>()
             select Variant(pass, new SelectiveScanTile(call.isAligned), call.element, call.isGated, call.hasSoftplus),
+            Variant(Pass.Forward, new SelectiveScanTile(IsAligned: true, IsNarrow: true), ElementType.BFloat16, true, true),
             s_join,
         ];
     }
@@ -101,15 +99,15 @@ internal sealed class SelectiveScanKernels
     /// <param name="y">[B, T, 1, E].</param>
     /// <param name="finalState">0 if unwanted; it may be <paramref name="initialState"/>.</param>
     /// <param name="savedStates"><see cref="SavedStates"/> [E, N], or 0 if there is no backward pass.</param>
-    /// <param name="waiting">[S, segments, E, N] with <see cref="ForwardSegments"/>, for <see cref="HasSlices"/>; else 0.</param>
-    /// <param name="segmentStates">[S, segments, E, N] with several of <see cref="ForwardSegments"/>; else 0.</param>
-    /// <param name="segmentDeltas">[S, segments, E] with several of <see cref="ForwardSegments"/>; else 0.</param>
+    /// <param name="waiting">[S, segments, E, N] with <see cref="ForwardCut"/>, for <see cref="HasSlices"/>; else 0.</param>
+    /// <param name="segmentStates">[S, segments, E, N] if <see cref="ForwardCut"/> has several; else 0.</param>
+    /// <param name="segmentDeltas">[S, segments, E] if <see cref="ForwardCut"/> has several; else 0.</param>
     public void Forward(in SelectiveScanInputs inputs, nint initialState, TensorView y, nint finalState, nint savedStates,
         nint waiting, nint segmentStates, nint segmentDeltas)
     {
-        var (segments, isAligned) = (ForwardSegments, IsAligned(inputs) && IsAligned(y));
-        var scan = Parameters(inputs, segments);
-        Launch(Pass.Forward, isAligned, inputs, segments.Count, new ForwardParameters
+        var (cut, isAligned) = (ForwardCut, IsAligned(inputs) && IsAligned(y));
+        var scan = Parameters(inputs, cut);
+        Launch(Pass.Forward, new SelectiveScanTile(isAligned, cut.IsNarrow), inputs, cut.Segments, new ForwardParameters
         {
             Scan = scan,
             Y = y,
@@ -124,17 +122,16 @@ internal sealed class SelectiveScanKernels
     /// <param name="inputs">What was read.</param>
     /// <param name="outputs">Where the gradients go, and what comes in.</param>
     /// <param name="savedStates">Of <see cref="Forward"/>.</param>
-    /// <param name="waiting">[S, segments, E, N] with <see cref="BackwardSegments"/>, for <see cref="HasSlices"/>; else 0.</param>
-    /// <param name="segmentStates">[S, segments, E, N] with several of <see cref="BackwardSegments"/>; else 0.</param>
-    /// <param name="segmentDeltas">[S, segments, E] with several of <see cref="BackwardSegments"/>; else 0.</param>
+    /// <param name="waiting">[S, segments, E, N] with <see cref="BackwardCut"/>, for <see cref="HasSlices"/>; else 0.</param>
+    /// <param name="segmentStates">[S, segments, E, N] if <see cref="BackwardCut"/> has several; else 0.</param>
+    /// <param name="segmentDeltas">[S, segments, E] if <see cref="BackwardCut"/> has several; else 0.</param>
     public void Backward(in SelectiveScanInputs inputs, in SelectiveScanGradients outputs, nint savedStates, nint waiting,
         nint segmentStates, nint segmentDeltas)
     {
-        var segments = BackwardSegments;
         var isAligned = IsAligned(inputs) && IsAligned(outputs.Y) && IsAligned(outputs.U) && IsAligned(outputs.Delta)
             && IsAligned(outputs.Z);
-        var scan = Parameters(inputs, segments);
-        Launch(Pass.Backward, isAligned, inputs, segments.Count, new BackwardParameters
+        var scan = Parameters(inputs, BackwardCut);
+        Launch(Pass.Backward, new SelectiveScanTile(isAligned), inputs, scan.Segments, new BackwardParameters
         {
             Scan = scan,
             Y = outputs.Y,
@@ -160,8 +157,8 @@ internal sealed class SelectiveScanKernels
     {
         if (scan.Segments == 1)
             return start;
-        Launch(isBackward ? Pass.BackwardSegments : Pass.ForwardSegments, isAligned, scan.Inputs, scan.Segments * (long)Slices,
-            new SegmentStateParameters { Scan = scan, Y = outputGradient, States = states, Deltas = deltas });
+        Launch(isBackward ? Pass.BackwardSegments : Pass.ForwardSegments, new SelectiveScanTile(isAligned), scan.Inputs,
+            scan.Segments * (long)Slices, new SegmentStateParameters { Scan = scan, Y = outputGradient, States = states, Deltas = deltas });
 
         var kernel = KernelLibrary.Get(_device, s_join);
         var blocks = ((long)Sequences.Count * Channels * States + JoinThreads - 1) / JoinThreads;
@@ -180,15 +177,15 @@ internal sealed class SelectiveScanKernels
         return states;
     }
 
-    private ScanParameters Parameters(in SelectiveScanInputs inputs, SelectiveScanSegments segments) => new()
+    private ScanParameters Parameters(in SelectiveScanInputs inputs, SelectiveScanCut cut) => new()
     {
         Inputs = inputs,
         Sequences = Sequences,
         Channels = Channels,
         GroupChannels = Channels / Groups,
         States = States,
-        Segments = segments.Count,
-        SegmentSteps = segments.Steps,
+        Segments = cut.Segments,
+        SegmentSteps = cut.Steps,
     };
 
     private bool IsAligned(in SelectiveScanInputs inputs) =>
@@ -200,13 +197,12 @@ internal sealed class SelectiveScanKernels
         view.Data % 16 == 0 && (view.Batch | view.Time | view.Head) * Element.Bytes() % 16 == 0;
 
     private void Launch<TParameters>(
-        Pass pass, bool isAligned, in SelectiveScanInputs inputs, long parts, in TParameters parameters)
+        Pass pass, SelectiveScanTile tile, in SelectiveScanInputs inputs, long parts, in TParameters parameters)
         where TParameters : unmanaged
     {
-        var kernel = KernelLibrary.Get(
-            _device, Variant(pass, new SelectiveScanTile(isAligned), Element, inputs.Z.Data != 0, HasSoftplus));
-        if (Blocks > 0)
-            kernel.Launch(checked((uint)(Blocks * parts)), 1, 1, LaunchStream.Current, parameters);
+        var kernel = KernelLibrary.Get(_device, Variant(pass, tile, Element, inputs.Z.Data != 0, HasSoftplus));
+        var blocks = Sequences.Count * tile.Blocks(Channels, Groups) * parts;
+        kernel.Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, parameters);
     }
 
     private static KernelVariant Variant(Pass pass, SelectiveScanTile tile, ElementType element, bool isGated, bool hasSoftplus) =>

@@ -4,7 +4,8 @@ namespace FlaSharp.Kernels.SelectiveScan;
 
 /// <summary>How a block of SelectiveScan/*.cu shares its work among threads: the constants of fla/selective_scan.cuh.</summary>
 /// <param name="IsAligned">Whether threads read and write <see cref="Vector"/> channels or states at once, or else one.</param>
-internal sealed record SelectiveScanTile(bool IsAligned)
+/// <param name="IsNarrow">Whether more threads share a channel, where there are few channels. Only forward.</param>
+internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false)
 {
     /// <summary>Channels per group and states are multiples of it in an aligned call.</summary>
     public const int Vector = 8;
@@ -12,35 +13,46 @@ internal sealed record SelectiveScanTile(bool IsAligned)
     /// <summary>States of a channel in registers at once.</summary>
     public const int Slice = 16;
 
-    /// <summary>Steps in shared memory at once; and between two states that the forward pass saves for the backward pass.</summary>
-    public const int Steps = 32;
+    /// <summary>Steps between two states that the forward pass saves for the backward pass.</summary>
+    public const int SavedSteps = 32;
 
-    /// <summary>Channels of a block.</summary>
-    public const int Channels = Threads / Lanes;
-
-    private const int Lanes = 4;
     private const int Warps = 4;
     private const int Threads = 32 * Warps;
     private const int PartSteps = 8; // of scan_backward.cu
-    private const int SumRow = Channels + 8;
+    private const int RowGap = 8; // of sums over states
     private const int Float = sizeof(float);
 
-    /// <summary>A kernel that is launched with <see cref="Channels"/> of them for each block.</summary>
-    public KernelVariant Forward(ElementType element, bool isGated, bool hasSoftplus) =>
-        Variant("scan_forward", SegmentBytes + Float * Steps * SumRow, element, isGated, hasSoftplus, $"SAVED_STEPS={Steps}");
+    /// <summary>Channels of a block, neighbours in a group.</summary>
+    public int Channels => Threads / Lanes;
 
-    /// <inheritdoc cref="Forward"/>
+    private int Lanes => IsNarrow ? 8 : 4;
+
+    // In shared memory at once.
+    private int Steps => IsNarrow ? 2 * SavedSteps : SavedSteps;
+
+    private int SegmentBytes => Float * Steps * (2 * Channels + 2 * Slice);
+
+    /// <summary>Blocks of a group's channels.</summary>
+    /// <param name="channels">E.</param>
+    /// <param name="groups">G.</param>
+    public long GroupBlocks(long channels, long groups) => (channels / groups + Channels - 1) / Channels;
+
+    /// <summary>Blocks of a sequence without a cut of time.</summary>
+    /// <inheritdoc cref="GroupBlocks"/>
+    public long Blocks(long channels, long groups) => groups * GroupBlocks(channels, groups);
+
+    public KernelVariant Forward(ElementType element, bool isGated, bool hasSoftplus) =>
+        Variant("scan_forward", SegmentBytes + Float * Steps * (Channels + RowGap), element, isGated, hasSoftplus,
+            $"SAVED_STEPS={SavedSteps}");
+
     public KernelVariant Backward(ElementType element, bool isGated, bool hasSoftplus) =>
         Variant("scan_backward",
-            Float * Steps * (8 * Channels + 2 * Slice + 3 * SumRow) // step, slope, totals; matrices; y, du, ddelta
+            Float * Steps * (8 * Channels + 2 * Slice + 3 * (Channels + RowGap)) // step, slope, totals; matrices; y, du, ddelta
                 + Float * (Steps / PartSteps * Threads * (Slice / Lanes) + Warps * Steps * 2 * Slice), // starts, sums
             element, isGated, hasSoftplus);
 
-    /// <inheritdoc cref="Forward"/>
     public KernelVariant SegmentState(ElementType element, bool isGated, bool hasSoftplus, bool isBackward) =>
         Variant("segment_state", SegmentBytes, element, isGated, hasSoftplus, $"BACKWARD={(isBackward ? 1 : 0)}");
-
-    private static int SegmentBytes => Float * Steps * (2 * Channels + 2 * Slice);
 
     private KernelVariant Variant(
         string name, int sharedBytes, ElementType element, bool isGated, bool hasSoftplus, params string[] defines) =>

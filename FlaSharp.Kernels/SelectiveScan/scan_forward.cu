@@ -4,7 +4,7 @@
 // delta u of each step and channel; the scan; and from its sums y. More states than a slice take turns in the second part, and
 // wait in memory.
 //
-// Constants: those of fla/selective_scan.cuh, SHARED_BYTES, SAVED_STEPS between the states saved, a multiple of STEPS.
+// Constants: those of fla/selective_scan.cuh, SHARED_BYTES, SAVED_STEPS between the states saved.
 #include "fla/selective_scan.cuh"
 
 using namespace fla;
@@ -24,7 +24,7 @@ struct Shared {
     float sum[STEPS][CHANNELS + 8];  // D u + C h; rows so that LANES of them do not meet in a bank
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
-static_assert(SAVED_STEPS % STEPS == 0, "states are saved between tiles");
+static_assert(SAVED_STEPS % (2 * LANES) == 0, "states are saved between batches");
 
 extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
     selective_scan_forward(const __grid_constant__ SelectiveScanForward p) {
@@ -96,10 +96,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
                 h = place(slice, block.part(p.scan)).load(first == block.first ? p.initial : p.running);
                 decays = place(slice, 0).load_decays(p.scan.a);
             }
-            if (p.saved && first % SAVED_STEPS == 0) place(slice, slot + first / SAVED_STEPS).store(p.saved, h);
             __syncthreads();
 #pragma unroll 1
             for (int pair = 0; pair < steps; pair += 2 * LANES) {
+                if (p.saved && (first + pair) % SAVED_STEPS == 0)
+                    place(slice, slot + (first + pair) / SAVED_STEPS).store(p.saved, h);
 #pragma unroll
                 for (int batch = pair; batch < pair + 2 * LANES; batch += LANES) {
                     float sums[LANES] = {};

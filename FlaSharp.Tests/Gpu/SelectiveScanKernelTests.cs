@@ -1,4 +1,5 @@
 using FlaSharp.Kernels.Runtime;
+using FlaSharp.Kernels.SelectiveScan;
 using FlaSharp.Ops;
 using FlaSharp.Tests.Reference;
 using FlaSharp.Tests.TestSupport;
@@ -29,8 +30,11 @@ public sealed class SelectiveScanKernelTests
     [InlineData(1024)]
     public void Lengths(int time)
     {
-        Check(Inputs(2, time, 64, 16));
-        Check(Inputs(1, time, 33, 16), dtype: ScalarType.BFloat16);
+        foreach (var segments in new[] { 1, 2 })
+        {
+            Check(Inputs(2, time, 64, 16), segments: segments);
+            Check(Inputs(1, time, 33, 16), segments: segments, dtype: ScalarType.BFloat16);
+        }
     }
 
     [GpuTheory]
@@ -94,7 +98,7 @@ public sealed class SelectiveScanKernelTests
     [GpuFact]
     public void Packed_sequences()
     {
-        foreach (var segments in new int?[] { null, 3 })
+        foreach (var segments in new[] { 1, 2, 3 })
             foreach (var states in new[] { 16, 20 })
             {
                 Check(Inputs(8, 400, 33, states, 3, packed: true), true, [0, 0, 1, 3, 67, 67, 130, 400, 400], segments);
@@ -106,6 +110,7 @@ public sealed class SelectiveScanKernelTests
     [GpuTheory]
     [InlineData(2)]
     [InlineData(5)]
+    [InlineData(15)]
     [InlineData(16)]
     public void Segments(int segments)
     {
@@ -250,14 +255,15 @@ public sealed class SelectiveScanKernelTests
             $"u [{string.Join(", ", inputs["u"].shape)}], b [{string.Join(", ", inputs["b"].shape)}], {dtype}, segments {segments}");
     }
 
-    /// <summary>The CUDA function on inputs of any device; results on the CPU.</summary>
+    /// <summary>The CUDA function on inputs of any device, narrow with an even number of segments; results on the CPU.</summary>
     private static (Tensor output, Tensor? finalState) Run(
         IReadOnlyDictionary<string, Tensor> inputs, bool softplus, long[]? offsets, int? segments)
     {
         var (u, delta, b, c) = (inputs["u"].cuda(), inputs["delta"].cuda(), inputs["b"].cuda(), inputs["c"].cuda());
         Tensor? Optional(string name) => inputs.GetValueOrDefault(name)?.cuda();
         var sequences = Sequences.Of(u.size(0), u.size(1), offsets is null ? null : tensor(offsets));
-        var outputs = new SelectiveScanCudaFunction(sequences, softplus, outputFinalState: true, segments: segments).Run(
+        SelectiveScanCut? cut = segments is { } count ? SelectiveScanCut.Of(count % 2 == 0, count, sequences.MaxLength) : null;
+        var outputs = new SelectiveScanCudaFunction(sequences, softplus, outputFinalState: true, cut: cut).Run(
             u, delta, inputs["a"].cuda(), b, c, Optional("d"), Optional("z"), Optional("deltaBias"), Optional("initialState"));
         return (outputs[0]!.cpu(), outputs[1]!.cpu());
     }

@@ -191,6 +191,16 @@ public sealed class SelectiveScanTests
     }
 
     [Fact]
+    public void A_plan_says_what_computes_a_call()
+    {
+        using var scope = NewDisposeScope();
+        Assert.Equal(FlaOps.CpuPath, FlaOps.PlanSelectiveScan(randn(1, 5, 8)).Path);
+        Assert.Equal(FlaOps.TorchPath, FlaOps.PlanSelectiveScan(empty([1, 5, 8], device: META)).Path);
+        Assert.Throws<ArgumentException>(() => FlaOps.PlanSelectiveScan(randn(5, 8)));
+        Assert.Throws<ArgumentException>(() => FlaOps.PlanSelectiveScan(randn(1, 5, 8), groups: 3));
+    }
+
+    [Fact]
     public void The_final_state_alone_has_gradients()
     {
         using var scope = NewDisposeScope();

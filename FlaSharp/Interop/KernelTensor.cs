@@ -9,14 +9,11 @@ namespace FlaSharp.Interop;
 internal static class KernelTensor
 {
     /// <summary>
-    /// The tensor [B, T, H, D] or [B, T, D] itself if its rows [D] are dense, however far apart they lie; otherwise a copy in the
-    /// caller's dispose scope.
+    /// The tensor [B, T, H, D] itself if its rows [D] are dense, however far apart they lie; otherwise a copy in the caller's
+    /// dispose scope.
     /// </summary>
-    public static Tensor DenseRows(this Tensor tensor)
-    {
-        var last = tensor.Rank() - 1;
-        return tensor.Size(last) == 1 || tensor.Stride(last) == 1 ? tensor : tensor.contiguous();
-    }
+    public static Tensor DenseRows(this Tensor tensor) =>
+        tensor.Size(3) == 1 || tensor.Stride(3) == 1 ? tensor : tensor.contiguous();
 
     /// <summary>
     /// The tensor [..., D] itself if it is a matrix of dense, evenly spaced rows [D], as a part of a wider one is; otherwise a
@@ -49,19 +46,20 @@ internal static class KernelTensor
     }
 
     /// <summary>
-    /// Where a tensor [B, T, H, D], or [B, T, D] as one head, with dense rows lies; for null the default, which is none. The
-    /// caller keeps it alive.
+    /// The tensor [B, T, E] itself if its channels [E] are dense, however far apart its tokens lie; otherwise a copy in the
+    /// caller's dispose scope.
     /// </summary>
-    public static TensorView View(this Tensor? tensor)
-    {
-        return tensor is null
-            ? default
-            : new TensorView(TensorPointer.Of(tensor), Stride(tensor, 0), Stride(tensor, 1),
-                tensor.Rank() == 4 ? Stride(tensor, 2) : 0);
+    public static Tensor DenseChannels(this Tensor tensor) =>
+        tensor.Size(2) == 1 || tensor.Stride(2) == 1 ? tensor : tensor.contiguous();
 
-        // The stride of a dimension of one element means nothing, and should not make a row look misaligned.
-        static long Stride(Tensor tensor, int dimension) => tensor.Size(dimension) == 1 ? 0 : tensor.Stride(dimension);
-    }
+    /// <summary>Where a tensor with dense rows lies; for null the default, which is none. The caller keeps it alive.</summary>
+    public static TensorView View(this Tensor? tensor) => tensor is null
+        ? default
+        : new TensorView(TensorPointer.Of(tensor), Step(tensor, 0), Step(tensor, 1), Step(tensor, 2));
+
+    /// <summary>Like <see cref="View"/>, of a tensor [B, T, E] with dense channels as one of a single head.</summary>
+    public static TensorView TokenView(this Tensor? tensor) =>
+        tensor is null ? default : new TensorView(TensorPointer.Of(tensor), Step(tensor, 0), Step(tensor, 1), Head: 0);
 
     /// <summary>The kernels' name of a dtype; null if they have none.</summary>
     public static ElementType? Element(this ScalarType dtype) => dtype switch
@@ -71,4 +69,7 @@ internal static class KernelTensor
         ScalarType.Float16 => ElementType.Float16,
         _ => null,
     };
+
+    // The stride of a dimension of one element means nothing, and should not make a row look misaligned.
+    private static long Step(Tensor tensor, int dimension) => tensor.Size(dimension) == 1 ? 0 : tensor.Stride(dimension);
 }

@@ -1,5 +1,7 @@
 using FlaSharp.Autograd;
 using FlaSharp.Interop;
+using FlaSharp.Kernels.Runtime;
+using FlaSharp.Kernels.SelectiveScan;
 using FlaSharp.Ops.Reference;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -97,5 +99,30 @@ public static partial class FlaOps
         if (outputs[1] is { } finalState)
             initialState!.copy_(finalState);
         return (output, outputFinalState ? initialState : null);
+    }
+
+    /// <summary>What computes <see cref="SelectiveScan"/> for such inputs, and into how many parts time is cut.</summary>
+    /// <param name="u">[B, T, E]: device, sizes and dtype.</param>
+    /// <param name="groups">G, of b and c.</param>
+    /// <param name="cuSeqlens">The packed sequences that <see cref="SelectiveScan"/> is called with.</param>
+    /// <exception cref="ArgumentException">u has no such shape, or cuSeqlens does not fit it.</exception>
+    public static OperationPath PlanSelectiveScan(Tensor u, long groups = 1, Tensor? cuSeqlens = null)
+    {
+        Guard.Shape(u, "[B, T, E]", [-1, -1, -1]);
+        Guard.NotEmpty(u, "[B, T, E]");
+        Guard.Divides(u.Size(2), groups, "E of u", nameof(groups));
+        var sequences = Sequences.Of(u.Size(0), u.Size(1), cuSeqlens);
+        var plan = OperationPaths.On(u.device).Single(path => path.Operation == nameof(SelectiveScan));
+        if (plan.Path != CudaPath)
+            return plan;
+        var gpu = GpuDevice.Get(Math.Max(0, u.device_index));
+        SelectiveScanCut Cut(Func<long, long, long, int, int, SelectiveScanCut> choose) =>
+            choose(u.Size(2), groups, sequences.Count, sequences.MaxLength, gpu.Info.MultiprocessorCount);
+        var (forward, backward) = (Cut(SelectiveScanCut.Forward), Cut(SelectiveScanCut.Backward));
+        return plan with
+        {
+            Reason = $"{plan.Reason} To keep {gpu.Info.MultiprocessorCount} multiprocessors busy, time is cut into {forward.Segments} "
+                + $"parts{(forward.IsNarrow ? " and blocks are narrow" : "")}; backward into {backward.Segments}.",
+        };
     }
 }

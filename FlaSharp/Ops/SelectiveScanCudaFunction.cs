@@ -12,10 +12,9 @@ namespace FlaSharp.Ops;
 /// <param name="deltaSoftplus">Whether delta goes through softplus.</param>
 /// <param name="outputFinalState">Whether the final state is wanted.</param>
 /// <param name="updateState">Whether it is written over the initial one, which is dense, instead of a second output.</param>
-/// <param name="segments">Parts of each sequence that are worked on at the same time, if it is long enough; null for as many as
-/// keep the GPU busy.</param>
+/// <param name="cut">Another cut into blocks than the one that keeps the GPU busy; null for that.</param>
 internal sealed class SelectiveScanCudaFunction(
-    Sequences sequences, bool deltaSoftplus, bool outputFinalState, bool updateState = false, int? segments = null) : FlaFunction
+    Sequences sequences, bool deltaSoftplus, bool outputFinalState, bool updateState = false, SelectiveScanCut? cut = null) : FlaFunction
 {
     private const int InputCount = 9;
 
@@ -26,13 +25,13 @@ internal sealed class SelectiveScanCudaFunction(
     {
         var call = new Call(inputs, sequences, sequences.OffsetsOn(inputs[0]!.device));
         var (kernels, initialState) = (Kernels(call), inputs[8]?.Dense());
-        var cut = kernels.ForwardSegments;
+        var taken = kernels.ForwardCut;
         var y = Scratch.Dense(call.U, call.U.dtype);
         var finalState = outputFinalState && !updateState ? call.States(1) : null;
         var savedStates = saved is null ? null : call.Floats(kernels.SavedStates, call.Channels, call.StateSize);
-        var waiting = kernels.HasSlices ? call.States(cut.Count) : null;
-        var (segmentStates, segmentDeltas) = call.Segments(cut);
-        kernels.Forward(call.Inputs, TensorPointer.Of(initialState), y.View(),
+        var waiting = kernels.HasSlices ? call.States(taken.Segments) : null;
+        var (segmentStates, segmentDeltas) = call.Segments(taken);
+        kernels.Forward(call.Inputs, TensorPointer.Of(initialState), y.TokenView(),
             TensorPointer.Of(updateState ? initialState : finalState), TensorPointer.Of(savedStates), TensorPointer.Of(waiting),
             TensorPointer.Of(segmentStates), TensorPointer.Of(segmentDeltas));
         GC.KeepAlive((call, initialState, waiting, segmentStates, segmentDeltas));
@@ -48,22 +47,22 @@ internal sealed class SelectiveScanCudaFunction(
             inputs[i] = saved[i];
         var call = new Call(inputs, sequences, saved[InputCount + 1]);
         var (kernels, needs) = (Kernels(call), saved.NeedsGrad);
-        var cut = kernels.BackwardSegments;
-        var gradY = gradOutputs[0]?.DenseRows() ?? zeros_like(call.U);
+        var taken = kernels.BackwardCut;
+        var gradY = gradOutputs[0]?.DenseChannels() ?? zeros_like(call.U);
         var gradFinal = gradOutputs[1]?.Dense();
 
         var (gradU, gradDelta) = (Scratch.Dense(call.U, call.U.dtype), Scratch.Dense(call.U, call.U.dtype));
         var gradZ = call.Z is null ? null : Scratch.Dense(call.U, call.U.dtype);
         var gradInitial = needs[8] ? call.States(1) : null;
-        var gradA = call.States(cut.Count);
-        var gradD = needs[5] ? call.Floats(sequences.Count * cut.Count, call.Channels) : null;
-        var gradBias = needs[7] ? call.Floats(sequences.Count * cut.Count, call.Channels) : null;
+        var gradA = call.States(taken.Segments);
+        var gradD = needs[5] ? call.Floats(sequences.Count * taken.Segments, call.Channels) : null;
+        var gradBias = needs[7] ? call.Floats(sequences.Count * taken.Segments, call.Channels) : null;
         var gradMatrices = call.Floats([2, kernels.GroupBlocks, .. call.B.shape]);
         var matrixBytes = gradMatrices.numel() / 2 * sizeof(float);
-        var waiting = kernels.HasSlices ? call.States(cut.Count) : null;
-        var (segmentStates, segmentDeltas) = call.Segments(cut);
+        var waiting = kernels.HasSlices ? call.States(taken.Segments) : null;
+        var (segmentStates, segmentDeltas) = call.Segments(taken);
         kernels.Backward(call.Inputs,
-            new SelectiveScanGradients(gradY.View(), TensorPointer.Of(gradFinal), gradU.View(), gradDelta.View(), gradZ.View(),
+            new SelectiveScanGradients(gradY.TokenView(), TensorPointer.Of(gradFinal), gradU.TokenView(), gradDelta.TokenView(), gradZ.TokenView(),
                 TensorPointer.Of(gradInitial), TensorPointer.Of(gradA), TensorPointer.Of(gradD), TensorPointer.Of(gradBias),
                 TensorPointer.Of(gradMatrices), TensorPointer.Of(gradMatrices) + (nint)matrixBytes),
             TensorPointer.Of(saved[InputCount]), TensorPointer.Of(waiting), TensorPointer.Of(segmentStates),
@@ -87,7 +86,7 @@ internal sealed class SelectiveScanCudaFunction(
         States = call.StateSize,
         Element = call.U.dtype.Element()!.Value,
         HasSoftplus = deltaSoftplus,
-        Segments = segments,
+        Cut = cut,
     };
 
     /// <summary>The inputs as the kernels read them.</summary>
@@ -100,10 +99,10 @@ internal sealed class SelectiveScanCudaFunction(
         public Call(Tensor?[] inputs, Sequences sequences, Tensor? offsets)
         {
             (_sequences, Offsets) = (sequences, offsets);
-            (U, _delta, Z) = (inputs[0]!.DenseRows(), inputs[1]!.DenseRows(), inputs[6]?.DenseRows());
+            (U, _delta, Z) = (inputs[0]!.DenseChannels(), inputs[1]!.DenseChannels(), inputs[6]?.DenseChannels());
             (B, _c) = (inputs[3]!.DenseRows(), inputs[4]!.DenseRows());
             (_a, _d, _bias) = (inputs[2]!.Dense(), inputs[5]?.Dense(), inputs[7]?.Dense());
-            Inputs = new SelectiveScanInputs(U.View(), _delta.View(), Z.View(), B.View(), _c.View(), TensorPointer.Of(_a),
+            Inputs = new SelectiveScanInputs(U.TokenView(), _delta.TokenView(), Z.TokenView(), B.View(), _c.View(), TensorPointer.Of(_a),
                 TensorPointer.Of(_d), TensorPointer.Of(_bias));
         }
 
@@ -128,8 +127,8 @@ internal sealed class SelectiveScanCudaFunction(
         public Tensor States(int segments) => Floats((long)_sequences.Count * segments, Channels, StateSize);
 
         /// <summary>Room for what <see cref="SelectiveScanKernels"/> does with several segments.</summary>
-        public (Tensor? states, Tensor? deltas) Segments(SelectiveScanSegments cut) => cut.Count == 1
+        public (Tensor? states, Tensor? deltas) Segments(SelectiveScanCut cut) => cut.Segments == 1
             ? (null, null)
-            : (States(cut.Count), Floats((long)_sequences.Count * cut.Count, Channels));
+            : (States(cut.Segments), Floats((long)_sequences.Count * cut.Segments, Channels));
     }
 }

@@ -57,9 +57,19 @@ class Tile:
     gated: bool
     softplus: bool
     vector: int = 8
-    lanes: int = 4
-    warps: int = 4
-    steps: int = 32
+    narrow: bool = False
+
+    @property
+    def lanes(self):
+        return 8 if self.narrow else 4
+
+    @property
+    def warps(self):
+        return 4
+
+    @property
+    def steps(self):
+        return 64 if self.narrow else 32
 
     @property
     def threads(self):

@@ -25,12 +25,12 @@ class Case:
     """A call with random inputs; what it should give, in float64, and what the kernels give."""
 
     def __init__(self, E=32, N=16, B=1, T=40, G=1, z=True, d=True, bias=True, softplus=True, states=True, offsets=None, strength=1.0,
-                 shift=-1.0, element="float", gap=0, segments=1, backward_segments=1, lanes=4, seed=0):
+                 shift=-1.0, element="float", gap=0, segments=1, backward_segments=1, narrow=False, seed=0):
         random = np.random.default_rng([E, N, T, seed])
         normal = lambda *shape: random.standard_normal(shape)
         wide = lambda x: fetch(store(x, element), element)
         single = lambda x: x.astype(np.float32).astype(np.float64)
-        self.element, self.gap, self.seed, self.lanes = element, gap, seed, lanes
+        self.element, self.gap, self.seed, self.narrow = element, gap, seed, narrow
         self.segments, self.backward_segments, self.offsets, self.softplus = segments, backward_segments, offsets, softplus
         self.count = B if offsets is None else len(offsets) - 1
         self.u, self.dy = wide(normal(B, T, E)), wide(normal(B, T, E))
@@ -148,15 +148,12 @@ class Case:
 
         running = lambda segments: address(unknown(self.count * segments, E, N)) if slices > 1 else None
         y, saved = result(), unknown(B * T // SAVED_STEPS + self.count, E, N)
-        forward_tile = launcher.Tile(element, z is not None, self.softplus, tile.vector, self.lanes, 8 if self.lanes == 8 else 4,
-                                     64 if self.lanes == 8 and tile.vector == 8 else 32)
-        saved_steps = SAVED_STEPS if forward_tile.steps == 32 else 64
+        forward_tile = launcher.Tile(element, z is not None, self.softplus, tile.vector, self.narrow)
         launch("scan_forward", forward_tile, self.count * self.segments * forward_tile.blocks(E, G), forward_tile.forward_bytes,
                launcher.Forward(scan(self.segments), view(y), address(join(self.segments, initial, False)), address(final),
-                                running(self.segments), address(saved) if not in_place and saved_steps == SAVED_STEPS else None),
-               SAVED_STEPS=saved_steps)
+                                running(self.segments), None if in_place else address(saved)), SAVED_STEPS=SAVED_STEPS)
         results = {"y": fetch(y, element), "final": final}
-        if in_place or saved_steps != SAVED_STEPS:
+        if in_place:
             return results
 
         du, ddelta, dz = result(), result(), None if z is None else result()
@@ -233,10 +230,13 @@ class SelectiveScanTests(unittest.TestCase):
                     self.check(Case(N=N, T=T, B=2, segments=segments, backward_segments=segments, seed=segments))
         self.check(Case(offsets=[0, 0, 1, 70, 70, 190], T=190, segments=3, backward_segments=4, z=False))
 
-    def test_narrow_lanes(self):
-        for T in (1, 40, 130):
-            self.check(Case(T=T, lanes=8, E=40))
-        self.check(Case(T=70, lanes=8, E=33, N=20))
+    def test_narrow_blocks(self):
+        for T in (1, 16, 40, 64, 130):
+            with self.subTest(T=T):
+                self.check(Case(T=T, narrow=True, E=40))
+        self.check(Case(T=70, narrow=True, E=33, N=20))
+        self.check(Case(T=200, narrow=True, E=32, segments=3, element="bf16"))
+        self.check(Case(offsets=[0, 0, 1, 70, 70, 190], T=190, narrow=True))
 
     def test_state_in_place(self):
         for T in (1, 3):
