@@ -15,5 +15,5 @@ namespace FlaSharp.Kernels.SelectiveScan;
 /// <param name="B">Parts float32 [blocks of a group, tokens, G, N].</param>
 /// <param name="C">Parts float32 [blocks of a group, tokens, G, N].</param>
 internal readonly record struct SelectiveScanGradients(
-    TensorView Y, nint FinalState, TensorView U, TensorView Delta, TensorView Z, nint InitialState, nint A, nint D, nint DeltaBias,
-    nint B, nint C);
+    TensorView Y, nint FinalState, TensorView U, TensorView Delta, TensorView Z, nint InitialState, nint A, nint D,
+    nint DeltaBias, nint B, nint C);

@@ -12,7 +12,8 @@ internal sealed class SelectiveScanKernels
     private static readonly KernelVariant s_join =
         new("SelectiveScan/segment_join.cu", "selective_scan_segment_join", [], JoinThreads, SharedBytes: 0);
 
-    private static readonly ConcurrentDictionary<(Pass, SelectiveScanTile, ElementType, bool, bool), KernelVariant> s_variants = new();
+    private static readonly ConcurrentDictionary<
+        (Pass, SelectiveScanTile, ElementType, bool, bool), KernelVariant> s_variants = new();
 
     private readonly GpuDevice _device;
 
@@ -151,14 +152,15 @@ internal sealed class SelectiveScanKernels
         });
     }
 
-    /// <summary>The states that segments start from, or the gradients of those that they end with: several runs of the scan.</summary>
+    /// <summary>The states that segments start from, or the gradients of those that they end with.</summary>
     private nint Join(in ScanParameters scan, TensorView outputGradient, nint start, nint states, nint deltas, bool isAligned,
         bool isBackward)
     {
         if (scan.Segments == 1)
             return start;
         Launch(isBackward ? Pass.BackwardSegments : Pass.ForwardSegments, new SelectiveScanTile(isAligned), scan.Inputs,
-            scan.Segments * (long)Slices, new SegmentStateParameters { Scan = scan, Y = outputGradient, States = states, Deltas = deltas });
+            scan.Segments * (long)Slices,
+            new SegmentStateParameters { Scan = scan, Y = outputGradient, States = states, Deltas = deltas });
 
         var kernel = KernelLibrary.Get(_device, s_join);
         var blocks = ((long)Sequences.Count * Channels * States + JoinThreads - 1) / JoinThreads;
@@ -205,15 +207,17 @@ internal sealed class SelectiveScanKernels
         kernel.Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, parameters);
     }
 
-    private static KernelVariant Variant(Pass pass, SelectiveScanTile tile, ElementType element, bool isGated, bool hasSoftplus) =>
+    private static KernelVariant Variant(
+        Pass pass, SelectiveScanTile tile, ElementType element, bool isGated, bool hasSoftplus) =>
         s_variants.GetOrAdd((pass, tile, element, isGated, hasSoftplus), static key =>
         {
             var (pass, tile, element, isGated, hasSoftplus) = key;
+            var isBackward = pass == Pass.BackwardSegments;
             return pass switch
             {
                 Pass.Forward => tile.Forward(element, isGated, hasSoftplus),
                 Pass.Backward => tile.Backward(element, isGated, hasSoftplus),
-                _ => tile.SegmentState(element, isGated && pass == Pass.BackwardSegments, hasSoftplus, pass == Pass.BackwardSegments),
+                _ => tile.SegmentState(element, isGated && isBackward, hasSoftplus, isBackward),
             };
         });
 

@@ -6,9 +6,9 @@
 // A tile's states come again from the one that the forward pass saved before it: first those before each PART of its steps, into
 // shared memory; then, part by part from the end, all states and decays of a part into registers, where the walk back finds them.
 //
-// dB and dC are products of matrices over the channels of a warp. Every step adds its row [1, channels] of g or delta u, zeros in the
-// other rows, times its [channels, states]: eight steps fill the accumulators. Operands are bfloat16, or, where the tensors are more
-// precise, a sum of two of them. Warps add up in shared memory, blocks in `b_parts` and `c_parts`.
+// dB and dC are products of matrices over the channels of a warp. Every step adds its row [1, channels] of g or delta u, zeros in
+// the other rows, times its [channels, states]: eight steps fill the accumulators. Operands are bfloat16, or, where the tensors
+// are more precise, a sum of two of them. Warps are added up here, blocks leave `b_parts` and `c_parts`.
 //
 // Constants: those of fla/selective_scan.cuh with LANES = 4 and STEPS as SAVED_STEPS of the forward pass, SHARED_BYTES.
 #include "fla/selective_scan.cuh"
@@ -109,7 +109,8 @@ __device__ __forceinline__ States advance(States& h, const States& rates, float 
 }
 
 // A part's states again, its sums, and the walk back: dh is the gradient of the state after the part, then of that before it.
-__device__ __forceinline__ void walk_part(Shared& shared, const Lane& lane, int part, const States& rates, States& dh, States& da) {
+__device__ __forceinline__ void walk_part(Shared& shared, const Lane& lane, int part, const States& rates, States& dh,
+                                          States& da) {
     int first = part * PART, q = threadIdx.x % LANES;
     States h = shared.starts[part][threadIdx.x];
     States states[PART], decays[PART];
@@ -135,7 +136,8 @@ __device__ __forceinline__ void walk_part(Shared& shared, const Lane& lane, int 
 #pragma unroll
     for (int i = PART - 1; i >= 0; i--) {
         float4 step = shared.step[first + i][lane.channel];
-        States b = load_states(shared.matrices[0][first + i] + lane.state), c = load_states(shared.matrices[1][first + i] + lane.state);
+        States b = load_states(shared.matrices[0][first + i] + lane.state);
+        States c = load_states(shared.matrices[1][first + i] + lane.state);
         States before = i > 0 ? states[i - 1] : shared.starts[part][threadIdx.x];
         float& input_gradient = sums[i % LANES];
         float& exponent_gradient = more[i % LANES];
@@ -170,11 +172,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
     i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index, part = block.part(p.scan);
 
     int tiles = (end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
-    auto shared_totals = [&](int i, int v) -> float2& { return shared.totals[column.row + i * Column::DISTANCE][column.channel + v]; };
+    auto shared_total = [&](int i, int v) -> float2& {
+        return shared.totals[column.row + i * Column::DISTANCE][column.channel + v];
+    };
 #pragma unroll
     for (int i = 0; i < Column::COUNT; i++)
 #pragma unroll
-        for (int v = 0; v < VECTOR; v++) shared_totals(i, v) = make_float2(0, 0);
+        for (int v = 0; v < VECTOR; v++) shared_total(i, v) = make_float2(0, 0);
 
     Inputs inputs;
     Pack matrix[Cells::COUNT];
@@ -308,7 +312,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
                 du[v] = fmaf(input_gradient, step.x, skip[v] * step.z);
                 ddelta[v] = fmaf(input_gradient, step.w, LN2 * shared.ddelta[row][channel]) * slope.x;
                 dz[v] = shared.y[row][channel] * slope.y;
-                float2& total = shared_totals(i, v);
+                float2& total = shared_total(i, v);
                 total = make_float2(fmaf(step.z, step.w, total.x), total.y + (i * Column::DISTANCE < left ? ddelta[v] : 0.f));
             }
             if (i * Column::DISTANCE < left) {

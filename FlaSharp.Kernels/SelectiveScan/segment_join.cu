@@ -1,5 +1,5 @@
-// Joins the segments that segment_state.cu treated on their own: the state before each (or, against time, the gradient of the state
-// after each), in place of where the segment alone leads to.
+// Joins the segments that segment_state.cu treated on their own: the state before each (or, against time, the gradient of the
+// state after each), in place of where the segment alone leads to.
 #include "fla/ptx.cuh"
 
 using namespace fla;
@@ -14,7 +14,8 @@ struct SelectiveScanSegmentJoin {
     int segments, backward;
 };
 
-extern "C" __global__ void __launch_bounds__(256) selective_scan_segment_join(const __grid_constant__ SelectiveScanSegmentJoin p) {
+extern "C" __global__ void __launch_bounds__(256)
+    selective_scan_segment_join(const __grid_constant__ SelectiveScanSegmentJoin p) {
     i64 i = (i64)blockIdx.x * 256 + threadIdx.x, size = (i64)p.channels * p.states_count;
     if (i >= p.sequences * size) return;
     i64 sequence = i / size, place = i % size;

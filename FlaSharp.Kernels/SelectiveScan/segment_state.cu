@@ -2,8 +2,8 @@
 //     h_t[n] = exp(delta_t A[n]) h_{t-1}[n] + delta_t u_t B_t[n]
 // backwards the gradient of the state before each, with g the gradient of C h + D u:
 //     dh_{t-1}[n] = exp(delta_t A[n]) (dh_t[n] + g_t C_t[n])
-// and the sum of delta over each: exp(sum A[n]) is what a segment does to what it starts from. Segments whose result nobody needs,
-// the last ones forwards and the first ones backwards, are left out.
+// and the sum of delta over each: exp(sum A[n]) is what a segment does to what it starts from. Segments whose result nobody
+// needs, the last ones forwards and the first ones backwards, are left out.
 //
 // Constants: those of fla/selective_scan.cuh, SHARED_BYTES, BACKWARD.
 #include "fla/selective_scan.cuh"

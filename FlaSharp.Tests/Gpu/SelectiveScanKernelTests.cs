@@ -216,7 +216,10 @@ public sealed class SelectiveScanKernelTests
     public void The_operation_takes_the_kernel()
     {
         Assert.True(CudaRuntime.IsAvailable(0, out var reason), reason);
-        Assert.Equal(FlaOps.CudaPath, OperationPaths.On(CUDA).Single(path => path.Operation == nameof(FlaOps.SelectiveScan)).Path);
+        using var scope = NewDisposeScope();
+        var plan = FlaOps.PlanSelectiveScan(empty([1, 1000, 64], device: CUDA));
+        Assert.Equal(FlaOps.CudaPath, plan.Path);
+        Assert.Contains("narrow", plan.Reason, StringComparison.Ordinal);
     }
 
     private static Dictionary<string, Tensor> Inputs(
@@ -241,18 +244,20 @@ public sealed class SelectiveScanKernelTests
     private static Dictionary<string, Tensor> OnGpu(Dictionary<string, Tensor> inputs, ScalarType dtype) =>
         inputs.ToDictionary(i => i.Key, i => s_halfInputs.Contains(i.Key) ? i.Value.to(dtype, CUDA) : i.Value.cuda());
 
-    private static void Check(Dictionary<string, Tensor> inputs, bool softplus = true, long[]? offsets = null, int? segments = null,
-        ScalarType dtype = ScalarType.Float32)
+    private static void Check(Dictionary<string, Tensor> inputs, bool softplus = true, long[]? offsets = null,
+        int? segments = null, ScalarType dtype = ScalarType.Float32)
     {
         using var scope = NewDisposeScope();
         var rounded = inputs.ToDictionary(i => i.Key, i => s_halfInputs.Contains(i.Key) ? i.Value.to(dtype) : i.Value);
         var expected = Gradients.Of(
             i => NaiveSelectiveScan.Run(i["u"], i["delta"], i["a"], i["b"], i["c"], i.GetValueOrDefault("d"),
-                i.GetValueOrDefault("z"), i.GetValueOrDefault("deltaBias"), softplus, i.GetValueOrDefault("initialState"), offsets),
+                i.GetValueOrDefault("z"), i.GetValueOrDefault("deltaBias"), softplus, i.GetValueOrDefault("initialState"),
+                offsets),
             rounded, float64);
         var (limit, gradientLimit) = dtype == ScalarType.Float32 ? (1e-5, 2e-5) : (4e-3, 5e-3);
         Gradients.Close(Gradients.Of(i => Run(i, softplus, offsets, segments), rounded), expected, limit, gradientLimit,
-            $"u [{string.Join(", ", inputs["u"].shape)}], b [{string.Join(", ", inputs["b"].shape)}], {dtype}, segments {segments}");
+            $"u [{string.Join(", ", inputs["u"].shape)}], b [{string.Join(", ", inputs["b"].shape)}], {dtype}, "
+            + $"{segments} segments");
     }
 
     /// <summary>The CUDA function on inputs of any device, narrow with an even number of segments; results on the CPU.</summary>
@@ -270,6 +275,6 @@ public sealed class SelectiveScanKernelTests
 
     private static (Tensor output, Tensor? finalState) Operation(
         Dictionary<string, Tensor> i, Tensor state, bool updateState = false) =>
-        FlaOps.SelectiveScan(i["u"], i["delta"], i["a"], i["b"], i["c"], i["d"], i["z"], i["deltaBias"], deltaSoftplus: true, state,
-            outputFinalState: true, updateState: updateState);
+        FlaOps.SelectiveScan(i["u"], i["delta"], i["a"], i["b"], i["c"], i["d"], i["z"], i["deltaBias"], deltaSoftplus: true,
+            state, outputFinalState: true, updateState: updateState);
 }

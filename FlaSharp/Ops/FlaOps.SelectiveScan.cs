@@ -121,8 +121,9 @@ public static partial class FlaOps
         var (forward, backward) = (Cut(SelectiveScanCut.Forward), Cut(SelectiveScanCut.Backward));
         return plan with
         {
-            Reason = $"{plan.Reason} To keep {gpu.Info.MultiprocessorCount} multiprocessors busy, time is cut into {forward.Segments} "
-                + $"parts{(forward.IsNarrow ? " and blocks are narrow" : "")}; backward into {backward.Segments}.",
+            Reason = $"{plan.Reason} To keep {gpu.Info.MultiprocessorCount} multiprocessors busy, time is cut into "
+                + $"{forward.Segments} parts{(forward.IsNarrow ? " and blocks are narrow" : "")}; backward into "
+                + $"{backward.Segments}.",
         };
     }
 }

@@ -14,7 +14,8 @@ namespace FlaSharp.Ops;
 /// <param name="updateState">Whether it is written over the initial one, which is dense, instead of a second output.</param>
 /// <param name="cut">Another cut into blocks than the one that keeps the GPU busy; null for that.</param>
 internal sealed class SelectiveScanCudaFunction(
-    Sequences sequences, bool deltaSoftplus, bool outputFinalState, bool updateState = false, SelectiveScanCut? cut = null) : FlaFunction
+    Sequences sequences, bool deltaSoftplus, bool outputFinalState, bool updateState = false, SelectiveScanCut? cut = null)
+    : FlaFunction
 {
     private const int InputCount = 9;
 
@@ -62,8 +63,9 @@ internal sealed class SelectiveScanCudaFunction(
         var waiting = kernels.HasSlices ? call.States(taken.Segments) : null;
         var (segmentStates, segmentDeltas) = call.Segments(taken);
         kernels.Backward(call.Inputs,
-            new SelectiveScanGradients(gradY.TokenView(), TensorPointer.Of(gradFinal), gradU.TokenView(), gradDelta.TokenView(), gradZ.TokenView(),
-                TensorPointer.Of(gradInitial), TensorPointer.Of(gradA), TensorPointer.Of(gradD), TensorPointer.Of(gradBias),
+            new SelectiveScanGradients(gradY.TokenView(), TensorPointer.Of(gradFinal), gradU.TokenView(), gradDelta.TokenView(),
+                gradZ.TokenView(), TensorPointer.Of(gradInitial), TensorPointer.Of(gradA), TensorPointer.Of(gradD),
+                TensorPointer.Of(gradBias),
                 TensorPointer.Of(gradMatrices), TensorPointer.Of(gradMatrices) + (nint)matrixBytes),
             TensorPointer.Of(saved[InputCount]), TensorPointer.Of(waiting), TensorPointer.Of(segmentStates),
             TensorPointer.Of(segmentDeltas));
@@ -102,8 +104,8 @@ internal sealed class SelectiveScanCudaFunction(
             (U, _delta, Z) = (inputs[0]!.DenseChannels(), inputs[1]!.DenseChannels(), inputs[6]?.DenseChannels());
             (B, _c) = (inputs[3]!.DenseRows(), inputs[4]!.DenseRows());
             (_a, _d, _bias) = (inputs[2]!.Dense(), inputs[5]?.Dense(), inputs[7]?.Dense());
-            Inputs = new SelectiveScanInputs(U.TokenView(), _delta.TokenView(), Z.TokenView(), B.View(), _c.View(), TensorPointer.Of(_a),
-                TensorPointer.Of(_d), TensorPointer.Of(_bias));
+            Inputs = new SelectiveScanInputs(U.TokenView(), _delta.TokenView(), Z.TokenView(), B.View(), _c.View(),
+                TensorPointer.Of(_a), TensorPointer.Of(_d), TensorPointer.Of(_bias));
         }
 
         public SelectiveScanInputs Inputs { get; }

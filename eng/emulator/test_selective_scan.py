@@ -24,8 +24,8 @@ def fetch(x, element):
 class Case:
     """A call with random inputs; what it should give, in float64, and what the kernels give."""
 
-    def __init__(self, E=32, N=16, B=1, T=40, G=1, z=True, d=True, bias=True, softplus=True, states=True, offsets=None, strength=1.0,
-                 shift=-1.0, element="float", gap=0, segments=1, backward_segments=1, narrow=False, seed=0):
+    def __init__(self, E=32, N=16, B=1, T=40, G=1, z=True, d=True, bias=True, softplus=True, states=True, offsets=None,
+                 strength=1.0, shift=-1.0, element="float", gap=0, segments=1, backward_segments=1, narrow=False, seed=0):
         random = np.random.default_rng([E, N, T, seed])
         normal = lambda *shape: random.standard_normal(shape)
         wide = lambda x: fetch(store(x, element), element)
@@ -142,8 +142,8 @@ class Case:
             launch("segment_state", tile, self.count * segments * tile.blocks(E, G) * slices, tile.state_bytes,
                    launcher.SegmentState(scan(segments), view(dy), joined.ctypes.data, sums.ctypes.data), BACKWARD=int(backward))
             emulate.launch(SCAN / "segment_join.cu", "selective_scan_segment_join", None, -(-self.count * E * N // 256), 256, 0,
-                           launcher.SegmentJoin(joined.ctypes.data, sums.ctypes.data, address(a), address(start), self.count, E, N,
-                                                segments, int(backward)), seed=self.seed)
+                           launcher.SegmentJoin(joined.ctypes.data, sums.ctypes.data, address(a), address(start), self.count,
+                                                E, N, segments, int(backward)), seed=self.seed)
             return joined
 
         running = lambda segments: address(unknown(self.count * segments, E, N)) if slices > 1 else None

@@ -2,14 +2,14 @@
 //     h_t[n] = exp(delta_t A[n]) h_{t-1}[n] + delta_t u_t B_t[n],     y_t = (sum over n of C_t[n] h_t[n] + D u_t) silu(z_t)
 // with delta_t = softplus(raw delta_t + bias), or without the softplus. B and C belong to a group of channels.
 //
-// A block has CHANNELS neighbouring channels of a group, and SLICE states of each at a time. Its threads have two roles. In a scan,
-// LANES neighbours share a channel, and each keeps STATES of its states in registers, in float32; B and C come from shared memory.
-// With numbers of [T, E], a thread has VECTOR channels at some steps of a tile.
+// A block has CHANNELS neighbouring channels of a group, and SLICE states of each at a time. Its threads have two roles. In a
+// scan, LANES neighbours share a channel, and each keeps STATES of its states in registers, in float32; B and C come from shared
+// memory. With numbers of [T, E], a thread has VECTOR channels at some steps of a tile.
 //
 // Steps and channels beyond the end have delta = 0 and u = 0, which change no state; states beyond N have B = C = 0.
 //
-// Constants of a variant: ELEMENT of the tensors [B, T, ...] (float, bf16 or fp16), SOFTPLUS and GATED (0 or 1: whether there is a
-// z), LANES (4 or 8), WARPS, STEPS of a tile, VECTOR (8: channels per group and states are multiples of it, and rows of all
+// Constants of a variant: ELEMENT of the tensors [B, T, ...] (float, bf16 or fp16), SOFTPLUS and GATED (0 or 1: whether there is
+// a z), LANES (4 or 8), WARPS, STEPS of a tile, VECTOR (8: channels per group and states are multiples of it, and rows of all
 // tensors, D and the bias are aligned to 16 bytes; or 1).
 #pragma once
 #include "fla/ptx.cuh"
@@ -64,7 +64,8 @@ struct ScanBlock {
     }
     // A step's row of a tensor.
     __device__ __forceinline__ Element* row(const TensorView& view, int head, int step) const {
-        return static_cast<Element*>(view.data) + sequence.batch * view.batch + (sequence.start + step) * view.time + head * view.head;
+        i64 token = sequence.start + step;
+        return static_cast<Element*>(view.data) + sequence.batch * view.batch + token * view.time + head * view.head;
     }
     // Of states [sequences, segments, E, N].
     __device__ __forceinline__ i64 part(const SelectiveScan& p) const { return (i64)sequence.index * p.segments + segment; }
@@ -157,7 +158,8 @@ private:
             *to = x[0];
         } else {
 #pragma unroll
-            for (int v = 0; v < VECTOR; v += 4) *reinterpret_cast<float4*>(to + v) = make_float4(x[v], x[v + 1], x[v + 2], x[v + 3]);
+            for (int v = 0; v < VECTOR; v += 4)
+                *reinterpret_cast<float4*>(to + v) = make_float4(x[v], x[v + 1], x[v + 2], x[v + 3]);
         }
     }
 };
@@ -211,7 +213,8 @@ struct StatePlace {
     i64 offset;
     int count;
 
-    __device__ __forceinline__ StatePlace(const SelectiveScan& p, const ScanBlock& block, const Lane& lane, i64 index, int slice) {
+    __device__ __forceinline__ StatePlace(const SelectiveScan& p, const ScanBlock& block, const Lane& lane, i64 index,
+                                          int slice) {
         int first = slice * SLICE + lane.state;
         offset = (index * p.channels + block.first_channel + lane.channel) * p.states + first;
         count = lane.channel < block.channels ? min(max(p.states - first, 0), STATES) : 0;

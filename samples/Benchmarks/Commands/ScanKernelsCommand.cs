@@ -30,7 +30,8 @@ internal static class ScanKernelsCommand
             Target target = common.Target(parsed);
             ReportOutput output = common.Output(parsed);
             using Stopclock clock = common.Clock(parsed, target);
-            var report = new Report("kernels-scan", $"Selective scan, {common.DtypeName(parsed)}", Machine.Of(target), NewTable());
+            string title = $"Selective scan, {common.DtypeName(parsed)}";
+            var report = new Report("kernels-scan", title, Machine.Of(target), NewTable());
             report.Notes.Add(common.Method(parsed, target));
             Measure(report, clock, chosen, common.Dtype(parsed), peers, output);
             return output.Finish(report);
@@ -52,9 +53,9 @@ internal static class ScanKernelsCommand
         Target target = clock.Target;
         ByteFloor floor = ByteFloor.Measure(clock);
         report.Values["copy_bytes_per_second"] = floor.BytesPerSecond;
-        report.Notes.Add("Floor: u, delta and z are read and y is written; backward reads them and the gradient of y, and writes three "
-            + $"gradients, at {floor.BytesPerSecond / 1e9:F0} GB/s, measured by a large copy on the device. The exponential of each "
-            + "step, channel and state takes longer.");
+        report.Notes.Add("Floor: u, delta and z are read and y is written; backward reads them and the gradient of y, and writes "
+            + $"three gradients, at {floor.BytesPerSecond / 1e9:F0} GB/s, measured by a large copy on the device. The exponential "
+            + "of each step, channel and state takes longer.");
         report.Notes.Add("One group, with D, z, the bias and softplus. Forward runs without a graph; forward + backward through "
             + "autograd.grad, to the gradients of all inputs, with a given gradient of the output.");
 

@@ -48,6 +48,6 @@ internal sealed class ScanInputs : IDisposable
             tensor.Dispose();
     }
 
-    private Tensor Run() => FlaOps.SelectiveScan(_inputs[0], _inputs[1], _inputs[2], _inputs[3], _inputs[4], _inputs[5], _inputs[6],
-        _inputs[7], deltaSoftplus: true).output;
+    private Tensor Run() => FlaOps.SelectiveScan(_inputs[0], _inputs[1], _inputs[2], _inputs[3], _inputs[4], _inputs[5],
+        _inputs[6], _inputs[7], deltaSoftplus: true).output;
 }
