@@ -1,6 +1,7 @@
 using FlaSharp.Kernels.Conv;
 using FlaSharp.Kernels.Gla;
 using FlaSharp.Kernels.Norm;
+using FlaSharp.Kernels.SelectiveScan;
 
 namespace FlaSharp.Kernels.Runtime;
 
@@ -11,7 +12,7 @@ internal static class KernelCatalog
     private static readonly Func<CompilerTarget, IEnumerable<KernelVariant>>[] s_operations =
     [
         GlaChunkKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants, RmsNormKernels.Variants,
-        CausalConvKernels.Variants,
+        CausalConvKernels.Variants, SelectiveScanKernels.Variants,
     ];
 
     public static IEnumerable<KernelVariant> AllVariants(CompilerTarget target) =>

@@ -46,6 +46,8 @@ public sealed class KernelCompilationTests
         // Rows of more than 8,192 leave each thread of a block few registers.
         "Norm/rms_norm_backward.cu" when variant.Threads == 1024 => 384,
         "Norm/rms_norm_backward.cu" when variant.Defines.Contains("PER_THREAD=24") => 96,
+        // Addresses and numbers of a whole tile wait there while registers hold the states and decays of eight steps.
+        "SelectiveScan/scan_backward.cu" => 64,
         // Numbers of the unaligned forms for rows of 1,024.
         "Norm/rms_norm_backward.cu" => 16,
         _ => 0,

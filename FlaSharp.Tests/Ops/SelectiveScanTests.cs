@@ -169,6 +169,38 @@ public sealed class SelectiveScanTests
         }, iter: 40, threads: 1);
 
     [Fact]
+    public void A_state_is_updated_in_place()
+    {
+        using var scope = NewDisposeScope();
+        var i = Inputs(2, 5, 8, 4, 1);
+        var (expected, expectedState) = Kernel(i, true, null);
+        var state = i["initialState"].clone();
+        (Tensor output, Tensor? finalState) Update(Tensor? initialState) => FlaOps.SelectiveScan(
+            i["u"], i["delta"], i["a"], i["b"], i["c"], i["d"], i["z"], i["deltaBias"], deltaSoftplus: true, initialState,
+            outputFinalState: true, updateState: true);
+        var (output, finalState) = Update(state);
+        Assert.True(output.equal(expected).all().ToBoolean());
+        Assert.Same(state, finalState);
+        Assert.True(state.equal(expectedState!).all().ToBoolean());
+
+        var strided = state.transpose(1, 2).contiguous().transpose(1, 2);
+        foreach (var refused in new[] { null, strided, state.clone().requires_grad_() })
+            Assert.Equal("initialState", Assert.Throws<ArgumentException>(() => Update(refused)).ParamName);
+        i["u"].requires_grad_();
+        Assert.Contains("no_grad", Assert.Throws<InvalidOperationException>(() => Update(state)).Message);
+    }
+
+    [Fact]
+    public void A_plan_says_what_computes_a_call()
+    {
+        using var scope = NewDisposeScope();
+        Assert.Equal(FlaOps.CpuPath, FlaOps.PlanSelectiveScan(randn(1, 5, 8)).Path);
+        Assert.Equal(FlaOps.TorchPath, FlaOps.PlanSelectiveScan(empty([1, 5, 8], device: META)).Path);
+        Assert.Throws<ArgumentException>(() => FlaOps.PlanSelectiveScan(randn(5, 8)));
+        Assert.Throws<ArgumentException>(() => FlaOps.PlanSelectiveScan(randn(1, 5, 8), groups: 3));
+    }
+
+    [Fact]
     public void The_final_state_alone_has_gradients()
     {
         using var scope = NewDisposeScope();

@@ -17,6 +17,7 @@ public sealed class BenchmarkCommandTests
     [InlineData("kernels --ops gla,sort", "--ops sort: choose of gla, recurrent.")]
     [InlineData("kernels rows --ops sort", "--ops sort: choose of conv1d, gated_norm, norm_of_gated, norm, add_norm.")]
     [InlineData("kernels rows --shape 8", "--shape 8: use T,E, whole numbers of at least 1.")]
+    [InlineData("kernels scan --shapes 1,2,3", "--shapes 1,2,3: use B,E,T,N, whole numbers of at least 1.")]
     [InlineData("kernels --dtype fp8", "--dtype fp8: choose fp32, bf16, fp16.")]
     [InlineData("kernels --iterations 5", "--iterations 5: use a whole number of at least 20.")]
     [InlineData("kernels --device tpu", "--device tpu: use cpu, cuda or cuda:N.")]
@@ -105,6 +106,23 @@ public sealed class BenchmarkCommandTests
             Assert.Equal((double)row["forward_floor_ms"]! / forward, (double)row["forward_of_floor"]!, 9);
         }
         Assert.Equal(2.5, (double)rows[0]!["forward_backward_floor_ms"]! / (double)rows[0]!["forward_floor_ms"]!, 9);
+    }
+
+    [Fact]
+    public void The_selective_scan_is_measured_beside_its_peer()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder.File("peers.json"),
+            """{ "mamba_ssm selective_scan|B1_E24_T20_N4": { "fwd_ms": 2, "fwdbwd_ms": 6 } }""");
+        (int code, _, string error) = Run(folder,
+            $"kernels scan --shapes 1,24,20,4;2,8,3,1 --peers peers.json --json scan.json {Quick}");
+        Assert.Equal((0, ""), (code, error));
+        JsonArray rows = JsonNode.Parse(File.ReadAllText(folder.File("scan.json")))!["rows"]!.AsArray();
+        Assert.Equal(["1,24,20,4", "2,8,3,1"], rows.Select(row => (string?)row!["shape"]));
+        Assert.All(rows, row => Assert.Equal("cpu-simd", (string?)row!["takes"]));
+        Assert.Equal(6 / (double)rows[0]!["forward_backward_ms"]!["median"]!, (double)rows[0]!["forward_backward_ratio"]!, 9);
+        Assert.Equal(11.0 / 4, (double)rows[0]!["forward_backward_floor_ms"]! / (double)rows[0]!["forward_floor_ms"]!, 9);
+        Assert.Null(rows[1]!["forward_ratio"]);
     }
 
     [Fact]

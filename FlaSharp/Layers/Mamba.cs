@@ -109,10 +109,12 @@ public sealed class Mamba : SequenceLayer
 
         var selected = _xProj.forward(u).split([_rank, _stateSize, _stateSize], -1);
         var delta = nn.functional.linear(selected[0], _dtProj.Weight);
+        var past = state?[Recurrent];
         var (y, finalState) = FlaOps.SelectiveScan(
             u, delta, -_aLog.to(ScalarType.Float32).exp(), selected[1], selected[2],
             _d.to(ScalarType.Float32), uz[1], _dtProj.Bias.to(ScalarType.Float32), deltaSoftplus: true,
-            state?[Recurrent], state is not null, cuSeqlens);
+            past, state is not null, cuSeqlens,
+            updateState: !is_grad_enabled() && past is { requires_grad: false } && past.is_contiguous());
         if (state is not null)
             (state[Recurrent], state[Conv]) = (finalState, inputs);
         return _outProj.forward(y);

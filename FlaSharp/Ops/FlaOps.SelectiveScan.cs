@@ -1,5 +1,7 @@
 using FlaSharp.Autograd;
 using FlaSharp.Interop;
+using FlaSharp.Kernels.Runtime;
+using FlaSharp.Kernels.SelectiveScan;
 using FlaSharp.Ops.Reference;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -32,11 +34,20 @@ public static partial class FlaOps
     /// int32 or int64 [S + 1]: B is 1, and sequence s holds the tokens from cuSeqlens[s] up to cuSeqlens[s + 1]. Sequences do not
     /// see each other; an empty one keeps its state.
     /// </param>
+    /// <param name="updateState">
+    /// Whether the state after the last token is written over <paramref name="initialState"/>, which a decoding step needs no
+    /// longer; then it is the final state that is returned. The CUDA kernel does that in place, all else by a copy. Not while
+    /// gradients are recorded, nor before the backward pass of an earlier call with that state.
+    /// </param>
     /// <returns>output [B, T, E] in the dtype of u; finalState float32 [S, E, N], or null.</returns>
-    /// <exception cref="ArgumentException">A shape, dtype, device or <paramref name="cuSeqlens"/> does not fit.</exception>
+    /// <exception cref="ArgumentException">A shape, dtype, device or <paramref name="cuSeqlens"/> does not fit; or a state to
+    /// update is absent, not contiguous or requires a gradient.</exception>
+    /// <exception cref="InvalidOperationException">A state is to be updated while gradients are recorded.</exception>
+    /// <exception cref="NotSupportedException">Its CUDA kernel cannot run, and <see cref="CudaKernels.Strict"/> is set.
+    /// </exception>
     public static (Tensor output, Tensor? finalState) SelectiveScan(Tensor u, Tensor delta, Tensor a, Tensor b, Tensor c,
         Tensor? d = null, Tensor? z = null, Tensor? deltaBias = null, bool deltaSoftplus = false,
-        Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null)
+        Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null, bool updateState = false)
     {
         Guard.Shape(u, "[B, T, E]", [-1, -1, -1]);
         Guard.NotEmpty(u, "[B, T, E]");
@@ -69,12 +80,50 @@ public static partial class FlaOps
         Guard.Operands(u, nameof(u), (delta, nameof(delta)), (a, nameof(a)), (b, nameof(b)), (c, nameof(c)), (d, nameof(d)),
             (z, nameof(z)), (deltaBias, nameof(deltaBias)), (initialState, nameof(initialState)));
 
+        if (updateState)
+            CheckUpdate(initialState, is_grad_enabled()
+                && Array.Exists([u, delta, a, b, c, d, z, deltaBias], tensor => tensor is { requires_grad: true }));
+
         using var scope = NewDisposeScope();
+        var wanted = outputFinalState || updateState;
         FlaFunction function = u.device_type == DeviceType.CPU
-            ? new SelectiveScanFunction(sequences, deltaSoftplus, outputFinalState)
-            : new SelectiveScanComposed(sequences, deltaSoftplus, outputFinalState);
+            ? new SelectiveScanFunction(sequences, deltaSoftplus, wanted)
+            : CudaOperation.HasKernel(nameof(SelectiveScan), u)
+                ? new SelectiveScanCudaFunction(sequences, deltaSoftplus, wanted, updateState)
+                : new SelectiveScanComposed(sequences, deltaSoftplus, wanted);
         var outputs = function.Run(
             u, delta, a, grouped ? b : b.unsqueeze(2), grouped ? c : c.unsqueeze(2), d, z, deltaBias, initialState);
-        return (outputs[0]!.MoveToOuterDisposeScope(), outputs[1]?.MoveToOuterDisposeScope());
+        var output = outputs[0]!.MoveToOuterDisposeScope();
+        if (!updateState)
+            return (output, outputs[1]?.MoveToOuterDisposeScope());
+        if (outputs[1] is { } finalState)
+            initialState!.copy_(finalState);
+        return (output, outputFinalState ? initialState : null);
+    }
+
+    /// <summary>What computes <see cref="SelectiveScan"/> for such inputs, and into how many parts time is cut.</summary>
+    /// <param name="u">[B, T, E]: device, sizes and dtype.</param>
+    /// <param name="groups">G, of b and c.</param>
+    /// <param name="cuSeqlens">The packed sequences that <see cref="SelectiveScan"/> is called with.</param>
+    /// <exception cref="ArgumentException">u has no such shape, or cuSeqlens does not fit it.</exception>
+    public static OperationPath PlanSelectiveScan(Tensor u, long groups = 1, Tensor? cuSeqlens = null)
+    {
+        Guard.Shape(u, "[B, T, E]", [-1, -1, -1]);
+        Guard.NotEmpty(u, "[B, T, E]");
+        Guard.Divides(u.Size(2), groups, "E of u", nameof(groups));
+        var sequences = Sequences.Of(u.Size(0), u.Size(1), cuSeqlens);
+        var plan = OperationPaths.On(u.device).Single(path => path.Operation == nameof(SelectiveScan));
+        if (plan.Path != CudaPath)
+            return plan;
+        var gpu = GpuDevice.Get(Math.Max(0, u.device_index));
+        SelectiveScanCut Cut(Func<long, long, long, int, int, SelectiveScanCut> choose) =>
+            choose(u.Size(2), groups, sequences.Count, sequences.MaxLength, gpu.Info.MultiprocessorCount);
+        var (forward, backward) = (Cut(SelectiveScanCut.Forward), Cut(SelectiveScanCut.Backward));
+        return plan with
+        {
+            Reason = $"{plan.Reason} To keep {gpu.Info.MultiprocessorCount} multiprocessors busy, time is cut into "
+                + $"{forward.Segments} parts{(forward.IsNarrow ? " and blocks are narrow" : "")}; backward into "
+                + $"{backward.Segments}.",
+        };
     }
 }

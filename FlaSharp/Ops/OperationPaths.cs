@@ -10,7 +10,7 @@ internal static class OperationPaths
     private static readonly Operation[] s_operations =
     [
         new(nameof(FlaOps.Gla), Cpu: true, Cuda: true),
-        new(nameof(FlaOps.SelectiveScan), Cpu: true, Cuda: false),
+        new(nameof(FlaOps.SelectiveScan), Cpu: true, Cuda: true),
         new(nameof(FlaOps.Ssd), Cpu: true, Cuda: false),
         new(nameof(FlaOps.Attention), Cpu: false, Cuda: false),
         new(nameof(FlaOps.CausalConv1d), Cpu: true, Cuda: true),

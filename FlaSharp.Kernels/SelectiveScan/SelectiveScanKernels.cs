@@ -1,0 +1,294 @@
+using System.Collections.Concurrent;
+using System.Runtime.InteropServices;
+using FlaSharp.Kernels.Runtime;
+
+namespace FlaSharp.Kernels.SelectiveScan;
+
+/// <summary>The selective scan on a GPU: the launches of SelectiveScan/*.cu. States are dense float32 [S, E, N].</summary>
+internal sealed class SelectiveScanKernels
+{
+    private const int JoinThreads = 256;
+
+    private static readonly KernelVariant s_join =
+        new("SelectiveScan/segment_join.cu", "selective_scan_segment_join", [], JoinThreads, SharedBytes: 0);
+
+    private static readonly ConcurrentDictionary<
+        (Pass, SelectiveScanTile, ElementType, bool, bool), KernelVariant> s_variants = new();
+
+    private readonly GpuDevice _device;
+
+    /// <exception cref="NotSupportedException">The GPU is too old.</exception>
+    public SelectiveScanKernels(GpuDevice device)
+    {
+        _device = device;
+        if (device.Target is null)
+            throw new NotSupportedException(CudaRuntime.TooOld(device.Info));
+    }
+
+    private enum Pass
+    {
+        Forward,
+        Backward,
+        ForwardSegments,
+        BackwardSegments,
+    }
+
+    /// <summary>Tokens in all sequences: B T.</summary>
+    public required long Tokens { get; init; }
+
+    public required SequenceLayout Sequences { get; init; }
+
+    /// <summary>E.</summary>
+    public required int Channels { get; init; }
+
+    /// <summary>G, of B and C: channel e reads group e / (E / G).</summary>
+    public required int Groups { get; init; }
+
+    /// <summary>N.</summary>
+    public required int States { get; init; }
+
+    /// <summary>Of u, delta, z, B, C, y and their gradients.</summary>
+    public required ElementType Element { get; init; }
+
+    public required bool HasSoftplus { get; init; }
+
+    /// <summary>Another cut than the one that keeps the GPU busy; null for that.</summary>
+    public SelectiveScanCut? Cut { get; init; }
+
+    /// <summary>The forward pass's.</summary>
+    public SelectiveScanCut ForwardCut =>
+        Cut ?? SelectiveScanCut.Forward(Channels, Groups, Sequences.Count, Sequences.Length, _device.Info.MultiprocessorCount);
+
+    /// <summary>The backward pass's: it leaves gradients of A, D and the bias for each sequence and segment.</summary>
+    public SelectiveScanCut BackwardCut => Cut is { } cut
+        ? cut with { IsNarrow = false }
+        : SelectiveScanCut.Backward(Channels, Groups, Sequences.Count, Sequences.Length, _device.Info.MultiprocessorCount);
+
+    /// <summary>States [E, N] that <see cref="Forward"/> saves for <see cref="Backward"/>.</summary>
+    public long SavedStates => Tokens / SelectiveScanTile.SavedSteps + Sequences.Count;
+
+    /// <summary>Blocks of a group: each leaves gradients of B and C.</summary>
+    public long GroupBlocks => new SelectiveScanTile(IsAligned: true).GroupBlocks(Channels, Groups);
+
+    /// <summary>Whether states wait in memory while others are worked on.</summary>
+    public bool HasSlices => Slices > 1;
+
+    private int Slices => (States + SelectiveScanTile.Slice - 1) / SelectiveScanTile.Slice;
+
+    /// <summary>Kernels that stand for all: each type and constant is in one of them.</summary>
+    /// <param name="target">All have the same.</param>
+    public static IEnumerable<KernelVariant> Variants(CompilerTarget target)
+    {
+        (bool isAligned, ElementType element, bool isGated, bool hasSoftplus)[] calls =
+        [
+            (true, ElementType.BFloat16, true, true), (true, ElementType.BFloat16, false, false),
+            (true, ElementType.Float16, true, true), (false, ElementType.Float32, true, true),
+        ];
+        return
+        [
+            .. from call in calls
+            from pass in Enum.GetValues<Pass>()
+            select Variant(pass, new SelectiveScanTile(call.isAligned), call.element, call.isGated, call.hasSoftplus),
+            Variant(Pass.Forward, new SelectiveScanTile(IsAligned: true, IsNarrow: true), ElementType.BFloat16, true, true),
+            s_join,
+        ];
+    }
+
+    /// <summary>y and the final state. One token costs a read and a write of the state.</summary>
+    /// <param name="inputs">What is read.</param>
+    /// <param name="initialState">0 for zeros.</param>
+    /// <param name="y">[B, T, 1, E].</param>
+    /// <param name="finalState">0 if unwanted; it may be <paramref name="initialState"/>.</param>
+    /// <param name="savedStates"><see cref="SavedStates"/> [E, N], or 0 if there is no backward pass.</param>
+    /// <param name="waiting">[S, segments, E, N] with <see cref="ForwardCut"/>, for <see cref="HasSlices"/>; else 0.</param>
+    /// <param name="segmentStates">[S, segments, E, N] if <see cref="ForwardCut"/> has several; else 0.</param>
+    /// <param name="segmentDeltas">[S, segments, E] if <see cref="ForwardCut"/> has several; else 0.</param>
+    public void Forward(in SelectiveScanInputs inputs, nint initialState, TensorView y, nint finalState, nint savedStates,
+        nint waiting, nint segmentStates, nint segmentDeltas)
+    {
+        var (cut, isAligned) = (ForwardCut, IsAligned(inputs) && IsAligned(y));
+        var scan = Parameters(inputs, cut);
+        Launch(Pass.Forward, new SelectiveScanTile(isAligned, cut.IsNarrow), inputs, cut.Segments, new ForwardParameters
+        {
+            Scan = scan,
+            Y = y,
+            InitialState = Join(scan, default, initialState, segmentStates, segmentDeltas, isAligned, isBackward: false),
+            FinalState = finalState,
+            Waiting = waiting,
+            SavedStates = savedStates,
+        });
+    }
+
+    /// <summary>All gradients; those of A, D, the bias, B and C in parts to be added up.</summary>
+    /// <param name="inputs">What was read.</param>
+    /// <param name="outputs">Where the gradients go, and what comes in.</param>
+    /// <param name="savedStates">Of <see cref="Forward"/>.</param>
+    /// <param name="waiting">[S, segments, E, N] with <see cref="BackwardCut"/>, for <see cref="HasSlices"/>; else 0.</param>
+    /// <param name="segmentStates">[S, segments, E, N] if <see cref="BackwardCut"/> has several; else 0.</param>
+    /// <param name="segmentDeltas">[S, segments, E] if <see cref="BackwardCut"/> has several; else 0.</param>
+    public void Backward(in SelectiveScanInputs inputs, in SelectiveScanGradients outputs, nint savedStates, nint waiting,
+        nint segmentStates, nint segmentDeltas)
+    {
+        var isAligned = IsAligned(inputs) && IsAligned(outputs.Y) && IsAligned(outputs.U) && IsAligned(outputs.Delta)
+            && IsAligned(outputs.Z);
+        var scan = Parameters(inputs, BackwardCut);
+        Launch(Pass.Backward, new SelectiveScanTile(isAligned), inputs, scan.Segments, new BackwardParameters
+        {
+            Scan = scan,
+            Y = outputs.Y,
+            U = outputs.U,
+            Delta = outputs.Delta,
+            Z = outputs.Z,
+            SavedStates = savedStates,
+            FinalState = Join(scan, outputs.Y, outputs.FinalState, segmentStates, segmentDeltas, isAligned, isBackward: true),
+            InitialState = outputs.InitialState,
+            Waiting = waiting,
+            A = outputs.A,
+            D = outputs.D,
+            DeltaBias = outputs.DeltaBias,
+            B = outputs.B,
+            C = outputs.C,
+            Tokens = Tokens,
+        });
+    }
+
+    /// <summary>The states that segments start from, or the gradients of those that they end with.</summary>
+    private nint Join(in ScanParameters scan, TensorView outputGradient, nint start, nint states, nint deltas, bool isAligned,
+        bool isBackward)
+    {
+        if (scan.Segments == 1)
+            return start;
+        Launch(isBackward ? Pass.BackwardSegments : Pass.ForwardSegments, new SelectiveScanTile(isAligned), scan.Inputs,
+            scan.Segments * (long)Slices,
+            new SegmentStateParameters { Scan = scan, Y = outputGradient, States = states, Deltas = deltas });
+
+        var kernel = KernelLibrary.Get(_device, s_join);
+        var blocks = ((long)Sequences.Count * Channels * States + JoinThreads - 1) / JoinThreads;
+        kernel.Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, new SegmentJoinParameters
+        {
+            States = states,
+            Deltas = deltas,
+            A = scan.Inputs.A,
+            Start = start,
+            Sequences = Sequences.Count,
+            Channels = Channels,
+            StateCount = States,
+            Segments = scan.Segments,
+            Backward = isBackward ? 1 : 0,
+        });
+        return states;
+    }
+
+    private ScanParameters Parameters(in SelectiveScanInputs inputs, SelectiveScanCut cut) => new()
+    {
+        Inputs = inputs,
+        Sequences = Sequences,
+        Channels = Channels,
+        GroupChannels = Channels / Groups,
+        States = States,
+        Segments = cut.Segments,
+        SegmentSteps = cut.Steps,
+    };
+
+    private bool IsAligned(in SelectiveScanInputs inputs) =>
+        Channels / Groups % SelectiveScanTile.Vector == 0 && States % SelectiveScanTile.Vector == 0
+        && IsAligned(inputs.U) && IsAligned(inputs.Delta) && IsAligned(inputs.Z) && IsAligned(inputs.B) && IsAligned(inputs.C)
+        && (inputs.D | inputs.DeltaBias) % 16 == 0;
+
+    private bool IsAligned(TensorView view) =>
+        view.Data % 16 == 0 && (view.Batch | view.Time | view.Head) * Element.Bytes() % 16 == 0;
+
+    private void Launch<TParameters>(
+        Pass pass, SelectiveScanTile tile, in SelectiveScanInputs inputs, long parts, in TParameters parameters)
+        where TParameters : unmanaged
+    {
+        var kernel = KernelLibrary.Get(_device, Variant(pass, tile, Element, inputs.Z.Data != 0, HasSoftplus));
+        var blocks = Sequences.Count * tile.Blocks(Channels, Groups) * parts;
+        kernel.Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, parameters);
+    }
+
+    private static KernelVariant Variant(
+        Pass pass, SelectiveScanTile tile, ElementType element, bool isGated, bool hasSoftplus) =>
+        s_variants.GetOrAdd((pass, tile, element, isGated, hasSoftplus), static key =>
+        {
+            var (pass, tile, element, isGated, hasSoftplus) = key;
+            var isBackward = pass == Pass.BackwardSegments;
+            return pass switch
+            {
+                Pass.Forward => tile.Forward(element, isGated, hasSoftplus),
+                Pass.Backward => tile.Backward(element, isGated, hasSoftplus),
+                _ => tile.SegmentState(element, isGated && isBackward, hasSoftplus, isBackward),
+            };
+        });
+
+    /// <summary>fla::SelectiveScan.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct ScanParameters
+    {
+        public SelectiveScanInputs Inputs;
+        public SequenceLayout Sequences;
+        public int Channels;
+        public int GroupChannels;
+        public int States;
+        public int Segments;
+        public int SegmentSteps;
+    }
+
+    /// <summary>SelectiveScanForward of scan_forward.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct ForwardParameters
+    {
+        public ScanParameters Scan;
+        public TensorView Y;
+        public nint InitialState;
+        public nint FinalState;
+        public nint Waiting;
+        public nint SavedStates;
+    }
+
+    /// <summary>SelectiveScanBackward of scan_backward.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct BackwardParameters
+    {
+        public ScanParameters Scan;
+        public TensorView Y;
+        public TensorView U;
+        public TensorView Delta;
+        public TensorView Z;
+        public nint SavedStates;
+        public nint FinalState;
+        public nint InitialState;
+        public nint Waiting;
+        public nint A;
+        public nint D;
+        public nint DeltaBias;
+        public nint B;
+        public nint C;
+        public long Tokens;
+    }
+
+    /// <summary>SelectiveScanSegmentState of segment_state.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct SegmentStateParameters
+    {
+        public ScanParameters Scan;
+        public TensorView Y;
+        public nint States;
+        public nint Deltas;
+    }
+
+    /// <summary>SelectiveScanSegmentJoin of segment_join.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct SegmentJoinParameters
+    {
+        public nint States;
+        public nint Deltas;
+        public nint A;
+        public nint Start;
+        public long Sequences;
+        public int Channels;
+        public int StateCount;
+        public int Segments;
+        public int Backward;
+    }
+}

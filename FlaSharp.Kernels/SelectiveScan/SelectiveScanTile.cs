@@ -1,0 +1,66 @@
+using FlaSharp.Kernels.Runtime;
+
+namespace FlaSharp.Kernels.SelectiveScan;
+
+/// <summary>How a block of SelectiveScan/*.cu shares its work among threads: the constants of fla/selective_scan.cuh.</summary>
+/// <param name="IsAligned">Whether threads read and write <see cref="Vector"/> channels or states at once, or else one.</param>
+/// <param name="IsNarrow">Whether more threads share a channel, where there are few channels. Only forward.</param>
+internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false)
+{
+    /// <summary>Channels per group and states are multiples of it in an aligned call.</summary>
+    public const int Vector = 8;
+
+    /// <summary>States of a channel in registers at once.</summary>
+    public const int Slice = 16;
+
+    /// <summary>Steps between two states that the forward pass saves for the backward pass.</summary>
+    public const int SavedSteps = 32;
+
+    private const int Warps = 4;
+    private const int Threads = 32 * Warps;
+    private const int PartSteps = 8; // of scan_backward.cu
+    private const int RowGap = 8; // of sums over states
+    private const int Float = sizeof(float);
+
+    /// <summary>Channels of a block, neighbours in a group.</summary>
+    public int Channels => Threads / Lanes;
+
+    private int Lanes => IsNarrow ? 8 : 4;
+
+    // In shared memory at once.
+    private int Steps => IsNarrow ? 2 * SavedSteps : SavedSteps;
+
+    private int SegmentBytes => Float * Steps * (2 * Channels + 2 * Slice);
+
+    /// <summary>Blocks of a group's channels.</summary>
+    /// <param name="channels">E.</param>
+    /// <param name="groups">G.</param>
+    public long GroupBlocks(long channels, long groups) => (channels / groups + Channels - 1) / Channels;
+
+    /// <summary>Blocks of a sequence without a cut of time.</summary>
+    /// <inheritdoc cref="GroupBlocks"/>
+    public long Blocks(long channels, long groups) => groups * GroupBlocks(channels, groups);
+
+    public KernelVariant Forward(ElementType element, bool isGated, bool hasSoftplus) =>
+        Variant("scan_forward", SegmentBytes + Float * Steps * (Channels + RowGap), element, isGated, hasSoftplus,
+            $"SAVED_STEPS={SavedSteps}");
+
+    public KernelVariant Backward(ElementType element, bool isGated, bool hasSoftplus) =>
+        Variant("scan_backward",
+            Float * Steps * (8 * Channels + 2 * Slice + 3 * (Channels + RowGap)) // step, slope, totals; matrices; y, du, ddelta
+                + Float * (Steps / PartSteps * Threads * (Slice / Lanes) + Warps * Steps * 2 * Slice), // starts, sums
+            element, isGated, hasSoftplus);
+
+    public KernelVariant SegmentState(ElementType element, bool isGated, bool hasSoftplus, bool isBackward) =>
+        Variant("segment_state", SegmentBytes, element, isGated, hasSoftplus, $"BACKWARD={(isBackward ? 1 : 0)}");
+
+    private KernelVariant Variant(
+        string name, int sharedBytes, ElementType element, bool isGated, bool hasSoftplus, params string[] defines) =>
+        new($"SelectiveScan/{name}.cu", $"selective_{(name.StartsWith("scan", StringComparison.Ordinal) ? "" : "scan_")}{name}",
+            [
+                $"ELEMENT={element.Name()}", $"GATED={(isGated ? 1 : 0)}", $"SOFTPLUS={(hasSoftplus ? 1 : 0)}",
+                $"VECTOR={(IsAligned ? Vector : 1)}", $"LANES={Lanes}", $"WARPS={Warps}", $"STEPS={Steps}",
+                $"SHARED_BYTES={sharedBytes}", .. defines,
+            ],
+            Threads, sharedBytes);
+}

@@ -1,0 +1,59 @@
+using FlaSharp.Kernels.SelectiveScan;
+using Xunit;
+
+namespace FlaSharp.Tests.Kernels.SelectiveScan;
+
+public sealed class SelectiveScanCutTests
+{
+    [Theory]
+    [InlineData(4096, 1, 1, 8192, false, 1)] // 128 blocks for 132 multiprocessors
+    [InlineData(3168, 1, 1, 8192, false, 1)] // 99: three quarters
+    [InlineData(3136, 1, 1, 8192, true, 1)]
+    [InlineData(2048, 1, 1, 65536, true, 1)]
+    [InlineData(1408, 1, 1, 8192, true, 1)] // 88 narrow ones: two thirds
+    [InlineData(1392, 1, 1, 8192, true, 3)]
+    [InlineData(64, 1, 1, 200_000, true, 66)]
+    [InlineData(64, 1, 8, 2048, true, 8)] // 256 steps in each
+    [InlineData(8, 8, 4, 1000, true, 3)] // each group has its own blocks
+    [InlineData(16, 1, 1, 511, true, 1)]
+    [InlineData(16, 1, 1, 0, true, 1)]
+    public void Forward_blocks_are_narrow_and_then_time_is_cut(
+        long channels, long groups, long sequences, int length, bool isNarrow, int segments)
+    {
+        var cut = SelectiveScanCut.Forward(channels, groups, sequences, length, 132);
+        Assert.Equal(isNarrow, cut.IsNarrow);
+        Covers(cut, segments, length);
+    }
+
+    [Theory]
+    [InlineData(1536, 8, 2048, 1)]
+    [InlineData(6336, 1, 4096, 1)] // 198 blocks: three for two multiprocessors
+    [InlineData(6304, 1, 4096, 2)]
+    [InlineData(4096, 1, 8192, 3)]
+    [InlineData(2048, 1, 65536, 6)]
+    [InlineData(32, 1, 300, 1)]
+    public void Backward_time_is_cut_where_multiprocessors_have_a_single_block(
+        long channels, long sequences, int length, int segments)
+    {
+        var cut = SelectiveScanCut.Backward(channels, 1, sequences, length, 132);
+        Assert.False(cut.IsNarrow);
+        Covers(cut, segments, length);
+    }
+
+    [Theory]
+    [InlineData(3, 320, 3, 128)]
+    [InlineData(4, 9 * 32, 3, 96)] // three of three: a fourth would be empty
+    [InlineData(20, 33, 2, 32)]
+    [InlineData(1, 33, 1, 64)]
+    [InlineData(5, 0, 1, 32)]
+    public void Segments_are_equal(int wanted, int length, int count, int steps) =>
+        Assert.Equal(new SelectiveScanCut(true, count, steps), SelectiveScanCut.Of(true, wanted, length));
+
+    private static void Covers(SelectiveScanCut cut, int segments, int length)
+    {
+        Assert.Equal(segments, cut.Segments);
+        Assert.Equal(0, cut.Steps % SelectiveScanTile.SavedSteps);
+        Assert.True((long)cut.Segments * cut.Steps >= length, cut.ToString());
+        Assert.True(length == 0 || (cut.Segments - 1) * cut.Steps < length, $"{cut}: the last one is empty.");
+    }
+}
