@@ -1,0 +1,316 @@
+// The state space duality, chunk after chunk of a sequence, the state on the chip.
+//
+// Dao and Gu 2024 (arXiv:2405.21060), with the state [P x N] in the accumulators of the consumer warps. With a the sums of log2 decays:
+//   y^T = S C^T 2^a + x^T M^T,   S = S 2^(a_end) + (x dt 2^(a_end - a))^T B,   M_ij = (C B^T)_ij 2^(a_i - a_j) dt_j for j <= i
+// A head's decay is one number, so it multiplies products: no exponent exceeds 0, whatever the decays, and B and C stay as all heads of a
+// group have them. Against time, the gradient of x comes in the same way, from dy instead of x with B and C exchanged:
+//   query: C, or B        key: B, or C        input: x, or dy        output: y, or dx        S: the state, or its gradient
+// Producer warps load the next chunk and make its M meanwhile.
+#include "fla/chunk_pipeline.cuh"
+#include "fla/pair_rows.cuh"
+#include "fla/ssd.cuh"
+#include "fla/transposed_state.cuh"
+
+using namespace fla;
+
+struct SsdChunkScan {
+    GlaShape shape;         // K is N, V is P
+    TensorView query, key;  // [B, T, G, N]
+    TensorView input, output, gate; // [B, T, H, P]; the output is multiplied by silu(gate), if there is one
+    const float *steps, *sums;      // of ssd_steps
+    const float* direct;            // D, or null
+    const float* initial;           // [sequences, H, segments, P, N], or null for 0
+    float* local;                   // where each segment leads, [sequences, H, segments, P, N]: of states alone
+    float* decay;                   // sum of each segment's log2 decays [sequences, H, segments]: of states alone
+    float* final;                   // where the last visited segment leads [sequences, H, P, N], or null
+    bf16* states;                   // the state before every SPAN tokens, [slots, H, P / 8, N / 8] blocks of 8 x 8; or null
+    int direct_head, direct_channel; // strides of D
+};
+
+typedef TYPE T;
+constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
+constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
+constexpr int ROW_TILES = V / 16 / CONSUMERS; // of 16 channels, for each consumer warp
+constexpr bool OUTPUTS = !STATES_ONLY;
+
+typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
+typedef GlaBlock<C> Block;
+typedef SharedTile<bf16, C, K> KeyTile;
+typedef SharedTile<bf16, C, V> ValueTile;
+typedef SharedTile<T, C, V> OutputTile;
+typedef SharedTile<bf16, C, C> PairTile;
+
+// One chunk on its way. The output takes the place of the queries where it is small enough.
+struct Stage {
+    static constexpr int KEY = 0, INPUT = KEY + KeyTile::BYTES, SUMS = INPUT + ValueTile::BYTES, STEPS = SUMS + STEP_CHUNK * 4,
+                         OUT_FACTORS = STEPS + STEP_CHUNK * 4, IN_FACTORS = OUT_FACTORS + C * 4, DECAY = IN_FACTORS + C * 4,
+                         QUERY = DECAY + 128, PAIRS = QUERY + (OUTPUTS ? KeyTile::BYTES : 0), OUTPUT = V <= K ? QUERY : PAIRS + PairTile::BYTES,
+                         BYTES = STATES_ONLY ? QUERY : V <= K ? PAIRS + PairTile::BYTES : OUTPUT + OutputTile::BYTES;
+    static_assert(BYTES % 128 == 0 && QUERY % 128 == 0);
+    u32 memory;
+
+    __device__ __forceinline__ explicit Stage(int n) : memory(shared_memory() + n % STAGES * BYTES) {}
+    __device__ __forceinline__ KeyTile query() const { return KeyTile(memory + QUERY); }
+    __device__ __forceinline__ KeyTile key() const { return KeyTile(memory + KEY); }
+    __device__ __forceinline__ ValueTile input() const { return ValueTile(memory + INPUT); }
+    __device__ __forceinline__ PairTile pairs() const { return PairTile(memory + PAIRS); }
+    __device__ __forceinline__ OutputTile output() const { return OutputTile(memory + OUTPUT); }
+    // Of the STEP_CHUNK tokens that the chunk is a part of, as ssd_steps left them.
+    __device__ __forceinline__ u32 sums() const { return memory + SUMS; }
+    __device__ __forceinline__ u32 steps() const { return memory + STEPS; }
+    // For each token, the factor on what the state before the chunk gives to its output, and of its input on the way to the state
+    // after the chunk; and the state's own factor.
+    __device__ __forceinline__ u32 out_factors() const { return memory + OUT_FACTORS; }
+    __device__ __forceinline__ u32 in_factors() const { return memory + IN_FACTORS; }
+    __device__ __forceinline__ u32 decay() const { return memory + DECAY; }
+};
+
+static_assert(STAGES * Stage::BYTES == SHARED);
+
+// The chunk of the segment that is visited as number `n`.
+__device__ __forceinline__ int visited(const Block& block, int n) { return BACKWARD ? block.chunks - 1 - n : n; }
+
+// Whether the state before that chunk is saved: it is the first one visited of a span.
+__device__ __forceinline__ bool saves(const SsdChunkScan& p, const Block& block, int n) {
+    int chunk = block.first + visited(block, n);
+    bool last_of_sequence = (chunk + 1) * C >= block.sequence.length;
+    return p.states && (BACKWARD ? (chunk + 1) % (SPAN / C) == 0 || last_of_sequence : chunk % (SPAN / C) == 0);
+}
+
+__device__ __forceinline__ void prepare(const Stage& stage, int offset, float& decay) {
+    int thread = opaque(threadIdx.x);
+    u32 sums = stage.sums() + offset * 4, steps = stage.steps() + offset * 4;
+    if constexpr (!same<T, bf16>()) {
+        to_bf16<T, PRODUCER_THREADS>(stage.key(), thread);
+        to_bf16<T, PRODUCER_THREADS>(stage.input(), thread);
+        if (OUTPUTS) to_bf16<T, PRODUCER_THREADS>(stage.query(), thread);
+        Pipeline::sync_producers();
+    }
+    float before = offset > 0 ? shared_load<float>(sums - 4) : 0.f, all = shared_load<float>(sums + (C - 1) * 4) - before;
+    decay += all;
+    if (thread < C) {
+        float sum = shared_load<float>(sums + thread * 4) - before, step = shared_load<float>(steps + thread * 4);
+        shared_store(stage.out_factors() + thread * 4, BACKWARD ? pow2(all - sum) * step : pow2(sum));
+        shared_store(stage.in_factors() + thread * 4, BACKWARD ? pow2(sum) : pow2(all - sum) * step);
+        if (thread == 0) shared_store(stage.decay(), pow2(all));
+    }
+    if constexpr (OUTPUTS) {
+        PairRows<C, PRODUCERS> pairs(thread / 32, thread % 32);
+        if (!pairs.exist()) return;
+        pairs.multiply(stage.query(), stage.key());
+#pragma unroll
+        for (int e = 0; e < 4; e += 2) { // rows of queries
+            float sum_i = shared_load<float>(sums + pairs.row(e) * 4), step_i = shared_load<float>(steps + pairs.row(e) * 4);
+#pragma unroll
+            for (int j = 0; j < pairs.BLOCKS; j++)
+#pragma unroll
+                for (int half = 0; half < 8; half += 4) {
+                    int col = pairs.col(j, half);
+                    float2 sum_j = shared_load<float2>(sums + col * 4), step_j = shared_load<float2>(steps + col * 4);
+                    float from[2] = {sum_j.x, sum_j.y}, step[2] = {step_j.x, step_j.y};
+#pragma unroll
+                    for (int c = 0; c < 2; c++) {
+                        int i = pairs.row(e);
+                        float& product = pairs.sum[j][half / 4][e + c];
+                        bool kept = BACKWARD ? col + c >= i : col + c <= i;
+                        product = kept ? product * pow2(BACKWARD ? from[c] - sum_i : sum_i - from[c]) * (BACKWARD ? step_i : step[c]) : 0.f;
+                    }
+                }
+        }
+        pairs.store(stage.pairs());
+    }
+}
+
+__device__ __forceinline__ void produce(const SsdChunkScan& p, const Block& block) {
+    auto load = [&](int n) {
+        if (n >= block.chunks) return;
+        int thread = opaque(threadIdx.x), head = opaque(block.head), group = head / p.shape.group, value = blockIdx.y * V;
+        int chunk = visited(block, n), first = (block.first + chunk) * C, rows = block.rows(chunk);
+        Stage stage(n);
+        i64 slot = (block.slot(p.shape.sequences, chunk) * p.shape.heads + head) * STEP_CHUNK;
+        if (thread < STEP_CHUNK / 2) {
+            bool first_half = thread < STEP_CHUNK / 4;
+            int place = thread % (STEP_CHUNK / 4) * 4;
+            copy_async<16>((first_half ? stage.sums() : stage.steps()) + place * 4, (first_half ? p.sums : p.steps) + slot + place, true);
+        }
+        auto input = block.sequence.rows<bf16>(p.input, head);
+        input.first += value;
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.key(), block.sequence.rows<bf16>(p.key, group), first, rows, p.shape.key_size, thread);
+        if (OUTPUTS)
+            load_tile<VECTOR, PRODUCER_THREADS>(stage.query(), block.sequence.rows<bf16>(p.query, group), first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.input(), input, first, rows, p.shape.value_size - value, thread);
+    };
+
+    float decay = 0.f;
+    Pipeline::produce(block.chunks, load, [&](int n) {
+        prepare(Stage(n), (block.first + visited(block, n)) * C % STEP_CHUNK, decay);
+    });
+    if (STATES_ONLY && threadIdx.x == 0 && blockIdx.y == 0) p.decay[block.state] = decay;
+}
+
+// Visits (the accumulator, whether it exists, its place in a state [P, N]); `value` is the warp's first channel.
+template <class Visit>
+__device__ __forceinline__ void visit(TransposedState<ROW_TILES, K>& state, const GlaShape& shape, int value, int lane, Visit visit) {
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+        for (int n = 0; n < K / 8; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int k = n * 8 + lane % 4 * 2 + e % 2, v = value + m * 16 + lane / 4 + e / 2 * 8;
+                visit(state.sum[m][n][e], k < shape.key_size && v < shape.value_size, (i64)v * shape.key_size + k);
+            }
+}
+
+__device__ __forceinline__ void store_state(TransposedState<ROW_TILES, K>& state, float* to, const GlaShape& shape, int value, int lane) {
+    visit(state, shape, value, lane, [=](float& x, bool exists, i64 place) {
+        if (exists) to[place] = x;
+    });
+}
+
+// Multiplies what this lane will store of the output, columns `row` and following, by silu(gate).
+__device__ __forceinline__ void apply_gate(const SsdChunkScan& p, const Block& block, const OutputTile& tile, int row, int first, int rows,
+                                           int value, int lane) {
+    constexpr int ACROSS = ROW_TILES * 2, DOWN = 32 / ACROSS;
+    auto gate = block.sequence.rows<T>(p.gate, block.head);
+    int piece = lane % ACROSS * 8, left = p.shape.value_size - value - piece;
+    for (int t = lane / ACROSS; t < rows && left > 0; t += DOWN) {
+        const T* from = gate[first + t] + value + piece;
+        u32 place = tile.at(t, row + piece);
+        for (int c = 0; c < min(8, left); c++) {
+            float z = to_float(from[c]), y = to_float(shared_load<T>(place + c * 2));
+            shared_store(place + c * 2, from_float<T>(y * z / (1.f + pow2(-LOG2E * z))));
+        }
+    }
+}
+
+// out^T += a y^T with 16 columns of y [C x ..] from `col` on, its rows from `first` up to `end`.
+template <class Tile>
+__device__ __forceinline__ void add(float (&out)[ROW_TILES][C / 8][4], const u32 (&a)[ROW_TILES][4], const Tile& y, int first, int end, int col,
+                                    int lane) {
+    constexpr int BATCH = C < 32 ? 1 : 2; // loads under way at once
+#pragma unroll
+    for (int t = 0; t < C; t += 16 * BATCH) {
+        u32 b[BATCH][4];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++)
+            if (t + i * 16 >= first && t + i * 16 < end) load_right_transposed(b[i], y, t + i * 16, col, lane);
+#pragma unroll
+        for (int i = 0; i < BATCH; i++)
+            if (t + i * 16 >= first && t + i * 16 < end)
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8 + 2 * i], out[m][t / 8 + 2 * i + 1], a[m], b[i]);
+    }
+}
+
+__device__ __forceinline__ void consume(const SsdChunkScan& p, const Block& block) {
+    int warp = threadIdx.x / 32 - PRODUCERS, lane = threadIdx.x % 32;
+    int row = warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first channel in the tiles and in the tensors
+    const GlaShape& shape = p.shape;
+    i64 state_size = (i64)shape.key_size * shape.value_size;
+    const float* initial = p.initial ? p.initial + block.state * state_size : nullptr;
+    TransposedState<ROW_TILES, K> state;
+    visit(state, shape, value, lane, [=](float& x, bool exists, i64 place) { x = initial && exists ? initial[place] : 0.f; });
+
+    float direct[ROW_TILES][2]; // of the lane's channels
+    if (OUTPUTS && p.direct)
+#pragma unroll
+        for (int m = 0; m < ROW_TILES * 2; m++) {
+            int channel = value + m * 8 + lane / 4;
+            direct[m / 2][m % 2] = channel < shape.value_size ? p.direct[(i64)block.head * p.direct_head + channel * p.direct_channel] : 0.f;
+        }
+
+    for (int n = 0; n < block.chunks; n++) {
+        lane = opaque(lane);
+        Stage stage(n);
+        Pipeline::wait(n);
+        if (OUTPUTS && saves(p, block, n)) {
+            i64 slot = span_slot(shape.sequences, block.sequence, (block.first + visited(block, n)) * C / STEP_CHUNK) * shape.heads + block.head;
+            u32* saved = reinterpret_cast<u32*>(p.states) + slot * gridDim.y * V * (K / 2) + saved_pair<K>(value, 0, lane);
+#pragma unroll
+            for (int k = 0; k < K / 8; k++)
+#pragma unroll
+                for (int m = 0; m < ROW_TILES * 2; m++)
+                    saved[saved_pair<K>(m * 8, k * 8, 0)] = Pair<bf16>::pack(state.sum[m / 2][k][m % 2 * 2], state.sum[m / 2][k][m % 2 * 2 + 1]);
+        }
+
+        float out[ROW_TILES][C / 8][4] = {};
+        if constexpr (OUTPUTS) {
+#pragma unroll
+            for (int k = 0; k < K; k += 16) { // out^T = S query^T
+                u32 a[ROW_TILES][4];
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
+                add(out, a, stage.query(), 0, C, k, lane);
+            }
+#pragma unroll
+            for (int t = 0; t < C / 8; t++) {
+                float2 by = shared_load<float2>(stage.out_factors() + (t * 8 + lane % 4 * 2) * 4);
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) {
+                    out[m][t][0] *= by.x, out[m][t][1] *= by.y;
+                    out[m][t][2] *= by.x, out[m][t][3] *= by.y;
+                }
+            }
+        }
+        float decay = shared_load<float>(stage.decay());
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+            for (int k = 0; k < K / 8; k++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) state.sum[m][k][e] *= decay;
+#pragma unroll
+        for (int j = 0; j < C; j += 16) { // out^T += input^T M^T, S += (input scaled)^T key
+            lane = opaque(lane);
+            u32 a[ROW_TILES][4];
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.input(), j, row + m * 16, lane);
+            if constexpr (OUTPUTS) {
+                add(out, a, stage.pairs(), BACKWARD ? 0 : j, BACKWARD ? j + 16 : C, j, lane);
+                if (p.direct)
+#pragma unroll
+                    for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+                        for (int e = 0; e < 4; e++) { // a left operand's registers lie as the accumulators do
+                            out[m][j / 8 + e / 2][e % 2 * 2] += direct[m][e % 2] * Pair<bf16>::low(a[m][e]);
+                            out[m][j / 8 + e / 2][e % 2 * 2 + 1] += direct[m][e % 2] * Pair<bf16>::high(a[m][e]);
+                        }
+            }
+            u32 factors = stage.in_factors() + (j + lane % 4 * 2) * 4;
+            float2 by[2] = {shared_load<float2>(factors), shared_load<float2>(factors + 8 * 4)};
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    a[m][e] = Pair<bf16>::pack(Pair<bf16>::low(a[m][e]) * by[e / 2].x, Pair<bf16>::high(a[m][e]) * by[e / 2].y);
+            state.add(a, stage.key(), j, lane);
+        }
+        if constexpr (OUTPUTS) {
+            if (Stage::OUTPUT == Stage::QUERY) Pipeline::sync_consumers(); // the queries are read
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+                for (int t = 0; t < C; t += 8)
+#pragma unroll
+                    for (int e = 0; e < 2; e++)
+                        shared_store(stage.output().at(t + lane / 4, row + m * 16 + e * 8 + lane % 4 * 2),
+                                     transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
+            __syncwarp();
+            int chunk = visited(block, n), first = (block.first + chunk) * C;
+            if (p.gate.data) apply_gate(p, block, stage.output(), row, first, block.rows(chunk), value, lane);
+            auto rows = block.sequence.rows<T>(p.output, opaque(block.head));
+            store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, rows, first, block.rows(chunk), value, shape.value_size, lane);
+        }
+        Pipeline::release(n, block.chunks);
+    }
+
+    if (STATES_ONLY) store_state(state, p.local + block.state * state_size, shape, value, lane);
+    if (OUTPUTS && p.final && block.segment == (BACKWARD ? 0 : shape.segments - 1))
+        store_state(state, p.final + block.sequence_state(shape) * state_size, shape, value, lane);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) ssd_chunk_scan(const __grid_constant__ SsdChunkScan p) {
+    Block block(p.shape, blockIdx.x);
+    Pipeline::run<PRODUCER_REGISTERS, CONSUMER_REGISTERS>([&] { produce(p, block); }, [&] { consume(p, block); });
+}
