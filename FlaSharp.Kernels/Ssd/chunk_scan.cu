@@ -225,7 +225,7 @@ __device__ __forceinline__ void consume(const SsdChunkScan& p, const Block& bloc
         Stage stage(n);
         Pipeline::wait(n);
         if (OUTPUTS && saves(p, block, n)) {
-            i64 slot = span_slot(shape.sequences, block.sequence, (block.first + visited(block, n)) * C / STEP_CHUNK) * shape.heads + block.head;
+            i64 slot = span_slot(shape.sequences, block.sequence, (block.first + visited(block, n)) * C / STEP_CHUNK) * shape.heads + opaque(block.head);
             u32* saved = reinterpret_cast<u32*>(p.states) + slot * gridDim.y * V * (K / 2) + saved_pair<K>(value, 0, lane);
 #pragma unroll
             for (int k = 0; k < K / 8; k++)
