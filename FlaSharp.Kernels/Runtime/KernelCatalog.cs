@@ -1,5 +1,6 @@
 using FlaSharp.Kernels.Gla;
 using FlaSharp.Kernels.Norm;
+using FlaSharp.Kernels.Ssd;
 
 namespace FlaSharp.Kernels.Runtime;
 
@@ -8,7 +9,10 @@ internal static class KernelCatalog
 {
     // Each operation's launcher adds the function that lists its own.
     private static readonly Func<CompilerTarget, IEnumerable<KernelVariant>>[] s_operations =
-        [GlaChunkKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants, RmsNormKernels.Variants];
+    [
+        GlaChunkKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants, RmsNormKernels.Variants,
+        SsdChunkKernels.Variants, SsdRecurrenceKernel.Variants,
+    ];
 
     public static IEnumerable<KernelVariant> AllVariants(CompilerTarget target) =>
         s_operations.SelectMany(variants => variants(target)).Distinct();

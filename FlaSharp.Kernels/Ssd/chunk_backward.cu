@@ -140,19 +140,6 @@ __device__ __forceinline__ void load(const SsdChunkBackward& p, const Chunk& chu
     load_state(p, stage.state_grad(), p.state_grads, chunk.span + head, value);
 }
 
-// Adds x y^T, all of it.
-template <class Tile> __device__ __forceinline__ void add_all(Pairs& pairs, const Tile& x, const Tile& y) {
-#pragma unroll
-    for (int k = 0; k < Tile::COLS; k += 16) {
-        u32 a[4], b[Pairs::BLOCKS][4];
-        load_left(a, x, pairs.block * 16, k, pairs.lane);
-#pragma unroll
-        for (int j = 0; j < Pairs::BLOCKS; j++) load_right_transposed(b[j], y, (pairs.first + j) * 16, k, pairs.lane);
-#pragma unroll
-        for (int j = 0; j < Pairs::BLOCKS; j++) mma_16x16(pairs.sum[j][0], pairs.sum[j][1], a, b[j]);
-    }
-}
-
 // C B^T of the pairs, as packed bfloat16.
 struct Scores {
     u32 packed[Pairs::BLOCKS][2][2];
@@ -282,7 +269,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) ssd_chunk_back
                 __syncthreads();
             }
             own.multiply(c, b);
-            add_all(other, chunk.second ? c : other_keys, chunk.second ? other_keys : b);
+            other.multiply_all(chunk.second ? c : other_keys, chunk.second ? other_keys : b);
             __syncthreads();
         }
         own_scores.set(own);
@@ -311,7 +298,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) ssd_chunk_back
             __syncthreads();
         }
         own.multiply(grad_output, x);
-        add_all(other, chunk.second ? grad_output : stage.other(), chunk.second ? stage.other() : x);
+        other.multiply_all(chunk.second ? grad_output : stage.other(), chunk.second ? stage.other() : x);
         // Decays from the span's beginning to the chunk's, and from the chunk's end to the span's.
         float own_total = stage.sum(C - 1), other_total = stage.other_sum(C - 1);
         float before = chunk.second ? other_total : 0.f, after = own_total + (chunk.second ? 0.f : other_total);

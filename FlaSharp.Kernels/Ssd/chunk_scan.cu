@@ -97,7 +97,10 @@ __device__ __forceinline__ void prepare(const Stage& stage, int offset, float& d
     if constexpr (OUTPUTS) {
         PairRows<C, PRODUCERS> pairs(thread / 32, thread % 32);
         if (!pairs.exist()) return;
-        pairs.multiply(stage.query(), stage.key());
+        if (BACKWARD)
+            pairs.multiply_all(stage.query(), stage.key());
+        else
+            pairs.multiply(stage.query(), stage.key());
 #pragma unroll
         for (int e = 0; e < 4; e += 2) { // rows of queries
             float sum_i = shared_load<float>(sums + pairs.row(e) * 4), step_i = shared_load<float>(steps + pairs.row(e) * 4);
