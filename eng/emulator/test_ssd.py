@@ -12,7 +12,7 @@ from test_gla_recurrent import GLA, fetch, laid_out, store
 SSD = GLA.parent / "Ssd"
 STEP_CHUNK, SPAN, STEP_THREADS = 64, 128, 64
 TILES = (16, 32, 64, 128, 256)
-LIMITS = {"y": 4e-3, "final": 5e-3, "dx": 5e-3, "db": 5e-3, "dc": 5e-3, "ddt": 5e-3, "da": 5e-3, "dbias": 5e-3, "dd": 5e-3,
+LIMITS = {"y": 4e-3, "final": 5e-3, "dx": 5e-3, "db": 5e-3, "dc": 5e-3, "ddt": 5e-3, "da": 1e-2, "dbias": 5e-3, "dd": 5e-3,
           "d_initial": 5e-3}  # relative RMS errors
 
 
@@ -121,7 +121,7 @@ class SsdCase:
         if self.gate:
             y = y * self.z / (1 + np.exp(-self.z))
         shared = {"da": d_log * step, "dbias": ddt, "dd": (self.x * self.dy).sum(3)}
-        # These are sums over tokens, which may cancel: their errors are those of the summands.
+        # These are sums over tokens, which may cancel: their errors are relative to the larger of the sum and its random part.
         self.sizes = {name: np.sqrt(np.square(v).sum((0, 1)).mean()) for name, v in shared.items()}
         return {"y": y, "final": final, "dx": dx, "db": per_group(db), "dc": per_group(dc), "ddt": ddt, "d_initial": d_initial,
                 **{name: v.sum((0, 1)) for name, v in shared.items()}}
@@ -239,7 +239,7 @@ class SsdTests(unittest.TestCase):
         errors = {}
         for name in (name for name in LIMITS if name not in without):
             error, size = (np.sqrt(np.mean(np.square(v))) for v in (actual[name] - expected[name], expected[name]))
-            size = case.sizes.get(name, size)
+            size = max(size, case.sizes.get(name, 0))
             errors[name] = error / size if size else error
         self.assertFalse([name for name, error in errors.items() if not error <= LIMITS[name]],
                          " ".join(f"{name} {error:.1e}" for name, error in errors.items()))
@@ -255,7 +255,7 @@ class SsdTests(unittest.TestCase):
     def test_decays(self):
         for rate in (0.0, 0.01, 8.0, 300.0):
             with self.subTest(rate):
-                self.check(SsdCase(32, 32, T=200, rate=rate), without=() if rate < 100 else ("ddt", "da", "dbias"))
+                self.check(SsdCase(32, 32, T=200, rate=rate), without=() if rate < 100 else ("d_initial",))
 
     def test_packed(self):
         self.check(SsdCase(32, 32, T=371, offsets=[0, 20, 20, 170, 171, 371]))
