@@ -123,7 +123,7 @@ internal sealed record SsdTile(
         var stage = (6 * StepChunk * SliceValues) + (4 * SliceValues * SliceKeys) + (4 * sizeof(float) * StepChunk);
         var keys = 2 * StepChunk * SliceKeys;
         var columns = SliceKeys >= 64 ? 4 : SliceKeys / 16; // of warps, fla::WarpTile
-        var sums = sizeof(float) * ((StepChunk * (11 + (2 * columns))) + BackwardWarps);
+        var sums = sizeof(float) * ((StepChunk * (8 + (2 * columns))) + BackwardWarps);
         return Math.Max(stages * stage, keys + (4 * StepChunk * StepChunk)) + (2 * keys) + sums;
     }
 

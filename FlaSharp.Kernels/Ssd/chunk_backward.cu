@@ -64,7 +64,6 @@ struct Stage {
     __device__ __forceinline__ float sum(int t) const { return shared_load<float>(memory + SUMS + t * 4); }
     __device__ __forceinline__ float step(int t) const { return shared_load<float>(memory + STEPS + t * 4); }
     __device__ __forceinline__ float other_sum(int t) const { return shared_load<float>(memory + OTHER_SUMS + t * 4); }
-    __device__ __forceinline__ float other_step(int t) const { return shared_load<float>(memory + OTHER_STEPS + t * 4); }
 };
 
 // Before there are heads, and when there are none left, their memory holds the other chunk's B or C, and W.
@@ -72,8 +71,8 @@ constexpr int OTHER_KEYS = 0, OWN_PAIRS = OTHER_KEYS + KeyTile::BYTES, OTHER_PAI
 constexpr int HEADS_BYTES = STAGES * Stage::BYTES > OTHER_PAIRS + PairTile::BYTES ? STAGES * Stage::BYTES : OTHER_PAIRS + PairTile::BYTES;
 constexpr int B = HEADS_BYTES, GRAD_KEYS = B + KeyTile::BYTES;
 // Sums over the pairs of a row or a column, one for each warp that has a part of these; and of products with B and C.
-constexpr int ROWS = GRAD_KEYS + KeyTile::BYTES, COLS = ROWS + Pairs::ACROSS * C * 4, DIRECT = COLS + Pairs::DOWN * C * 4,
-              DIAGONAL = DIRECT + Pairs::DOWN * C * 4, INTO = DIAGONAL + C * 4, FROM = INTO + KeyGrad::COL_WARPS * C * 4,
+constexpr int ROWS = GRAD_KEYS + KeyTile::BYTES, COLS = ROWS + Pairs::ACROSS * C * 4, DIAGONAL = COLS + Pairs::DOWN * C * 4,
+              DIRECT = DIAGONAL + C * 4, INTO = DIRECT + C * 4, FROM = INTO + KeyGrad::COL_WARPS * C * 4,
               PRODUCTS = FROM + KeyGrad::COL_WARPS * C * 4, END_OF_SHARED = PRODUCTS + WARPS * 4;
 static_assert(END_OF_SHARED == SHARED);
 
@@ -156,14 +155,9 @@ struct Scores {
     }
 };
 
-// Sums over a head's pairs, of this thread's rows and columns.
+// Sums over a head's pairs of different tokens, of this thread's rows and columns; those of the rows with step sizes.
 struct PairSums {
-    float rows[2], cols[Pairs::BLOCKS][4], direct[Pairs::BLOCKS][4];
-
-    // Adds one pair: `product` of the scores, the decay and the gradient, with the step size or without.
-    __device__ __forceinline__ void add_row(int e, float product) { rows[e % 4 / 2] += product; }
-    __device__ __forceinline__ void add_col(int j, int e, float product) { cols[j][e / 4 * 2 + e % 2] += product; }
-    __device__ __forceinline__ void add_direct(int j, int e, float product) { direct[j][e / 4 * 2 + e % 2] += product; }
+    float rows[2], cols[Pairs::BLOCKS][4];
 
     __device__ __forceinline__ void store(const Pairs& pairs, u32 memory) {
         int across = pairs.first / Pairs::BLOCKS;
@@ -178,18 +172,55 @@ struct PairSums {
 #pragma unroll
             for (int c = 0; c < 4; c++) {
 #pragma unroll
-                for (int mask = 4; mask < 32; mask *= 2) {
-                    cols[j][c] += __shfl_xor_sync(~0u, cols[j][c], mask);
-                    direct[j][c] += __shfl_xor_sync(~0u, direct[j][c], mask);
-                }
-                if (pairs.lane < 4) {
-                    u32 place = (pairs.block * C + pairs.col(j, c / 2 * 4 + c % 2)) * 4;
-                    shared_store(memory + COLS + place, cols[j][c]);
-                    shared_store(memory + DIRECT + place, direct[j][c]);
-                }
+                for (int mask = 4; mask < 32; mask *= 2) cols[j][c] += __shfl_xor_sync(~0u, cols[j][c], mask);
+                if (pairs.lane < 4) shared_store(memory + COLS + (pairs.block * C + pairs.col(j, c / 2 * 4 + c % 2)) * 4, cols[j][c]);
             }
     }
 };
+
+// From dY X^T of a head's pairs, which becomes 0 again, to W and the sums: decays, step sizes and scores. The sums of decays and the
+// step sizes of rows and columns lie in shared memory, `between` is the decay between the chunks of both.
+template <bool TRIANGLE, bool BY_ROWS, bool BY_COLS>
+__device__ __forceinline__ void add_pairs(Pairs& gradient, Pairs& weights, PairSums& sums, const Scores& scores, u32 row_sums, u32 col_sums,
+                                          u32 col_steps, float between) {
+    float to[2] = {shared_load<float>(row_sums + gradient.row(0) * 4) + between, shared_load<float>(row_sums + gradient.row(2) * 4) + between};
+#pragma unroll
+    for (int j = 0; j < Pairs::BLOCKS; j++)
+#pragma unroll
+        for (int half = 0; half < 8; half += 4) {
+            int col = gradient.col(j, half);
+            float2 sum = shared_load<float2>(col_sums + col * 4), step = shared_load<float2>(col_steps + col * 4);
+#pragma unroll
+            for (int e = half; e < half + 4; e++) {
+                float& x = gradient.sum[j][e / 4][e % 4];
+                float decayed = x * pow2(to[e % 4 / 2] - (e % 2 ? sum.y : sum.x));
+                if (TRIANGLE) decayed = col + e % 2 < gradient.row(e) ? decayed : 0.f;
+                float product = scores.at(j, e) * decayed, weight = e % 2 ? step.y : step.x;
+                if (BY_ROWS) sums.rows[e % 4 / 2] += product * weight;
+                if (BY_COLS) sums.cols[j][half / 2 + e % 2] += product;
+                weights.sum[j][e / 4][e % 4] += decayed * weight;
+                if (!TRIANGLE) x = 0.f; // else the diagonal is still needed
+            }
+        }
+}
+
+// The pairs (t, t), which do not decay: their own sums, and their part of W.
+__device__ __forceinline__ void add_diagonal(Pairs& gradient, Pairs& weights, const Scores& scores, u32 steps, u32 memory) {
+#pragma unroll
+    for (int j = 0; j < Pairs::BLOCKS; j++) {
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            float& x = gradient.sum[j][e / 4][e % 4];
+            if (e % 4 / 2 == e / 4 && gradient.row(e) == gradient.col(j, e)) {
+                u32 place = gradient.row(e) * 4;
+                shared_store(memory + DIAGONAL + place, x);
+                shared_store(memory + DIRECT + place, x * scores.at(j, e));
+                weights.sum[j][e / 4][e % 4] += x * shared_load<float>(steps + place);
+            }
+            x = 0.f;
+        }
+    }
+}
 
 // sum += product, its rows times their factors; dots += the products of the rows with those of `tile`.
 template <class Factor>
@@ -318,44 +349,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) ssd_chunk_back
         if (n % slices < slices - 1) continue;
 
         PairSums sums{};
-        if (own.matter())
-#pragma unroll
-            for (int j = 0; j < Pairs::BLOCKS; j++)
-#pragma unroll
-                for (int e = 0; e < 8; e++) {
-                    int row = own.row(e), col = own.col(j, e);
-                    float& gradient = own.sum[j][e / 4][e % 4];
-                    if (row == col) shared_store(memory + DIAGONAL + row * 4, gradient);
-                    float step = stage.step(col), decayed = col <= row ? gradient * pow2(stage.sum(row) - stage.sum(col)) : 0.f;
-                    float direct = own_scores.at(j, e) * decayed;
-                    sums.add_direct(j, e, direct);
-                    if (row != col) {
-                        sums.add_row(e, direct * step);
-                        sums.add_col(j, e, direct * step);
-                    }
-                    own_sum.sum[j][e / 4][e % 4] += decayed * step;
-                    gradient = 0.f;
-                }
-        if (chunk.other_rows > 0)
-#pragma unroll
-            for (int j = 0; j < Pairs::BLOCKS; j++)
-#pragma unroll
-                for (int e = 0; e < 8; e++) {
-                    int row = other.row(e), col = other.col(j, e);
-                    float& gradient = other.sum[j][e / 4][e % 4];
-                    float exponent = chunk.second ? stage.sum(row) + other_total - stage.other_sum(col)
-                                                  : stage.other_sum(row) + own_total - stage.sum(col);
-                    float step = chunk.second ? stage.other_step(col) : stage.step(col), decayed = gradient * pow2(exponent);
-                    float direct = other_scores.at(j, e) * decayed;
-                    if (chunk.second) {
-                        sums.add_row(e, direct * step);
-                    } else {
-                        sums.add_direct(j, e, direct);
-                        sums.add_col(j, e, direct * step);
-                    }
-                    other_sum.sum[j][e / 4][e % 4] += decayed * step;
-                    gradient = 0.f;
-                }
+        u32 own_sums = stage.memory + Stage::SUMS, steps = stage.memory + Stage::STEPS;
+        if (own.matter()) {
+            add_pairs<true, true, true>(own, own_sum, sums, own_scores, own_sums, own_sums, steps, 0.f);
+            add_diagonal(own, own_sum, own_scores, steps, memory);
+        }
+        u32 other_sums = stage.memory + Stage::OTHER_SUMS, other_steps = stage.memory + Stage::OTHER_STEPS;
+        if (chunk.second)
+            add_pairs<false, true, false>(other, other_sum, sums, other_scores, own_sums, other_sums, other_steps, other_total);
+        else
+            add_pairs<false, false, true>(other, other_sum, sums, other_scores, other_sums, own_sums, steps, own_total);
         sums.store(own, memory);
         store_dots(grad_c, into, memory + INTO);
         store_dots(grad_b, from, memory + FROM);
@@ -373,8 +376,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) ssd_chunk_back
             token.z = left * stage.step(t);
             token.w = has_pairs ? shared_load<float>(memory + DIAGONAL + t * 4) : 0.f;
             if (has_pairs) {
-                token.x += total<Pairs::ACROSS>(memory + ROWS, t) - total<Pairs::DOWN>(memory + COLS, t);
-                token.y += total<Pairs::DOWN>(memory + DIRECT, t);
+                float others = total<Pairs::DOWN>(memory + COLS, t);
+                token.x += total<Pairs::ACROSS>(memory + ROWS, t) - others * stage.step(t);
+                token.y += others + shared_load<float>(memory + DIRECT + t * 4);
             }
             i64 place = blockIdx.y * p.slots + chunk.slot + chunk.head + n / slices;
             p.tokens[place * C + t] = token;

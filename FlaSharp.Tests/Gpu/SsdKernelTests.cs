@@ -220,9 +220,9 @@ public sealed class SsdKernelTests
         var x = randn([2, 100, 128], ScalarType.BFloat16, CUDA);
         var whole = layer.forward(x);
         using var state = new LayerState();
-        var parts = new List<Tensor> { layer.forward(x[.., ..90], state: state) };
+        var parts = new List<Tensor> { layer.forward(x[.., ..90], null, state: state) };
         for (var t = 90; t < 100; t++)
-            parts.Add(layer.forward(x[.., t..(t + 1)], state: state));
+            parts.Add(layer.forward(x[.., t..(t + 1)], null, state: state));
         Compare.Close(cat(parts, 1), whole, 2e-2, "output"); // rounded to bfloat16 between the operations
     }
 }

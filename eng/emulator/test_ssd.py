@@ -215,7 +215,7 @@ class SsdCase:
         tokens, products = empty("tokens", slices, slots, H, STEP_CHUNK, 4), empty("products", slices, slots, H)
         col_warps = max(1, min(4, self.slice_keys // 16)) if self.slice_keys >= 64 else self.slice_keys // 16
         stage = 384 * self.slice_values + 4 * self.slice_values * self.slice_keys + 1024
-        shared = max(self.stages * stage, 128 * self.slice_keys + 16384) + 256 * self.slice_keys + 256 * (11 + 2 * col_warps) + 32
+        shared = max(self.stages * stage, 128 * self.slice_keys + 16384) + 256 * self.slice_keys + 256 * (8 + 2 * col_warps) + 32
         launch("chunk_backward", (self.count * chunks * G * sets, slices), 256, shared, ChunkBackward(
             shape(G * sets, 1, chunks, 1), *map(emulate.view, (b, c, x, dy, db, dc)),
             *map(address, (steps, sums, states, state_grads, tokens, products)), slots * H, state_values, self.keys, H, H // G,

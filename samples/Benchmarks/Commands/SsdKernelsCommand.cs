@@ -2,6 +2,7 @@ using System.CommandLine;
 using Benchmarks.Measuring;
 using Benchmarks.Reporting;
 using FlaSharp.Ops;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Benchmarks.Commands;
