@@ -128,14 +128,14 @@ internal sealed class SsdChunkKernels
         }
     }
 
-    /// <summary>Kernels that stand for all: the square tiles of bfloat16, and a few of other types, shapes and alignments.</summary>
+    /// <summary>Kernels that stand for all: square tiles of bfloat16, and a few of other types, shapes and alignments.</summary>
     public static IEnumerable<KernelVariant> Variants(CompilerTarget target)
     {
         const ElementType BFloat16 = ElementType.BFloat16;
         (int headSize, int stateSize, ElementType element, int vector)[] cases =
         [
-            .. SsdTile.Sizes.Select(size => (size, size, BFloat16, 8)),
-            (64, 128, BFloat16, 8), (128, 64, BFloat16, 8), (64, 16, BFloat16, 1), (64, 128, ElementType.Float16, 1),
+            .. SsdTile.Sizes.Where(size => target.IsHopper || size is 64 or 256).Select(size => (size, size, BFloat16, 8)),
+            (64, 128, BFloat16, 8), (128, 32, ElementType.Float16, 1),
         ];
         foreach (var variant in s_steps.Concat(s_stepsBackward))
             yield return variant;
