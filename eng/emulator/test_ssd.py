@@ -51,6 +51,13 @@ class StepsBackward(ctypes.Structure):
                 ("slots", ctypes.c_int64), *_ints("slices", "heads", "spans")]
 
 
+class Recurrence(ctypes.Structure):
+    """SsdRecurrence."""
+
+    _fields_ = [("sequences", emulate.Sequences), *_views("x", "dt", "b", "c", "z", "y"), ("rule", StepRule),
+                *_pointers("direct", "initial", "final"), *_ints("heads", "group", "head_size", "state_size", "direct_head", "direct_channel")]
+
+
 class SsdCase:
     """A call with random inputs; what it should give, in float64, and what the kernels give, launched as in SsdChunkKernels.cs."""
 
@@ -233,6 +240,40 @@ class SsdCase:
                 "ddt": fetch(ddt, self.step_type)[..., 0], "da": da, "dbias": dbias, "dd": dd, "d_initial": d_initial}
 
 
+    def run_step_by_step(self):
+        """The output, and the final state, written over the initial one."""
+        B, T, H, P = self.x.shape
+        G, N = self.b.shape[2:]
+        kept = {}
+
+        def keep(name, array):
+            kept[name] = emulate.guarded(array)
+            return kept[name]
+
+        def tensor(name, values, kind):
+            part, kept[name] = laid_out(store(values, kind), self.layout)
+            return emulate.view(part)
+
+        def address(name, values):
+            return None if values is None else keep(name, store(values, "float")).ctypes.data
+
+        y = keep("y", store(np.full((B, T, H, P), np.nan), self.element))
+        offsets = None if self.offsets is None else np.array(self.offsets, np.int32)
+        length = T if offsets is None else int(np.diff(offsets).max())
+        state = address("state", self.initial)
+        tile = max(32, 1 << (N - 1).bit_length())
+        threads, rows, per_channel = 64, 4, self.direct is not None and self.direct.ndim == 2
+        emulate.launch(SSD / "recurrence.cu", "ssd_recurrence", {
+            "TYPE": self.element, "STEP_TYPE": self.step_type, "STATE_TILE": tile, "VECTOR": 4 if tile >= 128 and N % 4 == 0 else 1,
+            "ROWS": rows, "THREADS": threads}, (self.count * H, -(-P // (threads // 32 * rows))), threads, 0, Recurrence(
+                emulate.Sequences(None if offsets is None else offsets.ctypes.data, self.count, length, 0),
+                tensor("x", self.x, self.element), tensor("dt", self.dt[..., None], self.step_type), tensor("b", self.b, self.element),
+                tensor("c", self.c, self.element), tensor("z", self.z, self.element) if self.gate else emulate.TensorView(),
+                emulate.view(y), StepRule(address("bias", self.bias), address("rates", self.rates), *self.limit, int(self.softplus)),
+                address("D", self.direct), state, state, H, H // G, P, N, P if per_channel else 1, 1 if per_channel else 0), seed=self.seed)
+        return {"y": fetch(y, self.element), "final": kept["state"].astype(np.float64)}
+
+
 class SsdTests(unittest.TestCase):
     def check(self, case, without=()):
         expected, actual = case.expected(), case.run()
@@ -294,6 +335,14 @@ class SsdTests(unittest.TestCase):
 
     def test_large(self):
         self.check(SsdCase(128, 128, T=150, H=1, chunk=32))
+
+    def test_recurrence(self):
+        for case in (SsdCase(8, 128, B=2, T=1, H=4, G=2, gate=True), SsdCase(13, 21, T=4, element="float", direct="channel"),
+                     SsdCase(5, 256, T=9, offsets=[0, 3, 3, 9], element="fp16", limit=(0.3, 0.9), layout="sliced")):
+            expected, actual = case.expected(), case.run_step_by_step()
+            for name, limit in (("y", 2e-6 if case.element == "float" else 3e-3), ("final", 2e-6)):
+                error, size = (np.sqrt(np.mean(np.square(v))) for v in (actual[name] - expected[name], expected[name]))
+                self.assertLessEqual(error, limit * size, name)
 
     def test_schedules(self):
         for seed in range(1, 5):
