@@ -36,7 +36,7 @@ internal sealed record SsdTile(
     private int ConsumerWarps => Math.Min(MostConsumerWarps, Values / 16);
 
     // Small states leave registers for two blocks on a multiprocessor.
-    private int MinBlocks => Keys * Values > 64 * 64 ? 1 : 2;
+    private int MinBlocks => Math.Max(Keys, Values) > 64 ? 1 : 2;
 
     // Of chunk_scan.cu, which asserts it, as does chunk_backward.cu.
     private int StatesStageBytes => (2 * Chunk * (Keys + Values)) + (2 * sizeof(float) * (StepChunk + Chunk)) + 128;
@@ -85,7 +85,7 @@ internal sealed record SsdTile(
     {
         var stages = Fits(BackwardBytes(MostStages)) ? MostStages : FewestStages;
         return Variant("backward", vector, 32 * BackwardWarps, 1, BackwardBytes(stages), SliceKeys, SliceValues,
-            $"STAGES={stages}");
+            $"STAGES={stages}", $"BACKWARD_WARPS={BackwardWarps}");
     }
 
     /// <summary>Blocks that share the channels of a head.</summary>
@@ -122,8 +122,9 @@ internal sealed record SsdTile(
     {
         var stage = (6 * StepChunk * SliceValues) + (4 * SliceValues * SliceKeys) + (4 * sizeof(float) * StepChunk);
         var keys = 2 * StepChunk * SliceKeys;
-        var columns = SliceKeys >= 64 ? 4 : SliceKeys / 16; // of warps, fla::WarpTile
-        var sums = sizeof(float) * ((StepChunk * (8 + (2 * columns))) + BackwardWarps);
+        var (down, across) = (StepChunk / 16, Math.Min(StepChunk / 16, BackwardWarps * 16 / StepChunk)); // fla::PairRows
+        var columns = Math.Min(BackwardWarps / (SliceKeys >= 8 * BackwardWarps ? 2 : down), SliceKeys / 16); // fla::WarpTile
+        var sums = sizeof(float) * ((StepChunk * (across + down + 2 + (2 * columns))) + BackwardWarps);
         return Math.Max(stages * stage, keys + (4 * StepChunk * StepChunk)) + (2 * keys) + sums;
     }
 

@@ -28,7 +28,7 @@ struct SsdChunkBackward {
 
 typedef TYPE T;
 constexpr int C = STEP_CHUNK, K = KEY_TILE, V = VALUE_TILE; // slices of N and P in shared memory at once
-constexpr int WARPS = 8, THREADS = 32 * WARPS;
+constexpr int WARPS = BACKWARD_WARPS, THREADS = 32 * WARPS;
 
 typedef SharedTile<bf16, C, K> KeyTile;
 typedef SharedTile<bf16, C, V> ValueTile;
@@ -226,15 +226,16 @@ __device__ __forceinline__ void add_diagonal(Pairs& gradient, Pairs& weights, co
 template <class Factor>
 __device__ __forceinline__ void fold(KeyGrad& sum, const KeyGrad& product, const KeyTile& tile, float (&dots)[KeyGrad::ROW_TILES * 2], Factor factor) {
     if (!sum.exists()) return;
+    u32 top = tile.at(sum.row + sum.lane / 4, sum.col + sum.lane % 4 * 2);
 #pragma unroll
     for (int m = 0; m < KeyGrad::ROW_TILES * 2; m++) {
-        int row = sum.row + m * 8 + sum.lane / 4;
-        float by = factor(row);
+        float by = factor(sum.row + m * 8 + sum.lane / 4);
 #pragma unroll
         for (int n = 0; n < KeyGrad::COL_TILES * 2; n++) {
-            u32 pair = shared_load<u32>(tile.at(row, sum.col + n * 8 + sum.lane % 4 * 2));
+            u32 pair = shared_load<u32>(KeyTile::step(top, m * 8, n * 8));
             float x = product.sum[m / 2][n][m % 2 * 2], y = product.sum[m / 2][n][m % 2 * 2 + 1];
-            dots[m] += Pair<bf16>::low(pair) * x + Pair<bf16>::high(pair) * y;
+            dots[m] += Pair<bf16>::low(pair) * x;
+            dots[m] += Pair<bf16>::high(pair) * y;
             sum.sum[m / 2][n][m % 2 * 2] += by * x;
             sum.sum[m / 2][n][m % 2 * 2 + 1] += by * y;
         }
@@ -260,8 +261,10 @@ __device__ __forceinline__ float product_of_states(const Chunk& chunk, const Sta
         uint4 x = shared_load<uint4>(stage.state().base + piece * 16), y = shared_load<uint4>(stage.state_grad().base + piece * 16);
         u32 xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            product += Pair<bf16>::low(xs[i]) * Pair<bf16>::low(ys[i]) + Pair<bf16>::high(xs[i]) * Pair<bf16>::high(ys[i]);
+        for (int i = 0; i < 4; i++) {
+            product += Pair<bf16>::low(xs[i]) * Pair<bf16>::low(ys[i]);
+            product += Pair<bf16>::high(xs[i]) * Pair<bf16>::high(ys[i]);
+        }
     }
     return product;
 }

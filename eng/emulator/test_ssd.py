@@ -63,7 +63,7 @@ class SsdCase:
 
     def __init__(self, P, N, B=1, T=150, H=2, G=1, rate=1.0, offsets=None, states=True, element="bf16", step_type=None, softplus=True,
                  limit=(-np.inf, np.inf), direct="head", gate=False, layout="dense", seed=0, chunk=64, segments=1, set_heads=None,
-                 values=None, keys=None, slice_values=None, stages=2, producers=4, consumers=4):
+                 values=None, keys=None, slice_values=None, stages=2, producers=4, consumers=4, warps=8):
         random = np.random.default_rng([P, N, T, H, seed])
         self.element, self.step_type, self.layout, self.seed = element, step_type or element, layout, seed
         self.offsets, self.softplus, self.limit = offsets, softplus, limit
@@ -84,7 +84,7 @@ class SsdCase:
         self.values = values or min(self.values, 64 if self.keys > 128 else 128)
         self.slice_keys, self.slice_values = keys or min(self.keys, 128), slice_values or min(self.values, 64)
         self.chunk, self.stages, self.producers, self.consumers = chunk, stages, producers, min(consumers, self.values // 16)
-        self.segments, self.set_heads = segments, set_heads or H // G
+        self.segments, self.set_heads, self.warps = segments, set_heads or H // G, warps
 
     def steps(self):
         """The step sizes, and their derivatives by their inputs."""
@@ -220,15 +220,15 @@ class SsdCase:
         slices = -(-N // self.slice_keys)
         db, dc = (empty(name, B, T, G * sets, N) for name in ("db", "dc"))
         tokens, products = empty("tokens", slices, slots, H, STEP_CHUNK, 4), empty("products", slices, slots, H)
-        col_warps = max(1, min(4, self.slice_keys // 16)) if self.slice_keys >= 64 else self.slice_keys // 16
+        col_warps = min(self.warps // (2 if self.slice_keys >= 8 * self.warps else 4), self.slice_keys // 16)
         stage = 384 * self.slice_values + 4 * self.slice_values * self.slice_keys + 1024
-        shared = max(self.stages * stage, 128 * self.slice_keys + 16384) + 256 * self.slice_keys + 256 * (8 + 2 * col_warps) + 32
-        launch("chunk_backward", (self.count * chunks * G * sets, slices), 256, shared, ChunkBackward(
+        shared = max(self.stages * stage, 128 * self.slice_keys + 16384) + 256 * self.slice_keys + 256 * (min(4, self.warps // 4) + 6 + 2 * col_warps) + 4 * self.warps
+        launch("chunk_backward", (self.count * chunks * G * sets, slices), 32 * self.warps, shared, ChunkBackward(
             shape(G * sets, 1, chunks, 1), *map(emulate.view, (b, c, x, dy, db, dc)),
             *map(address, (steps, sums, states, state_grads, tokens, products)), slots * H, state_values, self.keys, H, H // G,
             self.set_heads, sets),
             TYPE=self.element, KEY_TILE=self.slice_keys, VALUE_TILE=self.slice_values, VECTOR=vector, STAGES=self.stages, MIN_BLOCKS=1,
-            SHARED=shared)
+            SHARED=shared, BACKWARD_WARPS=self.warps)
 
         ddt, totals = empty("ddt", B, T, H, 1, kind=self.step_type), keep("totals", np.zeros((spans, H, 3), np.float32))
         launch("steps_backward", (self.count * -(-length // SPAN), head_blocks), STEP_THREADS, 0, StepsBackward(
@@ -316,6 +316,9 @@ class SsdTests(unittest.TestCase):
     def test_several_tiles(self):
         self.check(SsdCase(80, 48, T=150, H=2, values=32, keys=32, slice_values=32))
         self.check(SsdCase(64, 64, T=150, H=2, slice_values=32, stages=3))
+
+    def test_more_warps(self):
+        self.check(SsdCase(64, 64, T=150, H=2, warps=16))
 
     def test_wide_values(self):
         self.check(SsdCase(64, 16, T=150, H=1))
