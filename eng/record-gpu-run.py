@@ -2,6 +2,7 @@
 """Runs the tests and the main job of a GPU bundle on this machine and records what came of it.
 
     eng/record-gpu-run.py BUNDLE OUT --commit COMMIT [--arguments ...] [--layers gla,mamba,...] [--namespaces A,B] [--skip-tests]
+                          [--sanitizers memcheck,racecheck,synccheck]
 
 BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs.
 """
@@ -24,12 +25,13 @@ def machine() -> dict:
     return {"gpu": name, "driver": driver, "memory": memory, "libtorch": torch.__version__}
 
 
-def run(bundle: pathlib.Path, log: pathlib.Path, command: list[str], **environment: str) -> tuple[str, int, float]:
+def run(bundle: pathlib.Path, log: pathlib.Path, command: list[str], under: tuple[str, ...] = (),
+        **environment: str) -> tuple[str, int, float]:
     """The output, exit code and seconds of a program of the bundle."""
     import os
     start = time.monotonic()
     with log.open("w") as stream:
-        code = subprocess.run(["bash", str(RUNNER), str(bundle), *command], stdout=stream, stderr=subprocess.STDOUT,
+        code = subprocess.run([*under, "bash", str(RUNNER), str(bundle), *command], stdout=stream, stderr=subprocess.STDOUT,
                               stdin=subprocess.DEVNULL, env={**os.environ, **environment}).returncode
     return log.read_text(), code, round(time.monotonic() - start, 1)
 
@@ -47,6 +49,22 @@ def run_tests(bundle: pathlib.Path, out: pathlib.Path, namespaces: list[str]) ->
         "on_gpu": sum(".Gpu." in case.get("type", "") for case in by_result["Pass"]),
         "failures": [case.get("name") for case in by_result["Fail"]],
         "skips": {case.get("name"): (case.findtext("reason") or "").strip() for case in by_result["Skip"]},
+    }
+
+
+def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str) -> dict:
+    """The small grid of every kernel under a tool of compute-sanitizer, which passes libtorch's own kernels by."""
+    under = ("compute-sanitizer", "--tool", tool, "--kernel-name-exclude", "kernel_substring=at6native")
+    command = ["FlaSharp.Tests", "-class", "FlaSharp.Tests.Gpu.SmallGridTests"]
+    # Without torch's cache every tensor is an allocation of its own: what is written beside it is seen.
+    output, code, seconds = run(bundle, out / f"{tool}.log", command, under,
+                                FLASHARP_REQUIRE_GPU="1", PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    tests = re.search(r"Total: (\d+), Errors: \d+, Failed: (\d+)", output)
+    summary = re.search(r"=+ ((?:ERROR|RACECHECK) SUMMARY: .*)", output)
+    return {
+        "tool": tool, "command": " ".join((*under, *command)), "exit_code": code, "seconds": seconds,
+        "tests": int(tests[1]) if tests else None, "failed": int(tests[2]) if tests else None,
+        "summary": summary[1] if summary else "none: it did not end",
     }
 
 
@@ -72,6 +90,12 @@ def table(record: dict) -> str:
             *[f"- failed: {name}" for name in tests["failures"]],
             *[f"- skipped: {name}: {reason}" for name, reason in tests["skips"].items()], "",
         ]
+    if record["sanitizers"]:
+        lines += ["| compute-sanitizer | says | tests | failed | seconds | command |", "|---|---|---|---|---|---|"]
+        lines += [f"| {tool['tool']} | {tool['summary']} | {tool['tests']} | {tool['failed']} | {tool['seconds']} | "
+                  f"`{tool['command']}` |"
+                  for tool in record["sanitizers"]]
+        lines.append("")
     if record["main_job"]:
         lines += ["| layer | val_loss, nats per byte | tokens per second | seconds in all | command |", "|---|---|---|---|---|"]
         lines += [f"| {job['layer']} | {job['val_loss']} | {job['tokens_per_second']} | {job['seconds']} | `{job['command']}` |"
@@ -88,12 +112,14 @@ def main() -> None:
     parser.add_argument("--arguments", default="--minutes 1", help="of the main job")
     parser.add_argument("--namespaces", default="", help="of the tests; all if empty")
     parser.add_argument("--skip-tests", action="store_true")
+    parser.add_argument("--sanitizers", default="", help="tools of compute-sanitizer to run the small grid under")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
     record = {"date": time.strftime("%Y-%m-%d"), "commit": options.commit, **machine()}
     if not options.skip_tests:
         record["tests"] = run_tests(options.bundle, options.out, [name for name in options.namespaces.split(",") if name])
+    record["sanitizers"] = [run_sanitizer(options.bundle, options.out, tool) for tool in options.sanitizers.split(",") if tool]
     record["main_job"] = [run_main_job(options.bundle, options.out, layer, options.arguments.split())
                           for layer in options.layers.split(",") if layer]
     (options.out / "record.json").write_text(json.dumps(record, indent=2) + "\n")

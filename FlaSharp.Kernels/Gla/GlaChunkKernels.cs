@@ -10,7 +10,8 @@ namespace FlaSharp.Kernels.Gla;
 /// </summary>
 /// <remarks>
 /// A sequence is cut into <see cref="Segments"/>. Where there are several, a pass over the states alone comes first, which works
-/// in <see cref="SegmentStateCount"/> and <see cref="SegmentDecayCount"/> floats.
+/// in <see cref="SegmentStateCount"/> and <see cref="SegmentDecayCount"/> floats. A value that is not finite reaches the outputs of
+/// its channel from its token on, and of up to 15 tokens before it without Hopper's products.
 /// </remarks>
 internal sealed class GlaChunkKernels
 {
@@ -109,6 +110,8 @@ internal sealed class GlaChunkKernels
                     continue;
                 foreach (var pass in gradients ? Enum.GetValues<Pass>() : [Pass.Forward, Pass.State])
                     yield return Variant(tile, pass, vector);
+                if (tile.UsesHopper)
+                    yield return Variant(tile with { IsPortable = true }, Pass.Forward, vector);
                 if (gradients && keys == values && tile.Narrow() != tile)
                     foreach (var pass in new[] { Pass.Forward, Pass.State, Pass.StateBackward })
                         yield return Variant(tile.Narrow(), pass, vector);

@@ -20,13 +20,17 @@ internal sealed record GlaChunkTile(
     private const int ShortChunk = 32;
     private const int NarrowValues = 64;
     private const int MostStages = 3;
+    private const int MostHopperStages = 4;
     private const int FewestStages = 2;
-    private const int PairsThreads = 256;
-    private const int MarkBytes = 32; // static shared memory of chunk_backward_pairs.cu
+    private const int PairsThreads = 512;
+    private const int MarkBytes = 64; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
     private static readonly ConcurrentDictionary<
         (int, int, ElementType, ElementType, bool, CompilerTarget), (GlaChunkTile?, string)> s_choices = new();
+
+    /// <summary>The largest K and, of backward, V.</summary>
+    public static int MaxSize => s_sizes[^1];
 
     /// <summary>What K and V are rounded up to.</summary>
     public static IReadOnlyList<int> Sizes => s_sizes;
@@ -36,6 +40,14 @@ internal sealed record GlaChunkTile(
     /// chunks; of small ones a chunk takes as long whatever its length.
     /// </summary>
     public int ForwardChunk => Keys > 64 ? ShortChunk : Chunk;
+
+    /// <summary>Whether forward does without Hopper's products (wgmma) where it could use them.</summary>
+    public bool IsPortable { get; init; }
+
+    /// <summary>
+    /// Whether forward uses Hopper's products (wgmma): four warps share 64 value channels, with the state of them all in registers.
+    /// </summary>
+    public bool UsesHopper => Target.IsHopper && !IsPortable && Keys >= 64 && Values >= 64 && !HasManyWarps;
 
     // The warps that carry a state hold 16 or 32 of its value channels and all key channels. 256 of these leave each warp 16 of the
     // others: twice the warps, and on Hopper more registers for those that carry it than for those that load and scale.
@@ -70,16 +82,23 @@ internal sealed record GlaChunkTile(
     /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2, 4 or 8.</param>
     public KernelVariant Forward(int vector)
     {
+        if (UsesHopper)
+        {
+            var (loading, carrying) = Values > NarrowValues ? (200, 152) : (0, 0);
+            return StateVariant("forward", vector, ForwardChunk, Stages(ForwardStageBytes, MostHopperStages), ForwardStageBytes,
+                Values / 16, loading, carrying, "HOPPER=1");
+        }
         var (producers, consumers) = HasManyWarps ? (80, 176) : (0, 0);
-        return StateVariant("forward", vector, ForwardChunk, ForwardStageBytes, producers, consumers);
+        return StateVariant("forward", vector, ForwardChunk, Stages(ForwardStageBytes, MostStages), ForwardStageBytes,
+            ConsumerWarps, producers, consumers, "HOPPER=0");
     }
 
     /// <summary>As <see cref="Forward"/>; of the states alone or, <paramref name="backward"/>, of their gradients.</summary>
     public KernelVariant State(int vector, bool backward)
     {
         var (producers, consumers) = HasManyWarps ? (96, 160) : (0, 0);
-        return StateVariant(
-            "state", vector, Chunk, StateStageBytes, producers, consumers, $"BACKWARD={(backward ? 1 : 0)}");
+        return StateVariant("state", vector, Chunk, Stages(StateStageBytes, MostStages), StateStageBytes, ConsumerWarps, producers,
+            consumers, $"BACKWARD={(backward ? 1 : 0)}");
     }
 
     /// <summary>As <see cref="Forward"/>.</summary>
@@ -157,9 +176,8 @@ internal sealed record GlaChunkTile(
     {
         if (element == ElementType.Float32)
             return (null, "The kernels over chunks take bfloat16 and float16.");
-        if (keySize > s_sizes[^1] || (gradients && valueSize > s_sizes[^1]))
-            return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, "
-                + $"up to {s_sizes[^1]}.");
+        if (keySize > MaxSize || (gradients && valueSize > MaxSize))
+            return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, up to {MaxSize}.");
 
         var (keys, allValues) = (RoundUp(keySize), RoundUp(valueSize));
         // What holds 256 key channels and 128 value channels needs Hopper's unequal shares of registers.
@@ -179,21 +197,21 @@ internal sealed record GlaChunkTile(
     private static int RoundUp(int size) => s_sizes.FirstOrDefault(tile => tile >= size, s_sizes[^1]);
 
     // As many chunks on their way as fit, with the blocks that registers leave room for.
-    private int Stages(int stageBytes) => Fits(MostStages * stageBytes + TotalsBytes, StateMinBlocks) ? MostStages : FewestStages;
+    private int Stages(int stageBytes, int most)
+    {
+        while (most > FewestStages && !Fits(most * stageBytes + TotalsBytes, StateMinBlocks))
+            most--;
+        return most;
+    }
 
     private bool Fits(int sharedBytes, int blocks = 1) =>
         blocks * (sharedBytes + ReservedBytes) <= Target.MaxSharedBytes + ReservedBytes;
 
-    private KernelVariant StateVariant(string pass, int vector, int chunk, int stageBytes, int producerRegisters,
-        int consumerRegisters, params ReadOnlySpan<string> defines)
-    {
-        var stages = Stages(stageBytes);
-        return Variant(pass, vector, 32 * (ProducerWarps + ConsumerWarps), StateMinBlocks, stages * stageBytes + TotalsBytes, Values,
-            [
-                $"CHUNK={chunk}", $"STAGES={stages}", $"PRODUCERS={ProducerWarps}", $"CONSUMERS={ConsumerWarps}",
-                $"PRODUCER_REGISTERS={producerRegisters}", $"CONSUMER_REGISTERS={consumerRegisters}", .. defines,
-            ]);
-    }
+    private KernelVariant StateVariant(string pass, int vector, int chunk, int stages, int stageBytes, int consumerWarps,
+        int producerRegisters, int consumerRegisters, string define) =>
+        Variant(pass, vector, 32 * (ProducerWarps + consumerWarps), StateMinBlocks, stages * stageBytes + TotalsBytes, Values,
+            $"CHUNK={chunk}", $"STAGES={stages}", $"PRODUCERS={ProducerWarps}", $"CONSUMERS={consumerWarps}",
+            $"PRODUCER_REGISTERS={producerRegisters}", $"CONSUMER_REGISTERS={consumerRegisters}", define);
 
     private KernelVariant Variant(
         string pass, int vector, int threads, int minBlocks, int sharedBytes, int values, params string[] defines) =>

@@ -10,7 +10,7 @@ using namespace fla;
 typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
-constexpr int WARPS = 8, THREADS = 32 * WARPS;
+constexpr int WARPS = 16, THREADS = 32 * WARPS;
 static_assert(C == 64); // half of the warps have A, half dA
 
 typedef ChunkGates<C, K, THREADS> Gates;

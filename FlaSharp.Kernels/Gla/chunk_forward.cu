@@ -9,6 +9,9 @@
 #include "fla/gla.cuh"
 #include "fla/pair_rows.cuh"
 #include "fla/transposed_state.cuh"
+#if HOPPER
+#include "fla/wgmma.cuh"
+#endif
 
 using namespace fla;
 
@@ -27,6 +30,7 @@ typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
 constexpr int ROW_TILES = V / 16 / CONSUMERS; // of 16 value channels, for each consumer warp
+static_assert(!HOPPER || (ROW_TILES == 1 && V % 64 == 0 && PRODUCERS % 4 == 0)); // four warps share a product of 64 of them
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
@@ -42,7 +46,7 @@ struct Stage {
     static constexpr int Q = 0, OUTPUT = V <= K ? Q : Q + KeyTile::BYTES, KEY = V <= K ? Q + KeyTile::BYTES : OUTPUT + OutputTile::BYTES,
                          VALUE = KEY + KeyTile::BYTES, GATE = VALUE + ValueTile::BYTES, PAIRS = GATE + GateTile::BYTES,
                          BYTES = PAIRS + PairTile::BYTES;
-    static_assert(BYTES % 128 == 0);
+    static_assert(BYTES % (HOPPER ? 1024 : 128) == 0);
     static constexpr int START = GATE, MIDDLE = START + K * 4, END = MIDDLE + K * 4, SAVING = END + K * 4;
     static_assert(SAVING + K * 4 <= PAIRS);
     u32 memory;
@@ -137,32 +141,163 @@ __device__ __forceinline__ bool saves(const GlaChunkForward& p, const GlaBlock<C
 }
 
 __device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock<C>& block) {
+    // The rows of the chunk to be loaded next: they move on with it.
+    int first = block.first * C, kv_head = block.head / p.shape.group, value = blockIdx.y * V;
+    auto q = block.sequence.rows<bf16>(p.q, block.head).from(first), k = block.sequence.rows<bf16>(p.k, kv_head).from(first),
+         v = block.sequence.rows<bf16>(p.v, kv_head).from(first);
+    auto g = block.sequence.rows<G>(p.g, kv_head).from(first);
+    v.first += value;
     auto load = [&](int n) {
         if (n >= block.chunks) return;
-        int thread = opaque(threadIdx.x), head = opaque(block.head), kv_head = head / p.shape.group, value = blockIdx.y * V;
-        int first = (block.first + n) * C, rows = block.rows(n);
+        int thread = opaque(threadIdx.x), rows = block.rows(n);
         Stage stage(n);
-        auto v = block.sequence.rows<bf16>(p.v, kv_head);
-        v.first += value;
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), block.sequence.rows<G>(p.g, kv_head), first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), block.sequence.rows<bf16>(p.q, head), first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), block.sequence.rows<bf16>(p.k, kv_head), first, rows, p.shape.key_size, thread);
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, first, rows, p.shape.value_size - value, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.g(), g, 0, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.q(), q, 0, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.k(), k, 0, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, 0, rows, p.shape.value_size - value, thread);
+        g = g.from(C), q = q.from(C), k = k.from(C), v = v.from(C);
     };
 
     float pending[2] = {0.f, 0.f};
     Pipeline::produce(block.chunks, load, [&](int n) {
         int* plain = saves(p, block, n) ? p.plain + block.slot(p.shape.sequences, n) * p.shape.heads + opaque(block.head) : nullptr;
         prepare(Stage(n), pending, p.scale, plain);
+#if HOPPER
+        fence_for_products();
+#endif
     });
 }
+
+typedef TransposedState<ROW_TILES, K> State;
+
+#if HOPPER
+// The outputs of a warp's value channels with pairs taken one by one: `left` is the state before the chunk.
+__device__ __forceinline__ void output_one_by_one(float (&out)[C / 8][4], const u32 (&left)[K / 16][4], const Stage& stage,
+                                                  int row, int lane) {
+#pragma unroll
+    for (int t = 0; t < C; t += 16) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) out[t / 8][e] = out[t / 8 + 1][e] = 0.f;
+#pragma unroll
+        for (int k = 0; k < K; k += 16) {
+            u32 b[4];
+            load_right_transposed(b, stage.q(), t, k, lane);
+            mma_16x16(out[t / 8], out[t / 8 + 1], left[k / 16], b);
+        }
+    }
+#pragma unroll 1
+    for (int j = 0; j < C; j++) {
+        float v[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) v[half] = to_float(shared_load<bf16>(stage.v().at(j, row + half * 8 + lane / 4)));
+#pragma unroll
+        for (int n = 0; n < C / 8; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int t = n * 8 + lane % 4 * 2 + e % 2;
+                if (j <= t) out[n][e] += to_float(shared_load<bf16>(stage.pairs().at(t, j))) * v[e / 2];
+            }
+    }
+}
+
+// The consumers' work on a chunk, the state being scaled for it: its output, and the state after it. `row` is the warp's first value
+// channel in the tiles.
+__device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state,
+                                        int row, int lane) {
+    constexpr int GROUP = 128;                      // threads that share products
+    int first = row / 64 * 64, warp = row / 16 % 4; // the group's first value channel, the warp in the group
+    float out[C / 8][4] = {};
+    float(&sum)[K / 8][4] = state.sum[0];
+    u32 left[K / 16][4];
+#pragma unroll
+    for (int k = 0; k < K; k += 16) pack_left(left[k / 16], sum[k / 8], sum[k / 8 + 1]);
+    if (stage.has_middle()) state.scale(stage.middle(), lane);
+
+    begin_products(out, left, sum);
+#pragma unroll
+    for (int k = 0; k < K; k += 16) product<0>(out, left[k / 16], operand(stage.q(), 0, k)); // o^T = S^T q^T + v^T A^T
+#pragma unroll
+    for (int j = 0; j < C; j += 16) product<1, 0>(out, operand_transposed(stage.v(), j, first), operand(stage.pairs(), 0, j));
+    commit_products();
+#pragma unroll
+    for (int j = 0; j < C; j += 16) // S^T += v^T k
+        product<1, 1>(sum, operand_transposed(stage.v(), j, first), operand_transposed(stage.k(), j, 0));
+    commit_products();
+
+    wait_products<1>(out);
+    // A value that is not finite made its channel NaN all over the chunk: a product with the 0 of later pairs reaches tokens before it.
+    if (!__all_sync(~0u, isfinite(out[0][0]) && isfinite(out[0][2]))) output_one_by_one(out, left, stage, row, lane);
+    if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // the queries are read
+#pragma unroll
+    for (int t = 0; t < C; t += 16) {
+        u32 pairs[4];
+#pragma unroll
+        for (int e = 0; e < 4; e++) pairs[e] = Pair<T>::pack(out[t / 8 + e / 2][e % 2 * 2], out[t / 8 + e / 2][e % 2 * 2 + 1]);
+        stmatrix_x4_trans(stage.output().at(t + lane / 16 * 8 + lane % 8, row + (lane & 8)), pairs);
+    }
+    Pipeline::sync_group(row / 64, GROUP);
+    constexpr int ROWS = C / 4; // of the output, for each warp: whole lines
+    typedef SharedTile<T, ROWS, OutputTile::PANEL> Lines;
+    Lines lines(stage.output().base + first / 64 * (C * Lines::PITCH) + warp * Lines::BYTES);
+    auto o = block.sequence.rows<T>(p.o, opaque(block.head));
+    store_tile<VECTOR, 64>(lines, 0, o, (block.first + n) * C + warp * ROWS, block.rows(n) - warp * ROWS, blockIdx.y * V + first,
+                           p.shape.value_size, lane);
+    wait_products<0>(sum);
+}
+#else
+// The same with the products of single warps. Those of pairs skip later blocks of 16 tokens: a value that is not finite makes its
+// channel NaN in at most 15 tokens before it.
+__device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state,
+                                        int row, int& lane) {
+    float out[ROW_TILES][C / 8][4] = {};
+#pragma unroll
+    for (int k = 0; k < K; k += 16) { // o^T = S^T q^T
+        u32 a[ROW_TILES][4], b[C / 16][4];
+#pragma unroll
+        for (int t = 0; t < C; t += 16) load_right_transposed(b[t / 16], stage.q(), t, k, lane);
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++) pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
+#pragma unroll
+        for (int t = 0; t < C; t += 16)
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b[t / 16]);
+    }
+    if (stage.has_middle()) state.scale(stage.middle(), lane);
+#pragma unroll
+    for (int j = 0; j < C; j += 16) { // o^T += v^T A^T, S^T += v^T k
+        lane = opaque(lane);
+        u32 a[ROW_TILES][4], b[C / 16][4];
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.v(), j, row + m * 16, lane);
+#pragma unroll
+        for (int t = j; t < C; t += 16) load_right_transposed(b[t / 16], stage.pairs(), t, j, lane);
+#pragma unroll
+        for (int t = j; t < C; t += 16)
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b[t / 16]);
+        state.add(a, stage.k(), j, lane);
+    }
+    if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // the queries are read
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+        for (int t = 0; t < C; t += 8)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                shared_store(stage.output().at(t + lane / 4, row + m * 16 + e * 8 + lane % 4 * 2),
+                             transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
+    __syncwarp();
+    auto o = block.sequence.rows<T>(p.o, opaque(block.head));
+    store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, o, (block.first + n) * C, block.rows(n), blockIdx.y * V + row, p.shape.value_size, lane);
+}
+#endif
 
 __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock<C>& block) {
     int warp = threadIdx.x / 32 - PRODUCERS, lane = threadIdx.x % 32;
     int row = warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first value channel in the tiles and in the tensors
     const GlaShape& shape = p.shape;
     i64 state_size = (i64)shape.key_size * shape.value_size;
-    TransposedState<ROW_TILES, K> state;
+    State state;
     state.load(p.initial ? p.initial + block.state * state_size : nullptr, shape.key_size, shape.value_size, value, lane);
 
     for (int n = 0; n < block.chunks; n++) {
@@ -175,46 +310,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
         }
         state.scale(stage.start(), lane);
 
-        float out[ROW_TILES][C / 8][4] = {};
-#pragma unroll
-        for (int k = 0; k < K; k += 16) { // o^T = S^T q^T
-            u32 a[ROW_TILES][4], b[C / 16][4];
-#pragma unroll
-            for (int t = 0; t < C; t += 16) load_right_transposed(b[t / 16], stage.q(), t, k, lane);
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++) pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
-#pragma unroll
-            for (int t = 0; t < C; t += 16)
-#pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b[t / 16]);
-        }
-        if (stage.has_middle()) state.scale(stage.middle(), lane);
-#pragma unroll
-        for (int j = 0; j < C; j += 16) { // o^T += v^T A^T, S^T += v^T k
-            lane = opaque(lane);
-            u32 a[ROW_TILES][4], b[C / 16][4];
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.v(), j, row + m * 16, lane);
-#pragma unroll
-            for (int t = j; t < C; t += 16) load_right_transposed(b[t / 16], stage.pairs(), t, j, lane);
-#pragma unroll
-            for (int t = j; t < C; t += 16)
-#pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) mma_16x16(out[m][t / 8], out[m][t / 8 + 1], a[m], b[t / 16]);
-            state.add(a, stage.k(), j, lane);
-        }
-        if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // the queries are read
-#pragma unroll
-        for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-            for (int t = 0; t < C; t += 8)
-#pragma unroll
-                for (int e = 0; e < 2; e++)
-                    shared_store(stage.output().at(t + lane / 4, row + m * 16 + e * 8 + lane % 4 * 2),
-                                 transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
-        __syncwarp();
-        auto o = block.sequence.rows<T>(p.o, opaque(block.head));
-        store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, o, (block.first + n) * C, block.rows(n), value, shape.value_size, lane);
+        advance(p, block, stage, n, state, row, lane);
         Pipeline::release(n, block.chunks);
     }
 

@@ -1,3 +1,4 @@
+using FlaSharp.Kernels.Gla;
 using FlaSharp.Ops;
 using FlaSharp.Tests.Reference;
 using FlaSharp.Tests.TestSupport;
@@ -53,6 +54,9 @@ internal sealed record GlaCase
 
     public bool HasInitialState { get; init; } = true;
 
+    /// <summary>Whether to do without Hopper's own instructions where there are some.</summary>
+    public bool Portable { get; init; }
+
     private int States => Offsets is null ? B : Offsets.Length - 1;
 
     private Sequences Sequences => Sequences.Of(B, T, Offsets is null ? null : tensor(Offsets));
@@ -107,8 +111,10 @@ internal sealed record GlaCase
         Gradients(leaves => Forward(mode, leaves), inputs);
 
     /// <summary>Output and final state; <see cref="LinearAttentionMode.Chunk"/> with three segments.</summary>
-    public (Tensor, Tensor?) Forward(LinearAttentionMode mode, Tensor?[] x) => mode == LinearAttentionMode.Chunk
-        ? GlaChunkFunction.Run(x[0]!, x[1]!, x[2]!, x[3]!, 1 / Math.Sqrt(K), x[4], Sequences, Reverse, true, segments: 3)
+    public (Tensor, Tensor?) Forward(LinearAttentionMode mode, Tensor?[] x) => mode == LinearAttentionMode.Chunk || Portable
+        ? new GlaParts(GlaChunkTile.MaxSize, GlaChunkTile.MaxSize).Run(x[0]!, x[1]!, x[2]!, x[3]!, x[4], (q, k, v, g, state) =>
+            GlaChunkFunction.Run(q, k, v, g, 1 / Math.Sqrt(K), state, Sequences, Reverse, true,
+                segments: mode == LinearAttentionMode.Chunk ? 3 : 1, Portable))
         : FlaOps.Gla(x[0]!, x[1]!, x[2]!, x[3]!, mode, initialState: x[4], outputFinalState: true,
             cuSeqlens: Offsets is null ? null : tensor(Offsets), reverse: Reverse);
 

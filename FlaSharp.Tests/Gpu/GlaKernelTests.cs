@@ -95,6 +95,59 @@ public sealed class GlaKernelTests
         new GlaCase { T = 401, Offsets = offsets, Reverse = reverse, H = 4, KvHeads = 2, K = 30, Decay = GlaCase.SomeResets }.Check();
     }
 
+    /// <summary>Forward's products of matrices are Hopper's where there are some, or the portable ones.</summary>
+    [GpuTheory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Both_kinds_of_products(bool portable)
+    {
+        foreach (var (keySize, valueSize) in new[] { (64, 64), (64, 128), (128, 64), (128, 128), (61, 107), (256, 64), (256, 256) })
+            new GlaCase { T = 201, K = keySize, V = valueSize, Portable = portable }.Check();
+        foreach (var size in new[] { 64, 128 })
+        {
+            var shape = new GlaCase { T = 401, K = size, V = size, H = 4, KvHeads = 2, Portable = portable };
+            (shape with { Offsets = [0, 0, 20, 20, 90, 400, 401, 401], Reverse = true }).Check();
+            (shape with { Dtype = ScalarType.Float16, GateDtype = ScalarType.Float32, HasInitialState = false }).Check();
+            foreach (var decay in new[] { GlaCase.WeakGate, GlaCase.FarShortGate, GlaCase.StrongGate, GlaCase.StrongerGate,
+                GlaCase.SomeResets, GlaCase.AllResets, GlaCase.AlternatingGate })
+                (shape with { Decay = decay }).Check();
+        }
+    }
+
+    [GpuTheory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_value_that_is_not_finite_stays_in_its_channel_and_reaches_no_token_long_before_it(bool portable)
+    {
+        const int Token = 45, Channel = 7;
+        foreach (var size in new[] { 64, 128 })
+        {
+            using var scope = NewDisposeScope();
+            var shape = new GlaCase { T = 201, K = size, V = size, Portable = portable };
+            var inputs = shape.Inputs();
+            var others = Array.ConvertAll(inputs, input => input!.clone());
+            others[2]![.., Token, .., Channel] = float.NaN;
+            var (expected, actual) = (shape.Forward(LinearAttentionMode.FusedChunk, inputs).Item1,
+                shape.Forward(LinearAttentionMode.FusedChunk, others).Item1);
+            var exact = GpuDevice.Get(0).Target!.IsHopper && !portable;
+            var before = exact ? Token : Token / 16 * 16;
+            Compare.Close(actual[.., ..before], expected[.., ..before], 4e-3, "before");
+            Assert.True(actual[.., Token.., .., Channel].isnan().all().ToBoolean());
+            actual[.., .., .., Channel] = expected[.., .., .., Channel];
+            Compare.Close(actual, expected, 4e-3, "other channels");
+        }
+    }
+
+    [GpuFact]
+    public void Hopper_takes_its_own_products()
+    {
+        Assert.SkipUnless(GpuDevice.Get(0).Target!.IsHopper, "The GPU is no Hopper.");
+        using var scope = NewDisposeScope();
+        var x = new GlaCase { T = 200, H = 4, K = 128, V = 128 }.Inputs();
+        Assert.Contains("wgmma", FlaOps.PlanGla(x[0]!).Reason, StringComparison.Ordinal);
+        Assert.Contains("mma.sync", FlaOps.PlanGla(x[0]![.., .., .., ..32]).Reason, StringComparison.Ordinal);
+    }
+
     [GpuFact]
     public void Reversed() => new GlaCase { B = 2, T = 333, Reverse = true }.Check();
 
@@ -274,33 +327,23 @@ public sealed class GlaKernelTests
         Assert.Equal((LinearAttentionMode.Chunk, FlaOps.TorchPath), Taken(floats));
         Assert.Contains("bfloat16", floats.Reason, StringComparison.Ordinal);
 
-        var tooWide = Queries(1, 100, 1, 300);
-        Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath), Taken(FlaOps.PlanGla(tooWide)));
-        Assert.Contains("K = 300", FlaOps.PlanGla(tooWide, LinearAttentionMode.Chunk).Reason, StringComparison.Ordinal);
+        var inParts = FlaOps.PlanGla(Queries(1, 100, 200, 300));
+        Assert.Equal((LinearAttentionMode.FusedChunk, FlaOps.CudaPath), Taken(inParts));
+        Assert.Contains("K = 300", inParts.Reason, StringComparison.Ordinal);
 
         static Tensor Queries(params long[] sizes) => empty(sizes, dtype: ScalarType.BFloat16, device: CUDA);
         static (LinearAttentionMode, string) Taken(ModeChoice choice) => (choice.Mode, choice.Path);
     }
 
-    [GpuFact]
-    public void Wide_heads_without_gradients()
-    {
-        using var scope = NewDisposeScope();
-        using var noGrad = no_grad();
-        foreach (var (keySize, valueSize) in new[] { (256, 256), (200, 64), (256, 32), (64, 512) })
-        {
-            var shape = new GlaCase { T = 200, K = keySize, V = valueSize };
-            var inputs = shape.Inputs();
-            var x = Array.ConvertAll(inputs, input => input!.to(float64));
-            var (expected, expectedState) = NaiveGla.Run(x[0], x[1], x[2], x[3], initialState: x[4]);
-            foreach (var mode in new[] { LinearAttentionMode.FusedChunk, LinearAttentionMode.Chunk })
-            {
-                var (output, state) = shape.Forward(mode, inputs);
-                Compare.Close(output, expected, 4e-3, $"{shape} {mode}: output");
-                Compare.Close(state!, expectedState, 5e-3, $"{shape} {mode}: final state");
-            }
-        }
-    }
+    [GpuTheory]
+    [InlineData(256, 256)]
+    [InlineData(256, 128)]
+    [InlineData(200, 64)]
+    [InlineData(256, 32)]
+    [InlineData(64, 512)]
+    [InlineData(300, 40)]
+    [InlineData(512, 512)]
+    public void Wide_heads(int keySize, int valueSize) => new GlaCase { T = 200, K = keySize, V = valueSize }.Check();
 
     [GpuFact]
     public void Disabled_kernels_are_told_once_and_torch_goes_on() =>

@@ -7,8 +7,7 @@ internal static class BlockKernels
 {
     private const int SharedBytes = 97 << 10; // every GPU has as many
 
-    /// <summary>Some of each.</summary>
-    public static IEnumerable<KernelVariant> All =>
+    private static readonly KernelVariant[] s_portable =
     [
         SharedTile("tile_addresses", 64, 64),
         SharedTile("tile_copy", 64, 128),
@@ -35,12 +34,30 @@ internal static class BlockKernels
         RowSums(64, 2, 4),
     ];
 
+    private static readonly KernelVariant[] s_hopper =
+    [
+        .. new[] { 32, 64, 128, 256 }.Select(cols => WarpgroupProducts(cols, 32, inRegisters: false, false, rightTransposed: true)),
+        WarpgroupProducts(256, 64, inRegisters: true, false, false),
+        WarpgroupProducts(64, 16, inRegisters: false, leftTransposed: true, false),
+        StoredMatrices,
+    ];
+
+    /// <summary>Some of each.</summary>
+    public static IEnumerable<KernelVariant> All(CompilerTarget target) =>
+        target.IsHopper ? [.. s_portable, .. s_hopper] : s_portable;
+
     public static KernelVariant SharedTile(
         string entry, int rows, int cols, ElementType type = ElementType.BFloat16, int vector = 8) =>
         Variant("shared_tile", entry, 128, Type(type), $"TILE_ROWS={rows}", $"TILE_COLS={cols}", $"VECTOR={vector}");
 
     public static KernelVariant Matrices(string entry, ElementType type = ElementType.BFloat16) =>
         Variant("matrices", entry, 32, Type(type));
+
+    public static KernelVariant WarpgroupProducts(
+        int cols, int depth, bool inRegisters, bool leftTransposed, bool rightTransposed) =>
+        WarpgroupProducts("warpgroup_products", 256, cols, depth, inRegisters, leftTransposed, rightTransposed);
+
+    public static KernelVariant StoredMatrices => WarpgroupProducts("stored_matrices", 32, 32, 16, false, false, false);
 
     public static KernelVariant WarpTile(int rows, int cols, int depth) => Variant("warp_tile", "warp_tile_product", 256,
         $"PRODUCT_ROWS={rows}", $"PRODUCT_COLS={cols}", $"PRODUCT_DEPTH={depth}", "BLOCK_WARPS=8");
@@ -64,6 +81,15 @@ internal static class BlockKernels
 
     public static KernelVariant RowSums(int rows, int threadColumns, int warps) => Variant("row_sums", "row_sums", 32 * warps,
         $"ROWS={rows}", $"THREAD_COLUMNS={threadColumns}", $"WARPS={warps}", "STEPS=8");
+
+    private static KernelVariant WarpgroupProducts(
+        string entry, int threads, int cols, int depth, bool inRegisters, bool leftTransposed, bool rightTransposed)
+    {
+        static int Flag(bool value) => value ? 1 : 0;
+        return Variant("warpgroup_products", entry, threads, $"PRODUCT_COLS={cols}", $"PRODUCT_DEPTH={depth}",
+            $"LEFT_REGISTERS={Flag(inRegisters)}", $"LEFT_TRANSPOSED={Flag(leftTransposed)}",
+            $"RIGHT_TRANSPOSED={Flag(rightTransposed)}");
+    }
 
     private static string Type(ElementType type) => $"TYPE={type.Name()}";
 

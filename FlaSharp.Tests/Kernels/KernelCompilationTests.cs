@@ -22,7 +22,7 @@ public sealed class KernelCompilationTests
         var target = s_targets.Single(target => target.Architecture == architecture);
         var compiler = new KernelCompiler(TestKernels.Sources, CubinCache.Default);
         var variants = KernelCatalog.AllVariants(target)
-            .Append(TestKernels.Axpy).Append(TestKernels.BlockSum).Concat(BlockKernels.All).ToList();
+            .Append(TestKernels.Axpy).Append(TestKernels.BlockSum).Concat(BlockKernels.All(target)).ToList();
         var problems = new ConcurrentBag<string>();
         Parallel.ForEach(variants, variant =>
         {

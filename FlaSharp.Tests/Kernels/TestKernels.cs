@@ -29,6 +29,10 @@ internal static class TestKernels
         return library ?? NvrtcLibrary.Load();
     }
 
+    /// <summary>What a compiler's log says, without how long each part took: that differs from run to run.</summary>
+    public static string WithoutTimes(string log) =>
+        string.Join('\n', log.Split('\n').Where(line => !line.Contains("Compile time", StringComparison.Ordinal)));
+
     private static KernelVariant Variant(string entry) =>
         new("Test/axpy.cu", entry, [$"THREADS={Threads}", $"SHARED_FLOATS={SharedFloats}"], Threads, 0);
 

@@ -60,8 +60,8 @@ public static partial class FlaOps
             CudaRuntime.FallBack(nameof(Gla), missing);
 
         var inPlace = updateState && choice.Mode == LinearAttentionMode.FusedRecurrent && choice.Path != TorchPath;
-        var (output, finalState) = RunGla(
-            choice, q, k, v, g, factor, initialState, sequences, reverse, outputFinalState || (updateState && !inPlace), inPlace);
+        var (output, finalState) = RunGla(choice, GlaParts.Of(problem), q, k, v, g, factor, initialState, sequences, reverse,
+            outputFinalState || (updateState && !inPlace), inPlace);
         if (!updateState || inPlace)
             return (output, finalState);
         using (finalState)
@@ -105,8 +105,8 @@ public static partial class FlaOps
     }
 
     /// <summary>As planned, with checked arguments; the state is updated in place only by the recurrence's kernels.</summary>
-    private static (Tensor output, Tensor? finalState) RunGla(ModeChoice choice, Tensor q, Tensor k, Tensor v, Tensor g,
-        double scale, Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, bool updateState)
+    private static (Tensor output, Tensor? finalState) RunGla(ModeChoice choice, GlaParts parts, Tensor q, Tensor k, Tensor v,
+        Tensor g, double scale, Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, bool updateState)
     {
         if (choice.Path == CpuPath)
             return GlaRecurrence.Run(q, k, v, g, scale, initialState, sequences, reverse, outputFinalState, updateState);
@@ -114,8 +114,9 @@ public static partial class FlaOps
             return choice.Mode == LinearAttentionMode.FusedRecurrent
                 ? GlaRecurrentCudaFunction.Run(
                     q, k, v, g, scale, initialState, sequences, reverse, outputFinalState, updateState)
-                : GlaChunkFunction.Run(q, k, v, g, scale, initialState, sequences, reverse, outputFinalState,
-                    segments: choice.Mode == LinearAttentionMode.FusedChunk ? 1 : null);
+                : parts.Run(q, k, v, g, initialState, (q, k, v, g, initialState) => GlaChunkFunction.Run(q, k, v, g, scale,
+                    initialState, sequences, reverse, outputFinalState,
+                    segments: choice.Mode == LinearAttentionMode.FusedChunk ? 1 : null));
         if (choice.Mode == LinearAttentionMode.FusedRecurrent)
             return GlaRecurrent.Run(q, k, v, g, scale, initialState, sequences, reverse, outputFinalState);
 

@@ -12,10 +12,12 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
 {
     private readonly bool _outputFinalState;
     private readonly int? _segments;
+    private readonly bool _portable;
 
-    private GlaChunkFunction(
-        Tensor q, Tensor k, Tensor v, double scale, Sequences sequences, bool reverse, bool outputFinalState, int? segments)
-        : base(q, k, v, scale, sequences, reverse) => (_outputFinalState, _segments) = (outputFinalState, segments);
+    private GlaChunkFunction(Tensor q, Tensor k, Tensor v, double scale, Sequences sequences, bool reverse, bool outputFinalState,
+        int? segments, bool portable)
+        : base(q, k, v, scale, sequences, reverse) =>
+        (_outputFinalState, _segments, _portable) = (outputFinalState, segments, portable);
 
     /// <summary>
     /// Shapes as in <see cref="FlaOps.Gla"/>, checked by the caller, who knows that there is a <see cref="GlaChunkTile"/>.
@@ -31,10 +33,11 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
     /// <param name="outputFinalState">Whether the final state is wanted.</param>
     /// <param name="segments">Parts of each sequence that are worked on at the same time, if it is long enough; null for as many
     /// as keep the GPU busy.</param>
+    /// <param name="portable">Whether to do without what only some GPUs have: to test it on these as well.</param>
     public static (Tensor output, Tensor? finalState) Run(Tensor q, Tensor k, Tensor v, Tensor g, double scale,
-        Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, int? segments)
+        Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, int? segments, bool portable = false)
     {
-        var function = new GlaChunkFunction(q, k, v, scale, sequences, reverse, outputFinalState, segments);
+        var function = new GlaChunkFunction(q, k, v, scale, sequences, reverse, outputFinalState, segments, portable);
         var outputs = function.Run(q, k, v, g, initialState);
         return (outputs[0]!, outputs[1]);
     }
@@ -104,6 +107,8 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
             Gpu.Target!, out var reason) ?? throw new NotSupportedException(reason);
         var lines = (long)Sequences.Count * Heads;
         var tile = widest.For(lines, ValueSize, Gpu.Info.MultiprocessorCount);
+        if (_portable)
+            tile = tile with { IsPortable = true };
         var chunks = GlaChunkKernels.ChunkCount(Sequences.MaxLength, tile.Chunk);
         return new GlaChunkKernels
         {

@@ -43,8 +43,9 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
             return Elsewhere(problem, mode, $"Its kernel cannot run: {gpu}") with { Missing = gpu };
 
         var device = GpuDevice.Get(problem.DeviceIndex);
+        var parts = GlaParts.Of(problem);
         var tile = GlaChunkTile.Choose(
-            problem.KeySize, problem.ValueSize, element, gate, problem.Gradients, device.Target!, out var noChunks);
+            parts.Keys, parts.Values, element, gate, problem.Gradients, device.Target!, out var noChunks);
         var noRecurrence = Math.Max(problem.KeySize, problem.ValueSize) <= GlaRecurrentTile.MaxSize
             ? null
             : $"K = {problem.KeySize} and V = {problem.ValueSize}: the recurrence takes up to {GlaRecurrentTile.MaxSize}.";
@@ -53,7 +54,9 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
             : (mode, "Asked for.");
         var missing = taken == LinearAttentionMode.FusedRecurrent ? noRecurrence : tile is null ? noChunks : null;
         if (missing is null)
-            return new(new ModeChoice(taken, FlaOps.CudaPath, explain ? $"{reason} {gpu}" : ""));
+            return new(new ModeChoice(taken, FlaOps.CudaPath, explain
+                ? $"{reason}{InParts(problem, parts, taken)}{Products(problem, parts, taken, device, tile)} {gpu}"
+                : ""));
         // In float32 the chunks are libtorch's by design: it keeps all digits, tensor cores do not.
         var isMeant = element == ElementType.Float32 && taken != LinearAttentionMode.FusedRecurrent;
         return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), isMeant ? null : missing);
@@ -68,7 +71,7 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
             return (LinearAttentionMode.FusedRecurrent, explain ? ShortReason(length) : "");
         if (tile is null)
             return (LinearAttentionMode.FusedRecurrent, noChunks);
-        var blocks = tile.BlockCount((long)problem.Sequences.Count * problem.Heads, problem.ValueSize);
+        var blocks = tile.BlockCount((long)problem.Sequences.Count * problem.Heads, GlaParts.Of(problem).Values);
         var multiprocessors = device.Info.MultiprocessorCount;
         var isBusy = GlaSegments.IsBusy(blocks, multiprocessors);
         var reason = explain
@@ -86,6 +89,22 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
             : length <= ShortSequence ? (LinearAttentionMode.FusedRecurrent, ShortReason(length))
             : (LinearAttentionMode.Chunk, $"The longest sequence has {length} tokens: products over chunks keep a GPU busy.");
         return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {path}"));
+    }
+
+    private static string InParts(in GlaProblem problem, GlaParts parts, LinearAttentionMode mode) =>
+        mode == LinearAttentionMode.FusedRecurrent || parts.AreAll(problem)
+            ? ""
+            : $" K = {problem.KeySize} and V = {problem.ValueSize} are taken in parts of up to {parts.Keys} and {parts.Values}.";
+
+    private static string Products(
+        in GlaProblem problem, GlaParts parts, LinearAttentionMode mode, GpuDevice device, GlaChunkTile? tile)
+    {
+        if (mode == LinearAttentionMode.FusedRecurrent)
+            return "";
+        var lines = (long)problem.Sequences.Count * problem.Heads;
+        return tile!.For(lines, parts.Values, device.Info.MultiprocessorCount).UsesHopper
+            ? " Forward's products are Hopper's (wgmma)."
+            : " Forward's products are the portable ones (mma.sync).";
     }
 
     private static string ShortReason(int length) =>

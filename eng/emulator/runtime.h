@@ -9,7 +9,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <algorithm>
+#include <array>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -113,13 +115,19 @@ struct Lane {
     Site site;
     std::vector<Copy> open;               // copies not yet committed
     std::deque<std::vector<Copy>> groups; // committed ones, the oldest first
+    u64 fenced;                           // the last write that it has shown to background products
 };
+
+// The last one to two neighbouring bytes of shared memory.
+struct Write { u64 number; int thread; };
 
 struct Warp {
     u32 lanes, ready, waiting, done; // masks of lanes
     int barrier;                     // the barrier it waits at, or -1
     int flags;                       // how many of that barrier's threads had theirs set
     int priority;
+    std::vector<std::function<void()>> open;               // background products not yet committed
+    std::deque<std::vector<std::function<void()>>> groups; // committed ones, the oldest first
 };
 
 enum class Arrival { Arrive, Wait, Reduce };
@@ -140,6 +148,8 @@ struct Machine {
     std::unique_ptr<Guarded> shared;
     u8* shared_base;
     Region fixed;                // static shared memory
+    std::vector<Write> written;  // for every two bytes of dynamic shared memory
+    u64 writes;
     std::vector<std::unique_ptr<Guarded>> stacks;
     std::vector<Lane> lanes;
     std::vector<Warp> warps;
@@ -396,6 +406,22 @@ __attribute__((noinline)) u8* shared_pointer(const char* operation, u32 address,
          machine.launch->shared_bytes, dynamic, site);
 }
 
+// Writes to shared memory, of the current lane: background products see them only after its next fence.
+inline void note_write(const void* p, u64 bytes) {
+    machine.writes++;
+    u64 first = (u64)((const u8*)p - machine.shared_base) / 2; // too large for static memory, which no product reads
+    for (u64 i = first; i < first + (bytes + 1) / 2 && i < machine.written.size(); i++)
+        machine.written[i] = {machine.writes, int(machine.current - machine.lanes.data())};
+}
+inline void fence_writes() { machine.current->fenced = machine.writes; }
+inline void check_fenced(const char* operation, u32 address) {
+    const Write& write = machine.written[(address - dynamic_shared_offset()) / 2];
+    const Lane& writer = machine.lanes[write.thread];
+    if (write.number > writer.fenced)
+        fail("%s reads the shared address %u, which warp %d, lane %d wrote without a fence for it", operation, address, writer.warp,
+             writer.lane);
+}
+
 inline void check_aligned(const char* operation, const void* p, u64 bytes) {
     if ((u64)p % bytes != 0)
         fail("%s: address %p is not aligned to %llu bytes @0x%llx", operation, p, bytes, offset_of(__builtin_return_address(0)));
@@ -422,6 +448,7 @@ inline void check_global(const char* operation, const void* p, u64 bytes) {
 inline void perform(const Copy& copy) {
     if (copy.valid) memcpy(copy.to, copy.from, copy.bytes);
     else memset(copy.to, 0, copy.bytes);
+    note_write(copy.to, copy.bytes);
 }
 
 // The copy happens at once or as late as the program allows; until then its target is poison.
@@ -500,6 +527,8 @@ inline void prepare_block(u64 block) {
     memset(machine.shared_base, 0xff, (launch.shared_bytes + 1023) / 1024 * 1024);
     if (machine.fixed.bytes > 0) memset(machine.fixed.base, 0xff, machine.fixed.bytes);
     memset(machine.barriers, 0, sizeof machine.barriers);
+    machine.written.assign(launch.shared_bytes / 2, {});
+    machine.writes = 0;
 
     int threads = (int)machine.lanes.size();
     for (int i = 0; i < threads; i++) {
@@ -509,6 +538,7 @@ inline void prepare_block(u64 block) {
         lane.lane = i % WARP;
         lane.open.clear();
         lane.groups.clear();
+        lane.fenced = 0;
         // What emulator_switch pops: six registers and the address of `enter`; above it a return address, as after a call.
         void** stack = (void**)machine.stacks[i]->end;
         *--stack = nullptr;
@@ -519,7 +549,7 @@ inline void prepare_block(u64 block) {
     for (size_t w = 0; w < machine.warps.size(); w++) {
         int lanes = std::min(WARP, threads - (int)w * WARP);
         u32 mask = lanes == WARP ? ~0u : bit(lanes) - 1;
-        machine.warps[w] = {mask, mask, 0, 0, -1, 0, machine.random.below(1 << 20)};
+        machine.warps[w] = {mask, mask, 0, 0, -1, 0, machine.random.below(1 << 20), {}, {}};
     }
 }
 

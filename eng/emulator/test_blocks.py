@@ -69,9 +69,9 @@ class SharedTileTests(unittest.TestCase):
             z = np.zeros((2, rows, cols), np.int32)
             run("shared_tile", "tile_addresses", 128, {"TYPE": "bf16", "TILE_ROWS": rows, "TILE_COLS": cols, "VECTOR": 8}, z=z)
             i, j = np.arange(rows)[:, None], np.arange(cols)[None, :]
-            key = i if cols >= 64 else i * cols // 64  # of the copy engine's swizzles: the line of 128 bytes
-            chunk = j // 8 ^ key % min(8, cols // 8)
-            np.testing.assert_array_equal(z[0], i * cols * 2 + chunk * 16 + j % 8 * 2)
+            panel = min(cols, 64)
+            chunk = j % panel // 8 ^ i * panel // 64 % (panel // 8)  # of Hopper's swizzles: exchanged by the line of 128 bytes
+            np.testing.assert_array_equal(z[0], (j // panel * rows + i) * panel * 2 + chunk * 16 + j % 8 * 2)
             np.testing.assert_array_equal(z[1], (i * cols + j) * 4)
 
     def test_copy(self):
@@ -125,6 +125,32 @@ class MatrixTests(unittest.TestCase):
         run("matrices", "transposed_matrices", 32, {"TYPE": "bf16"}, x=x, y=y, z=z, w=w)
         np.testing.assert_array_equal(z, x.T)
         np.testing.assert_array_equal(w, [y[16 + i:24 + i, 32 + j:40 + j] for j in (0, 8) for i in (0, 8)])
+
+
+class WarpgroupTests(unittest.TestCase):
+    # Columns and depth, for every width of a panel; whether the left operand is in registers, and each operand transposed.
+    FORMS = ((32, 64, 0, 0, 0), (256, 32, 0, 0, 0), (64, 16, 0, 0, 0), (32, 32, 0, 0, 1), (128, 64, 0, 0, 1), (64, 128, 0, 1, 0),
+             (64, 64, 0, 1, 1), (256, 32, 0, 1, 1), (32, 128, 1, 0, 0), (128, 16, 1, 1, 0), (256, 64, 1, 0, 1))
+
+    def test_products(self):
+        for form in self.FORMS:
+            cols, depth, registers, a_transposed, b_transposed = form
+            a, b = codes(128, depth, step=5, modulus=11), codes(depth, cols, step=3, modulus=13)
+            x, y = a.T if a_transposed else a, b if b_transposed else b.T
+            defines = {"PRODUCT_COLS": cols, "PRODUCT_DEPTH": depth, "LEFT_REGISTERS": registers,
+                       "LEFT_TRANSPOSED": a_transposed, "RIGHT_TRANSPOSED": b_transposed}
+            for seed in SEEDS:
+                with self.subTest(form=form, seed=seed):
+                    z = nans(128, cols)
+                    run("warpgroup_products", "warpgroup_products", 256, defines, x=bf16(x), y=bf16(y), z=z, seed=seed)
+                    np.testing.assert_array_equal(z, 1 + 2 * a @ b)
+
+    def test_stored_matrices(self):
+        x, z = np.arange(256, dtype=np.uint16).reshape(16, 16), np.zeros((16, 16), np.uint16)
+        defines = {"PRODUCT_COLS": 32, "PRODUCT_DEPTH": 16, "LEFT_REGISTERS": 0, "LEFT_TRANSPOSED": 0,
+                   "RIGHT_TRANSPOSED": 0}
+        run("warpgroup_products", "stored_matrices", 32, defines, x=x, z=z)
+        np.testing.assert_array_equal(z, x.T)
 
 
 class WarpTileTests(unittest.TestCase):

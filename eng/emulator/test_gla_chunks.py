@@ -66,7 +66,7 @@ class ChunkCase(Case):
     """A call of the kernels over chunks, with the launches of GlaChunkKernels.cs and the tile of GlaChunkTile.cs."""
 
     def __init__(self, K, V, *, segments=1, stages=2, producers=4, consumers=4, values=None, backward_warps=8,
-                 forward_chunk=None, **options):
+                 forward_chunk=None, hopper=False, **options):
         super().__init__(K, V, **{"element": "bf16", **options})
         T = self.q.shape[1]
         self.length = T if self.offsets is None else int(np.diff(self.offsets).max())
@@ -78,6 +78,7 @@ class ChunkCase(Case):
         self.values = values or min(self.all_values, 64 if self.keys > 128 else 128)
         self.forward_chunk = forward_chunk or (32 if self.keys > 64 else 64)
         self.producers, self.consumers, self.backward_warps = producers, min(consumers, self.values // 16), backward_warps
+        self.hopper = hopper
         self.value_tiles = -(-V // self.values)
 
     def shared_bytes(self, kernel):
@@ -93,7 +94,7 @@ class ChunkCase(Case):
         if kernel == "chunk_backward":
             own = sum(gradients for place in (2 * all_values, states) if place < gradients)
             return 2 * keys + 2 * all_values + states + 2 * pairs + row + own
-        return 3 * keys + 2 * pairs + row + 2048 + max(2 * all_values, gradients)
+        return 3 * keys + 2 * pairs + row + 4096 + max(2 * all_values, gradients)
 
     def run(self):
         B, T, H, K = self.q.shape
@@ -122,7 +123,8 @@ class ChunkCase(Case):
 
         def launch(kernel, values, grid, threads, parameters, **more):
             shared = self.shared_bytes(kernel)
-            defines = {"TYPE": self.element, "GATE_TYPE": self.gate, "KEY_TILE": self.keys, "VALUE_TILE": values, "CHUNK": self.forward_chunk if kernel == "chunk_forward" else CHUNK,
+            chunk = self.forward_chunk if kernel == "chunk_forward" else CHUNK
+            defines = {"TYPE": self.element, "GATE_TYPE": self.gate, "KEY_TILE": self.keys, "VALUE_TILE": values, "CHUNK": chunk,
                        "VECTOR": vector, "MIN_BLOCKS": 1, "SHARED": shared, **more}
             emulate.launch(GLA / f"{kernel}.cu", f"gla_{kernel}", defines, grid, threads, shared, parameters, seed=self.seed,
                            buffers=buffers)
@@ -163,8 +165,9 @@ class ChunkCase(Case):
         o, final, states, plain = output("o", V, self.element), floats("ST", self.count, H, K, V), saved("states"), marks("plain")
         first = join_segments(0, initial)
         shape.segment_chunks *= CHUNK // self.forward_chunk
-        launch("chunk_forward", self.values, grid, threads, Forward(
-            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale), **roles)
+        forward_roles = {**roles, "HOPPER": 1, "CONSUMERS": self.values // 16} if self.hopper else {**roles, "HOPPER": 0}
+        launch("chunk_forward", self.values, grid, 32 * (self.producers + forward_roles["CONSUMERS"]), Forward(
+            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale), **forward_roles)
         shape.segment_chunks //= CHUNK // self.forward_chunk
 
         d_initial, state_gradients, plain_gradients = floats("dS0", self.count, H, K, V), saved("state gradients"), marks("plain gradients")
@@ -177,7 +180,7 @@ class ChunkCase(Case):
             Shape(sequences, H, group, K, V, self.chunks, 1), *map(emulate.view, (q, k, v, g, do, *gradients)),
             *map(address, (states, state_gradients, plain, plain_gradients)), self.value_tiles * self.values, self.scale, blocks)
         launch("chunk_backward", self.all_values, blocks, 32 * self.backward_warps, backward, BACKWARD_WARPS=self.backward_warps)
-        launch("chunk_backward_pairs", self.all_values, min(blocks, MULTIPROCESSORS), 256, backward)
+        launch("chunk_backward_pairs", self.all_values, min(blocks, MULTIPROCESSORS), 512, backward)
 
         dq, dk, dv, dg = gradients
         return {"o": fetch(o, self.element), "final": final, "d_initial": d_initial, "dq": fetch(dq, self.element),
@@ -255,6 +258,39 @@ class GlaChunkTests(unittest.TestCase):
         for seed in range(1, 5):
             with self.subTest(seed=seed):
                 self.check(ChunkCase(32, 32, T=270, H=1, gates="half", seed=seed))
+
+    def test_hopper(self):
+        for K, V, options in ((64, 64, {"stages": 3}), (128, 128, {"H": 1}), (64, 128, {"H": 1}), (128, 64, {"H": 1, "element": "fp16"}),
+                              (256, 64, {"H": 1})):
+            with self.subTest(K=K, V=V):
+                self.check(ChunkCase(K, V, T=200, hopper=True, **options))
+
+    def test_hopper_gates(self):
+        for gates in ("none", "weak", "-5", "resets", "wide", "half"):
+            with self.subTest(gates):
+                self.check(ChunkCase(64, 64, T=140, H=1, gates=gates, hopper=True, forward_chunk=32))
+
+    def test_hopper_layouts(self):
+        offsets = [0, 20, 20, 170, 171]
+        self.check(ChunkCase(64, 64, T=171, H=1, offsets=offsets, reverse=True, segments=2, gates="half", hopper=True))
+        self.check(ChunkCase(61, 107, T=150, H=2, Hkv=1, segments=2, hopper=True))
+        self.check(ChunkCase(64, 160, T=100, H=1, hopper=True))
+
+    def test_hopper_values_that_are_not_finite(self):
+        # They reach no token before their own, as a product with the zeros of later pairs would let them.
+        for K, V, forward_chunk in ((64, 64, 32), (64, 128, 64)):
+            case = ChunkCase(K, V, T=200, H=1, hopper=True, forward_chunk=forward_chunk)
+            case.v[0, 45, 0, 7], case.v[0, 100, 0, 20] = np.nan, np.inf
+            expected, actual = case.expected()["o"], case.run()["o"]
+            finite = np.isfinite(expected)
+            np.testing.assert_array_equal(np.isfinite(actual), finite)
+            error = np.sqrt(np.mean(np.square(actual[finite] - expected[finite])) / np.mean(np.square(expected[finite])))
+            self.assertLessEqual(error, LIMITS["o"])
+
+    def test_hopper_schedules(self):
+        for seed in range(1, 5):
+            with self.subTest(seed=seed):
+                self.check(ChunkCase(64, 64, T=270, H=1, stages=4, gates="half", seed=seed, hopper=True, forward_chunk=32))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS> struct ChunkPip
     static __device__ __forceinline__ void sync_producers() { barrier_wait(PRODUCING, PRODUCER_THREADS); }
     static __device__ __forceinline__ bool any_producer(bool flag) { return barrier_any(PRODUCING, PRODUCER_THREADS, flag); }
     static __device__ __forceinline__ void sync_consumers() { barrier_wait(CONSUMING, CONSUMER_THREADS); }
+    // A group of consumers alone, the first or the second one.
+    static __device__ __forceinline__ void sync_group(int group, int threads) { barrier_wait(CONSUMING + 1 + group, threads); }
 
     // Gives each warp its part of the block's work, with so many registers (see set_registers; 0 leaves them as they are).
     template <int OF_PRODUCERS, int OF_CONSUMERS, class Produce, class Consume>

@@ -73,7 +73,8 @@ template <class T> __device__ __forceinline__ void shared_store(u32 address, T x
                      : "memory");
 }
 
-// Copies BYTES (4, 8 or 16) to shared memory in the background; zeros where `valid` is false. Both addresses are aligned to BYTES.
+// Copies BYTES (4, 8 or 16) to shared memory in the background. Where `valid` is false it writes zeros and reads nothing, whatever
+// `global` is. Both addresses are aligned to BYTES.
 template <int BYTES> __device__ __forceinline__ void copy_async(u32 shared, const void* global, bool valid) {
     int bytes = valid ? BYTES : 0;
     if constexpr (BYTES == 16)
@@ -106,6 +107,12 @@ __device__ __forceinline__ u32 transpose_8x8(u32 x) {
     u32 y;
     asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
     return y;
+}
+
+// The way back to shared memory, as ldmatrix_x4_trans; Hopper only.
+__device__ __forceinline__ void stmatrix_x4_trans(u32 row, const u32 (&r)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
 }
 
 // d += a b with a [16 x 16], b [16 x 8], d [16 x 8], in float32. With l the lane, r = l / 4 and c = 2 (l % 4):

@@ -5,10 +5,12 @@
 
 namespace fla {
 
-// ROWS x COLS, row by row. The 16-byte chunks of 8 neighbouring rows are exchanged such that both a row of chunks and a column of
-// them touch every bank once: the pattern of the copy engine's 128-, 64- and 32-byte swizzles.
+// ROWS x COLS, row by row in panels of at most 64 columns, one after the other. The 16-byte chunks of 8 neighbouring rows are exchanged
+// such that both a row of chunks and a column of them touch every bank once: the pattern of the 128-, 64- and 32-byte swizzles of
+// Hopper's copies and products, for which the tile begins at a multiple of 1024 bytes.
 template <class T, int ROWS_, int COLS_> struct SharedTile {
-    static constexpr int ROWS = ROWS_, COLS = COLS_, CHUNKS = COLS / 8, BYTES = ROWS * COLS * 2;
+    static constexpr int ROWS = ROWS_, COLS = COLS_, BYTES = ROWS * COLS * 2;
+    static constexpr int PANEL = COLS < 64 ? COLS : 64, PITCH = PANEL * 2; // columns of a panel, bytes from row to row
     static_assert(sizeof(T) == 2 && COLS % 16 == 0 && (COLS & (COLS - 1)) == 0);
     typedef T Element;
 
@@ -17,18 +19,17 @@ template <class T, int ROWS_, int COLS_> struct SharedTile {
     __device__ __forceinline__ explicit SharedTile(u32 address) : base(address) {}
 
     // The address of an element.
-    __device__ __forceinline__ u32 at(int row, int col) const {
-        return base + row * (COLS * 2) + (((col >> 3) ^ key(row)) << 4) + (col & 7) * 2;
+    __device__ __forceinline__ u32 at(u32 row, u32 col) const {
+        return base + col / PANEL * (ROWS * PITCH) + row * PITCH + ((col % PANEL / 8 ^ key(row)) << 4) + col % 8 * 2;
     }
 
     // From the address of an element to that `row` rows and `col` columns further on, where these share no binary digit with its own row
     // and column, and `col` is a multiple of 8: known numbers cost an instruction or none. The tile begins at a multiple of 128 bytes.
-    static __device__ __forceinline__ u32 step(u32 address, int row, int col) {
-        constexpr int SPAN = COLS < 64 ? COLS : 64; // columns that are exchanged among each other
-        return (address ^ (key(row) << 4) ^ ((col & (SPAN - 1)) * 2)) + row * (COLS * 2) + (col & ~(SPAN - 1)) * 2;
+    static __device__ __forceinline__ u32 step(u32 address, u32 row, u32 col) {
+        return (address ^ (key(row) << 4) ^ (col % PANEL * 2)) + row * PITCH + col / PANEL * (ROWS * PITCH);
     }
 
-    static __device__ __forceinline__ int key(int row) { return CHUNKS >= 8 ? row & 7 : row / (8 / CHUNKS) & (CHUNKS - 1); }
+    static __device__ __forceinline__ u32 key(u32 row) { return row / (64 / PANEL) % (PANEL / 8); }
 };
 
 // ROWS x COLS numbers of any type, row by row, for threads that read along rows.
@@ -60,7 +61,7 @@ __device__ __forceinline__ void load_tile(const Tile& tile, const Rows<typename 
             if (DOWN > Tile::ROWS && row >= Tile::ROWS) continue;
             bool valid = row < rows && col < cols;
             if constexpr (BYTES >= 4)
-                copy_async<BYTES>(tile.at(row, col), valid ? from : source.first, valid);
+                copy_async<BYTES>(tile.at(row, col), from, valid);
             else
                 shared_store(tile.at(row, col), valid ? *from : T{0});
         }

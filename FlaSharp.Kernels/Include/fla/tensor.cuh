@@ -23,6 +23,8 @@ template <class T> struct Rows {
     T* first;
     i64 stride;
     __device__ __forceinline__ T* operator[](int step) const { return first + step * stride; }
+    // The same without the first ones.
+    __device__ __forceinline__ Rows from(int step) const { return {first + step * stride, stride}; }
 };
 
 // One sequence of a call, the same for all its tensors.

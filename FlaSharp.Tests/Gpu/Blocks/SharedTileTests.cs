@@ -24,11 +24,13 @@ public sealed class SharedTileTests
         var z = zeros(2, rows, cols, dtype: int32);
         Run(BlockKernels.SharedTile("tile_addresses", rows, cols), z: z);
         var expected = new int[2, rows, cols];
+        var panel = Math.Min(64, cols);
         for (var i = 0; i < rows; i++)
             for (var j = 0; j < cols; j++)
             {
-                var line = cols >= 64 ? i : i * cols / 64; // of 128 bytes
-                expected[0, i, j] = (i * cols * 2) + ((j / 8 ^ line % Math.Min(8, cols / 8)) * 16) + (j % 8 * 2);
+                var line = i * panel / 64; // of 128 bytes
+                expected[0, i, j] =
+                    (((j / panel * rows) + i) * panel * 2) + ((j % panel / 8 ^ line % (panel / 8)) * 16) + (j % 8 * 2);
                 expected[1, i, j] = ((i * cols) + j) * 4;
             }
         Exact(z, from_array(expected));

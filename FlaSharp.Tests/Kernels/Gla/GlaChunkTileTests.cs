@@ -84,7 +84,6 @@ public sealed class GlaChunkTileTests
     public void Three_chunks_are_on_their_way_where_the_blocks_leave_room()
     {
         // 3 (chunk (4 K + 2 V + 2 K + 2 chunk)) + 1024, as 3 (32 x (4 x 128 + 2 x 128 + 2 x 128 + 2 x 32)) + 1024
-        AssertForward(128, 128, "sm_90a", stages: 3, minBlocks: 1, sharedBytes: 3 * 34_816 + 1024, threads: 256);
         AssertForward(128, 128, "sm_80", stages: 3, minBlocks: 1, sharedBytes: 3 * 34_816 + 1024, threads: 256);
         AssertForward(64, 32, "sm_90a", stages: 3, minBlocks: 1, sharedBytes: 3 * 36_864 + 1024, threads: 192);
         AssertForward(64, 32, "sm_80", stages: 3, minBlocks: 1, sharedBytes: 3 * 36_864 + 1024, threads: 192);
@@ -99,6 +98,33 @@ public sealed class GlaChunkTileTests
             Assert.Equal((sharedBytes, threads), (variant.SharedBytes, variant.Threads));
             Assert.Equal(sharedBytes, Define(variant, "SHARED"));
         }
+    }
+
+    [Theory]
+    [InlineData(64, 64, 64, true, 4)]
+    [InlineData(64, 128, 128, true, 3)]
+    [InlineData(128, 128, 128, true, 4)]
+    [InlineData(100, 60, 64, true, 4)]
+    [InlineData(256, 64, 64, true, 4)]
+    [InlineData(256, 128, 128, false, 3)] // the state fills the registers of twice the warps
+    [InlineData(32, 128, 128, false, 3)]
+    [InlineData(128, 32, 32, false, 3)]
+    public void On_Hopper_forward_takes_products_of_four_warps(
+        int keySize, int valueSize, int values, bool usesHopper, int stages)
+    {
+        var tile = GlaChunkTile.Choose(keySize, valueSize, BFloat16, BFloat16, false, CompilerTarget.Sm90a, out _)!;
+        Assert.Equal((values, usesHopper), (tile.Values, tile.UsesHopper));
+        var variant = tile.Forward(8);
+        Assert.Equal((usesHopper ? 1 : 0, stages), (Define(variant, "HOPPER"), Define(variant, "STAGES")));
+        if (usesHopper)
+            Assert.Equal((values / 16, 128 + 2 * values), (Define(variant, "CONSUMERS"), variant.Threads));
+
+        var portable = tile with { IsPortable = true };
+        Assert.False(portable.UsesHopper);
+        Assert.Equal(0, Define(portable.Forward(8), "HOPPER"));
+        Assert.Equal(tile.State(8, backward: true), portable.State(8, backward: true));
+        var elsewhere = GlaChunkTile.Choose(keySize, valueSize, BFloat16, BFloat16, false, CompilerTarget.Sm80, out _)!;
+        Assert.False(elsewhere.UsesHopper);
     }
 
     [Fact]

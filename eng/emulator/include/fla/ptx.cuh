@@ -29,7 +29,9 @@ template <class T> __forceinline__ T shared_load(u32 address) {
     return x;
 }
 template <class T> __forceinline__ void shared_store(u32 address, T x) {
-    memcpy(emulator::shared_pointer("shared_store", address, sizeof x), &x, sizeof x);
+    emulator::u8* to = emulator::shared_pointer("shared_store", address, sizeof x);
+    memcpy(to, &x, sizeof x);
+    emulator::note_write(to, sizeof x);
 }
 
 template <int BYTES> __forceinline__ void copy_async(u32 shared, const void* global, bool valid) {
@@ -85,6 +87,22 @@ __forceinline__ u32 transpose_8x8(u32 x) {
             output_of<u32>(out, lane) = element(minor + 1, major) << 16 | element(minor, major);
         }
     });
+}
+
+struct MatrixRow { u16* row; u32 r[4]; };
+
+__forceinline__ void stmatrix_x4_trans(u32 row, const u32 (&r)[4]) {
+    MatrixRow input{(u16*)emulator::shared_pointer("stmatrix_x4_trans", row, 16), {r[0], r[1], r[2], r[3]}};
+    emulator::collective<MatrixRow, int>("stmatrix_x4_trans", 0, ~0u, input, [](const void* const* in, void* const*, u32 mask) {
+        using namespace emulator;
+        if (mask != ~0u) fail("stmatrix in a warp of fewer than 32 threads");
+        for (int lane = 0; lane < WARP; lane++)
+            for (int matrix = 0; matrix < 4; matrix++)
+                for (int half = 0; half < 2; half++)
+                    input_of<MatrixRow>(in, 8 * matrix + 2 * (lane % 4) + half).row[lane / 4] =
+                        input_of<MatrixRow>(in, lane).r[matrix] >> 16 * half & 0xffffu;
+    });
+    emulator::note_write(input.row, 16);
 }
 
 struct MmaInput { float d[4]; u32 a[4], b[2]; };

@@ -1,0 +1,22 @@
+// Parts of a SharedTile as Hopper's products take them from shared memory: 64-bit descriptions.
+#pragma once
+#include "fla/shared_tile.cuh"
+
+namespace fla {
+
+// An operand [.. x 16] in a SharedTile, whose swizzle is that of its panel's width; the tile begins at a multiple of 1024 bytes.
+template <class Tile> __device__ __forceinline__ u64 operand_at(const Tile& tile, u32 row, u32 col, u32 lead) {
+    constexpr u64 SWIZZLE = Tile::PANEL == 64 ? 1 : Tile::PANEL == 32 ? 2 : 3, STRIDE = 8 * Tile::PITCH; // from 8 rows to the next 8
+    u32 address = tile.base + col / Tile::PANEL * (Tile::ROWS * Tile::PITCH) + row * Tile::PITCH + col % Tile::PANEL * 2;
+    return SWIZZLE << 62 | STRIDE >> 4 << 32 | (u64)(lead >> 4) << 16 | (address & 0x3ffff) >> 4;
+}
+// Its rows are the tile's from `row` on, a multiple of 8; its 16 columns begin at `col`.
+template <class Tile> __device__ __forceinline__ u64 operand(const Tile& tile, u32 row, u32 col) {
+    return operand_at(tile, row, col, 16); // within a panel: nothing leads on
+}
+// Its rows are the tile's columns from `col` on, a multiple of a panel; its 16 columns are the tile's rows from `row` on.
+template <class Tile> __device__ __forceinline__ u64 operand_transposed(const Tile& tile, u32 row, u32 col) {
+    return operand_at(tile, row, col, Tile::ROWS * Tile::PITCH); // from panel to panel
+}
+
+} // namespace fla
