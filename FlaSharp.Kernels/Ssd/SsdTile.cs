@@ -39,7 +39,7 @@ internal sealed record SsdTile(
     private int MinBlocks => Math.Max(Keys, Values) > 64 ? 1 : 2;
 
     // Of chunk_scan.cu, which asserts it, as does chunk_backward.cu.
-    private int StatesStageBytes => (2 * Chunk * (Keys + Values)) + (2 * sizeof(float) * (StepChunk + Chunk)) + 128;
+    private int StatesStageBytes => (2 * Chunk * (Keys + Values)) + 1024;
 
     private int ScanStageBytes
     {

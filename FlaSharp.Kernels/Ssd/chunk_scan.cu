@@ -10,6 +10,9 @@
 #include "fla/pair_rows.cuh"
 #include "fla/ssd.cuh"
 #include "fla/transposed_state.cuh"
+#if HOPPER
+#include "fla/wgmma.cuh"
+#endif
 
 using namespace fla;
 
@@ -32,6 +35,7 @@ constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
 constexpr int ROW_TILES = V / 16 / CONSUMERS; // of 16 channels, for each consumer warp
 constexpr bool OUTPUTS = !STATES_ONLY;
+static_assert(!HOPPER || (ROW_TILES == 1 && V % 64 == 0 && K >= 32 && PRODUCERS % 4 == 0)); // four warps share a product of 64 channels
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef GlaBlock<C> Block;
@@ -42,11 +46,12 @@ typedef SharedTile<bf16, C, C> PairTile;
 
 // One chunk on its way. The output takes the place of the queries where it is small enough.
 struct Stage {
-    static constexpr int KEY = 0, INPUT = KEY + KeyTile::BYTES, SUMS = INPUT + ValueTile::BYTES, STEPS = SUMS + STEP_CHUNK * 4,
-                         OUT_FACTORS = STEPS + STEP_CHUNK * 4, IN_FACTORS = OUT_FACTORS + C * 4, DECAY = IN_FACTORS + C * 4,
-                         QUERY = DECAY + 128, PAIRS = QUERY + (OUTPUTS ? KeyTile::BYTES : 0), OUTPUT = V <= K ? QUERY : PAIRS + PairTile::BYTES,
-                         BYTES = STATES_ONLY ? QUERY : V <= K ? PAIRS + PairTile::BYTES : OUTPUT + OutputTile::BYTES;
-    static_assert(BYTES % 128 == 0 && QUERY % 128 == 0);
+    static constexpr int KEY = 0, INPUT = KEY + KeyTile::BYTES, QUERY = INPUT + ValueTile::BYTES,
+                         PAIRS = QUERY + (OUTPUTS ? KeyTile::BYTES : 0), AFTER_PAIRS = PAIRS + (OUTPUTS ? PairTile::BYTES : 0),
+                         OUTPUT = V <= K ? QUERY : AFTER_PAIRS, SUMS = AFTER_PAIRS + (OUTPUTS && V > K ? OutputTile::BYTES : 0),
+                         STEPS = SUMS + STEP_CHUNK * 4, OUT_FACTORS = STEPS + STEP_CHUNK * 4, IN_FACTORS = OUT_FACTORS + C * 4,
+                         BYTES = SUMS + 1024; // tiles begin at multiples of that
+    static_assert(IN_FACTORS + C * 4 <= BYTES && BYTES % 1024 == 0);
     u32 memory;
 
     __device__ __forceinline__ explicit Stage(int n) : memory(shared_memory() + n % STAGES * BYTES) {}
@@ -59,10 +64,11 @@ struct Stage {
     __device__ __forceinline__ u32 sums() const { return memory + SUMS; }
     __device__ __forceinline__ u32 steps() const { return memory + STEPS; }
     // For each token, the factor on what the state before the chunk gives to its output, and of its input on the way to the state
-    // after the chunk; and the state's own factor.
+    // after the chunk.
     __device__ __forceinline__ u32 out_factors() const { return memory + OUT_FACTORS; }
     __device__ __forceinline__ u32 in_factors() const { return memory + IN_FACTORS; }
-    __device__ __forceinline__ u32 decay() const { return memory + DECAY; }
+    // The state's own factor is that of the token that the state before reaches last, or the input that has the longest way.
+    __device__ __forceinline__ float decay() const { return shared_load<float>((BACKWARD ? in_factors() : out_factors()) + (C - 1) * 4); }
 };
 
 static_assert(STAGES * Stage::BYTES == SHARED);
@@ -92,7 +98,6 @@ __device__ __forceinline__ void prepare(const Stage& stage, int offset, float& d
         float sum = shared_load<float>(sums + thread * 4) - before, step = shared_load<float>(steps + thread * 4);
         shared_store(stage.out_factors() + thread * 4, BACKWARD ? pow2(all - sum) * step : pow2(sum));
         shared_store(stage.in_factors() + thread * 4, BACKWARD ? pow2(sum) : pow2(all - sum) * step);
-        if (thread == 0) shared_store(stage.decay(), pow2(all));
     }
     if constexpr (OUTPUTS) {
         PairRows<C, PRODUCERS> pairs(thread / 32, thread % 32);
@@ -147,13 +152,18 @@ __device__ __forceinline__ void produce(const SsdChunkScan& p, const Block& bloc
     float decay = 0.f;
     Pipeline::produce(block.chunks, load, [&](int n) {
         prepare(Stage(n), (block.first + visited(block, n)) * C % STEP_CHUNK, decay);
+#if HOPPER
+        fence_for_products();
+#endif
     });
     if (STATES_ONLY && threadIdx.x == 0 && blockIdx.y == 0) p.decay[block.state] = decay;
 }
 
+typedef TransposedState<ROW_TILES, K> State;
+
 // Visits (the accumulator, whether it exists, its place in a state [P, N]); `value` is the warp's first channel.
 template <class Visit>
-__device__ __forceinline__ void visit(TransposedState<ROW_TILES, K>& state, const GlaShape& shape, int value, int lane, Visit visit) {
+__device__ __forceinline__ void visit(State& state, const GlaShape& shape, int value, int lane, Visit visit) {
 #pragma unroll
     for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
@@ -165,21 +175,22 @@ __device__ __forceinline__ void visit(TransposedState<ROW_TILES, K>& state, cons
             }
 }
 
-__device__ __forceinline__ void store_state(TransposedState<ROW_TILES, K>& state, float* to, const GlaShape& shape, int value, int lane) {
+__device__ __forceinline__ void store_state(State& state, float* to, const GlaShape& shape, int value, int lane) {
     visit(state, shape, value, lane, [=](float& x, bool exists, i64 place) {
         if (exists) to[place] = x;
     });
 }
 
-// Multiplies what this lane will store of the output, columns `row` and following, by silu(gate).
-__device__ __forceinline__ void apply_gate(const SsdChunkScan& p, const Block& block, const OutputTile& tile, int row, int first, int rows,
-                                           int value, int lane) {
-    constexpr int ACROSS = ROW_TILES * 2, DOWN = 32 / ACROSS;
+// Multiplies what this lane will store of COLS columns from `col` on, as store_tile does, by silu(gate).
+template <int COLS, class Tile>
+__device__ __forceinline__ void apply_gate(const SsdChunkScan& p, const Block& block, const Tile& tile, int col, int first, int rows, int value,
+                                           int lane) {
+    constexpr int ACROSS = COLS / 8, DOWN = 32 / ACROSS;
     auto gate = block.sequence.rows<T>(p.gate, block.head);
     int piece = lane % ACROSS * 8, left = p.shape.value_size - value - piece;
-    for (int t = lane / ACROSS; t < rows && left > 0; t += DOWN) {
+    for (int t = lane / ACROSS; t < rows && t < Tile::ROWS && left > 0; t += DOWN) {
         const T* from = gate[first + t] + value + piece;
-        u32 place = tile.at(t, row + piece);
+        u32 place = tile.at(t, col + piece);
         for (int c = 0; c < min(8, left); c++) {
             float z = to_float(from[c]), y = to_float(shared_load<T>(place + c * 2));
             shared_store(place + c * 2, from_float<T>(y * z / (1.f + pow2(-LOG2E * z))));
@@ -187,6 +198,108 @@ __device__ __forceinline__ void apply_gate(const SsdChunkScan& p, const Block& b
     }
 }
 
+// A left operand of 16 tokens from `j` on, times their factors.
+__device__ __forceinline__ void scale_left(u32 (&a)[4], u32 factors, int j, int lane) {
+    factors += (j + lane % 4 * 2) * 4;
+    float2 by[2] = {shared_load<float2>(factors), shared_load<float2>(factors + 8 * 4)};
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+        a[e] = Pair<bf16>::pack(Pair<bf16>::low(a[e]) * by[e / 2].x, Pair<bf16>::high(a[e]) * by[e / 2].y);
+}
+
+// Adds D times the inputs of 16 tokens, a left operand, whose registers lie as the accumulators do.
+__device__ __forceinline__ void add_direct(float (&first)[4], float (&second)[4], const float (&direct)[2], const u32 (&a)[4]) {
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        float(&out)[4] = e < 2 ? first : second;
+        out[e % 2 * 2] += direct[e % 2] * Pair<bf16>::low(a[e]);
+        out[e % 2 * 2 + 1] += direct[e % 2] * Pair<bf16>::high(a[e]);
+    }
+}
+
+// What the state before the chunk gives to the outputs of each token, times its factor.
+__device__ __forceinline__ void scale_outputs(float (&out)[ROW_TILES][C / 8][4], u32 factors, int lane) {
+#pragma unroll
+    for (int t = 0; t < C / 8; t++) {
+        float2 by = shared_load<float2>(factors + (t * 8 + lane % 4 * 2) * 4);
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++) {
+            out[m][t][0] *= by.x, out[m][t][1] *= by.y;
+            out[m][t][2] *= by.x, out[m][t][3] *= by.y;
+        }
+    }
+}
+
+__device__ __forceinline__ void scale_state(State& state, float decay) {
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+        for (int k = 0; k < K / 8; k++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) state.sum[m][k][e] *= decay;
+}
+
+#if HOPPER
+// The consumers' work on chunk `n`: its output, and the state after it. `row` is the warp's first channel in the tiles, `direct` its D.
+__device__ __forceinline__ void advance(const SsdChunkScan& p, const Block& block, const Stage& stage, int n, State& state,
+                                        const float (&direct)[ROW_TILES][2], int row, int& lane) {
+    constexpr int GROUP = 128;                      // threads that share products
+    int first = row / 64 * 64, warp = row / 16 % 4; // the group's first channel, the warp in the group
+    float out[1][C / 8][4] = {};
+    float(&sum)[K / 8][4] = state.sum[0];
+    u32 left[K / 16][4], inputs[C / 16][4];
+    if constexpr (OUTPUTS) {
+#pragma unroll
+        for (int k = 0; k < K; k += 16) pack_left(left[k / 16], sum[k / 8], sum[k / 8 + 1]);
+        begin_products(out[0], left);
+#pragma unroll
+        for (int k = 0; k < K; k += 16) product<0>(out[0], left[k / 16], operand(stage.query(), 0, k)); // out^T = S query^T
+        commit_products();
+    }
+#pragma unroll
+    for (int j = 0; j < C; j += 16) load_left_transposed(inputs[j / 16], stage.input(), j, row, lane);
+    scale_state(state, stage.decay());
+    if constexpr (OUTPUTS) {
+        wait_products<0>(out[0], left);
+        scale_outputs(out, stage.out_factors(), lane);
+        if (p.direct)
+#pragma unroll
+            for (int j = 0; j < C; j += 16) add_direct(out[0][j / 8], out[0][j / 8 + 1], direct[0], inputs[j / 16]);
+        begin_products(out[0]);
+#pragma unroll
+        for (int j = 0; j < C; j += 16) // out^T += input^T M^T
+            product<1, 0>(out[0], operand_transposed(stage.input(), j, first), operand(stage.pairs(), 0, j));
+        commit_products();
+    }
+#pragma unroll
+    for (int j = 0; j < C; j += 16) scale_left(inputs[j / 16], stage.in_factors(), j, lane);
+    begin_products(sum, inputs);
+#pragma unroll
+    for (int j = 0; j < C; j += 16) product<1>(sum, inputs[j / 16], operand_transposed(stage.key(), j, 0)); // S += (input scaled)^T key
+    commit_products();
+
+    if constexpr (OUTPUTS) {
+        wait_products<1>(out[0]);
+        if (Stage::OUTPUT == Stage::QUERY) Pipeline::sync_consumers(); // the queries are read
+#pragma unroll
+        for (int t = 0; t < C; t += 16) {
+            u32 pairs[4];
+#pragma unroll
+            for (int e = 0; e < 4; e++) pairs[e] = Pair<T>::pack(out[0][t / 8 + e / 2][e % 2 * 2], out[0][t / 8 + e / 2][e % 2 * 2 + 1]);
+            stmatrix_x4_trans(stage.output().at(t + lane / 16 * 8 + lane % 8, row + (lane & 8)), pairs);
+        }
+        Pipeline::sync_group(row / 64, GROUP);
+        constexpr int ROWS = C / 4; // of the output, for each warp: whole lines
+        typedef SharedTile<T, ROWS, OutputTile::PANEL> Lines;
+        Lines lines(stage.output().base + first / 64 * (C * Lines::PITCH) + warp * Lines::BYTES);
+        int chunk = visited(block, n), token = (block.first + chunk) * C + warp * ROWS, rows = block.rows(chunk) - warp * ROWS;
+        int value = blockIdx.y * V + first;
+        if (p.gate.data) apply_gate<64>(p, block, lines, 0, token, rows, value, lane);
+        store_tile<VECTOR, 64>(lines, 0, block.sequence.rows<T>(p.output, opaque(block.head)), token, rows, value, p.shape.value_size, lane);
+    }
+    wait_products<0>(sum, inputs);
+}
+#else
 // out^T += a y^T with 16 columns of y [C x ..] from `col` on, its rows from `first` up to `end`.
 template <class Tile>
 __device__ __forceinline__ void add(float (&out)[ROW_TILES][C / 8][4], const u32 (&a)[ROW_TILES][4], const Tile& y, int first, int end, int col,
@@ -206,16 +319,66 @@ __device__ __forceinline__ void add(float (&out)[ROW_TILES][C / 8][4], const u32
     }
 }
 
+// The same with the products of single warps.
+__device__ __forceinline__ void advance(const SsdChunkScan& p, const Block& block, const Stage& stage, int n, State& state,
+                                        const float (&direct)[ROW_TILES][2], int row, int& lane) {
+    float out[ROW_TILES][C / 8][4] = {};
+    if constexpr (OUTPUTS) {
+#pragma unroll
+        for (int k = 0; k < K; k += 16) { // out^T = S query^T
+            u32 a[ROW_TILES][4];
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++) pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
+            add(out, a, stage.query(), 0, C, k, lane);
+        }
+        scale_outputs(out, stage.out_factors(), lane);
+    }
+    scale_state(state, stage.decay());
+#pragma unroll
+    for (int j = 0; j < C; j += 16) { // out^T += input^T M^T, S += (input scaled)^T key
+        lane = opaque(lane);
+        u32 a[ROW_TILES][4];
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.input(), j, row + m * 16, lane);
+        if constexpr (OUTPUTS) {
+            add(out, a, stage.pairs(), BACKWARD ? 0 : j, BACKWARD ? j + 16 : C, j, lane);
+            if (p.direct)
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) add_direct(out[m][j / 8], out[m][j / 8 + 1], direct[m], a[m]);
+        }
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++) scale_left(a[m], stage.in_factors(), j, lane);
+        state.add(a, stage.key(), j, lane);
+    }
+    if constexpr (OUTPUTS) {
+        if (Stage::OUTPUT == Stage::QUERY) Pipeline::sync_consumers(); // the queries are read
+#pragma unroll
+        for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+            for (int t = 0; t < C; t += 8)
+#pragma unroll
+                for (int e = 0; e < 2; e++)
+                    shared_store(stage.output().at(t + lane / 4, row + m * 16 + e * 8 + lane % 4 * 2),
+                                 transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
+        __syncwarp();
+        int chunk = visited(block, n), token = (block.first + chunk) * C, value = blockIdx.y * V + row;
+        if (p.gate.data) apply_gate<ROW_TILES * 16>(p, block, stage.output(), row, token, block.rows(chunk), value, lane);
+        store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, block.sequence.rows<T>(p.output, opaque(block.head)), token,
+                                           block.rows(chunk), value, p.shape.value_size, lane);
+    }
+}
+#endif
+
 __device__ __forceinline__ void consume(const SsdChunkScan& p, const Block& block) {
     int warp = threadIdx.x / 32 - PRODUCERS, lane = threadIdx.x % 32;
     int row = warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first channel in the tiles and in the tensors
     const GlaShape& shape = p.shape;
     i64 state_size = (i64)shape.key_size * shape.value_size;
     const float* initial = p.initial ? p.initial + block.state * state_size : nullptr;
-    TransposedState<ROW_TILES, K> state;
+    State state;
     visit(state, shape, value, lane, [=](float& x, bool exists, i64 place) { x = initial && exists ? initial[place] : 0.f; });
 
-    float direct[ROW_TILES][2]; // of the lane's channels
+    float direct[ROW_TILES][2] = {}; // of the lane's channels
     if (OUTPUTS && p.direct)
 #pragma unroll
         for (int m = 0; m < ROW_TILES * 2; m++) {
@@ -237,74 +400,7 @@ __device__ __forceinline__ void consume(const SsdChunkScan& p, const Block& bloc
                     saved[saved_pair<K>(m * 8, k * 8, 0)] = Pair<bf16>::pack(state.sum[m / 2][k][m % 2 * 2], state.sum[m / 2][k][m % 2 * 2 + 1]);
         }
 
-        float out[ROW_TILES][C / 8][4] = {};
-        if constexpr (OUTPUTS) {
-#pragma unroll
-            for (int k = 0; k < K; k += 16) { // out^T = S query^T
-                u32 a[ROW_TILES][4];
-#pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) pack_left(a[m], state.sum[m][k / 8], state.sum[m][k / 8 + 1]);
-                add(out, a, stage.query(), 0, C, k, lane);
-            }
-#pragma unroll
-            for (int t = 0; t < C / 8; t++) {
-                float2 by = shared_load<float2>(stage.out_factors() + (t * 8 + lane % 4 * 2) * 4);
-#pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) {
-                    out[m][t][0] *= by.x, out[m][t][1] *= by.y;
-                    out[m][t][2] *= by.x, out[m][t][3] *= by.y;
-                }
-            }
-        }
-        float decay = shared_load<float>(stage.decay());
-#pragma unroll
-        for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-            for (int k = 0; k < K / 8; k++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) state.sum[m][k][e] *= decay;
-#pragma unroll
-        for (int j = 0; j < C; j += 16) { // out^T += input^T M^T, S += (input scaled)^T key
-            lane = opaque(lane);
-            u32 a[ROW_TILES][4];
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.input(), j, row + m * 16, lane);
-            if constexpr (OUTPUTS) {
-                add(out, a, stage.pairs(), BACKWARD ? 0 : j, BACKWARD ? j + 16 : C, j, lane);
-                if (p.direct)
-#pragma unroll
-                    for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-                        for (int e = 0; e < 4; e++) { // a left operand's registers lie as the accumulators do
-                            out[m][j / 8 + e / 2][e % 2 * 2] += direct[m][e % 2] * Pair<bf16>::low(a[m][e]);
-                            out[m][j / 8 + e / 2][e % 2 * 2 + 1] += direct[m][e % 2] * Pair<bf16>::high(a[m][e]);
-                        }
-            }
-            u32 factors = stage.in_factors() + (j + lane % 4 * 2) * 4;
-            float2 by[2] = {shared_load<float2>(factors), shared_load<float2>(factors + 8 * 4)};
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    a[m][e] = Pair<bf16>::pack(Pair<bf16>::low(a[m][e]) * by[e / 2].x, Pair<bf16>::high(a[m][e]) * by[e / 2].y);
-            state.add(a, stage.key(), j, lane);
-        }
-        if constexpr (OUTPUTS) {
-            if (Stage::OUTPUT == Stage::QUERY) Pipeline::sync_consumers(); // the queries are read
-#pragma unroll
-            for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-                for (int t = 0; t < C; t += 8)
-#pragma unroll
-                    for (int e = 0; e < 2; e++)
-                        shared_store(stage.output().at(t + lane / 4, row + m * 16 + e * 8 + lane % 4 * 2),
-                                     transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
-            __syncwarp();
-            int chunk = visited(block, n), first = (block.first + chunk) * C;
-            if (p.gate.data) apply_gate(p, block, stage.output(), row, first, block.rows(chunk), value, lane);
-            auto rows = block.sequence.rows<T>(p.output, opaque(block.head));
-            store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, rows, first, block.rows(chunk), value, shape.value_size, lane);
-        }
+        advance(p, block, stage, n, state, direct, row, lane);
         Pipeline::release(n, block.chunks);
     }
 

@@ -63,7 +63,7 @@ class SsdCase:
 
     def __init__(self, P, N, B=1, T=150, H=2, G=1, rate=1.0, offsets=None, states=True, element="bf16", step_type=None, softplus=True,
                  limit=(-np.inf, np.inf), direct="head", gate=False, layout="dense", seed=0, chunk=64, segments=1, set_heads=None,
-                 values=None, keys=None, slice_values=None, stages=2, producers=4, consumers=4, warps=8):
+                 values=None, keys=None, slice_values=None, stages=2, producers=4, consumers=4, warps=8, hopper=0):
         random = np.random.default_rng([P, N, T, H, seed])
         self.element, self.step_type, self.layout, self.seed = element, step_type or element, layout, seed
         self.offsets, self.softplus, self.limit = offsets, softplus, limit
@@ -83,7 +83,9 @@ class SsdCase:
         self.keys, self.values = (next(tile for tile in TILES if tile >= size) for size in (N, P))
         self.values = values or min(self.values, 64 if self.keys > 128 else 128)
         self.slice_keys, self.slice_values = keys or min(self.keys, 128), slice_values or min(self.values, 64)
-        self.chunk, self.stages, self.producers, self.consumers = chunk, stages, producers, min(consumers, self.values // 16)
+        self.hopper = hopper
+        self.chunk, self.stages, self.producers = chunk, stages, producers
+        self.consumers = self.values // 16 if hopper else min(consumers, self.values // 16)
         self.segments, self.set_heads, self.warps = segments, set_heads or H // G, warps
 
     def steps(self):
@@ -187,7 +189,7 @@ class SsdCase:
         lines, state_values = self.count * H, value_tiles * self.values
 
         def scan(backward, query, key, given, output, first, final, states, states_only=0, local=None, decay=None):
-            stage = 2 * self.chunk * (self.keys + self.values) + 8 * STEP_CHUNK + 8 * self.chunk + 128
+            stage = 2 * self.chunk * (self.keys + self.values) + 1024
             if not states_only:
                 stage += 2 * self.chunk * (self.keys + self.chunk + (self.values if self.values > self.keys else 0))
             launch("chunk_scan", (lines * segments, value_tiles), 32 * (self.producers + self.consumers), self.stages * stage, ChunkScan(
@@ -197,7 +199,7 @@ class SsdCase:
                 0 if direct is None or direct.ndim == 1 else 1),
                 TYPE=self.element, KEY_TILE=self.keys, VALUE_TILE=self.values, CHUNK=self.chunk, VECTOR=vector, STAGES=self.stages,
                 MIN_BLOCKS=1, SHARED=self.stages * stage, PRODUCERS=self.producers, CONSUMERS=self.consumers, PRODUCER_REGISTERS=0,
-                CONSUMER_REGISTERS=0, BACKWARD=backward, STATES_ONLY=states_only)
+                CONSUMER_REGISTERS=0, BACKWARD=backward, STATES_ONLY=states_only, HOPPER=self.hopper)
 
         def all_of_scan(backward, query, key, given, output, first, final, states):
             if segments > 1:
@@ -316,6 +318,11 @@ class SsdTests(unittest.TestCase):
     def test_several_tiles(self):
         self.check(SsdCase(80, 48, T=150, H=2, values=32, keys=32, slice_values=32))
         self.check(SsdCase(64, 64, T=150, H=2, slice_values=32, stages=3))
+
+    def test_products_of_hopper(self):
+        self.check(SsdCase(64, 64, T=200, H=2, hopper=1))
+        self.check(SsdCase(100, 60, T=200, H=1, chunk=32, segments=2, hopper=1, gate=True, direct="channel"))
+        self.check(SsdCase(128, 32, T=150, H=1, hopper=1, seed=1))
 
     def test_more_warps(self):
         self.check(SsdCase(64, 64, T=150, H=2, warps=16))
