@@ -33,10 +33,15 @@ internal sealed record SsdTile(
     /// <summary>What P and N are rounded up to.</summary>
     public static IReadOnlyList<int> Sizes => s_sizes;
 
-    private int ConsumerWarps => Math.Min(MostConsumerWarps, Values / 16);
+    /// <summary>
+    /// Whether the scan uses Hopper's products (wgmma): four warps share 64 channels, and two such groups keep a multiprocessor busy.
+    /// </summary>
+    public bool UsesHopper => Hopper(Keys, Values, Target);
+
+    private int ConsumerWarps => UsesHopper ? Values / 16 : Math.Min(MostConsumerWarps, Values / 16);
 
     // Small states leave registers for two blocks on a multiprocessor.
-    private int MinBlocks => Math.Max(Keys, Values) > 64 ? 1 : 2;
+    private int MinBlocks => Values > 64 || Keys > 128 ? 1 : 2;
 
     // Of chunk_scan.cu, which asserts it, as does chunk_backward.cu.
     private int StatesStageBytes => (2 * Chunk * (Keys + Values)) + 1024;
@@ -73,10 +78,12 @@ internal sealed record SsdTile(
     {
         var stageBytes = statesOnly ? StatesStageBytes : ScanStageBytes;
         var stages = Fits(MostStages * stageBytes, MinBlocks) ? MostStages : FewestStages;
+        // On Hopper more registers for the warps that carry the state than for those that load.
+        var (producers, consumers) = UsesHopper ? (96, 208) : (0, 0);
         return Variant("scan", vector, 32 * (ProducerWarps + ConsumerWarps), MinBlocks, stages * stageBytes, Keys, Values,
             $"CHUNK={Chunk}", $"STAGES={stages}", $"PRODUCERS={ProducerWarps}", $"CONSUMERS={ConsumerWarps}",
-            "PRODUCER_REGISTERS=0", "CONSUMER_REGISTERS=0", $"BACKWARD={(backward ? 1 : 0)}",
-            $"STATES_ONLY={(statesOnly ? 1 : 0)}");
+            $"PRODUCER_REGISTERS={producers}", $"CONSUMER_REGISTERS={consumers}", $"BACKWARD={(backward ? 1 : 0)}",
+            $"STATES_ONLY={(statesOnly ? 1 : 0)}", $"HOPPER={(UsesHopper ? 1 : 0)}");
     }
 
     /// <summary>The gradients of b, c and the step sizes.</summary>
@@ -104,7 +111,9 @@ internal sealed record SsdTile(
             return (null, $"N = {stateSize}: the kernels over chunks take N up to {s_sizes[^1]}.");
 
         var (keys, values) = (RoundUp(stateSize), Math.Min(RoundUp(headSize), RoundUp(stateSize) > 128 ? 64 : 128));
-        foreach (var chunk in keys * values >= 64 * 64 ? [ShortChunk] : new[] { StepChunk, ShortChunk })
+        // Single warps have no registers for the outputs of a long chunk beside a large state.
+        var isLong = keys * values < 64 * 64 || Hopper(keys, values, target);
+        foreach (var chunk in isLong ? new[] { StepChunk, ShortChunk } : [ShortChunk])
             foreach (var (sliceKeys, sliceValues) in new[] { (128, 64), (128, 32), (64, 64), (64, 32), (32, 32) })
             {
                 var tile = new SsdTile(
@@ -115,6 +124,8 @@ internal sealed record SsdTile(
         return (null, $"P = {headSize} and N = {stateSize} need more shared memory than the {target.MaxSharedBytes >> 10} KiB "
             + $"of a block of {target}.");
     }
+
+    private static bool Hopper(int keys, int values, CompilerTarget target) => target.IsHopper && keys >= 64 && values >= 128;
 
     private static int RoundUp(int size) => s_sizes.FirstOrDefault(tile => tile >= size, s_sizes[^1]);
 
