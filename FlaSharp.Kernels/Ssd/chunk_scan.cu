@@ -240,6 +240,37 @@ __device__ __forceinline__ void scale_state(State& state, float decay) {
 }
 
 #if HOPPER
+// The outputs of a warp's channels with pairs taken one by one: `left` is the state before the chunk.
+__device__ __forceinline__ void output_one_by_one(float (&out)[1][C / 8][4], const u32 (&left)[K / 16][4], const Stage& stage,
+                                                  const float (&direct)[2], int row, int lane) {
+#pragma unroll
+    for (int t = 0; t < C; t += 16) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) out[0][t / 8][e] = out[0][t / 8 + 1][e] = 0.f;
+#pragma unroll
+        for (int k = 0; k < K; k += 16) {
+            u32 b[4];
+            load_right_transposed(b, stage.query(), t, k, lane);
+            mma_16x16(out[0][t / 8], out[0][t / 8 + 1], left[k / 16], b);
+        }
+    }
+    scale_outputs(out, stage.out_factors(), lane);
+#pragma unroll 1
+    for (int j = 0; j < C; j++) {
+        float x[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) x[half] = to_float(shared_load<bf16>(stage.input().at(j, row + half * 8 + lane / 4)));
+#pragma unroll
+        for (int n = 0; n < C / 8; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int t = n * 8 + lane % 4 * 2 + e % 2;
+                if (BACKWARD ? j >= t : j <= t) out[0][n][e] += to_float(shared_load<bf16>(stage.pairs().at(t, j))) * x[e / 2];
+                if (j == t) out[0][n][e] += direct[e / 2] * x[e / 2];
+            }
+    }
+}
+
 // The consumers' work on chunk `n`: its output, and the state after it. `row` is the warp's first channel in the tiles, `direct` its D.
 __device__ __forceinline__ void advance(const SsdChunkScan& p, const Block& block, const Stage& stage, int n, State& state,
                                         const float (&direct)[ROW_TILES][2], int row, int& lane) {
@@ -280,6 +311,8 @@ __device__ __forceinline__ void advance(const SsdChunkScan& p, const Block& bloc
 
     if constexpr (OUTPUTS) {
         wait_products<1>(out[0]);
+        // A value that is not finite made its channel NaN all over the chunk: a product with the 0 of other pairs reaches all its tokens.
+        if (!__all_sync(~0u, isfinite(out[0][0][0]) && isfinite(out[0][0][2]))) output_one_by_one(out, left, stage, direct[0], row, lane);
         if (Stage::OUTPUT == Stage::QUERY) Pipeline::sync_consumers(); // the queries are read
 #pragma unroll
         for (int t = 0; t < C; t += 16) {

@@ -324,6 +324,17 @@ class SsdTests(unittest.TestCase):
         self.check(SsdCase(100, 60, T=200, H=1, chunk=32, segments=2, hopper=1, gate=True, direct="channel"))
         self.check(SsdCase(128, 32, T=150, H=1, hopper=1, seed=1))
 
+    def test_values_that_are_not_finite(self):
+        # On Hopper they reach no token before theirs, nor other channels.
+        case = SsdCase(64, 64, T=70, H=1, hopper=1, direct=None)
+        expected = case.run()["y"]
+        case.x[0, 40, 0, 5] = np.inf
+        actual = case.run()["y"]
+        self.assertFalse(np.isfinite(actual[0, 40:64, 0, 5]).any())
+        before, others = np.s_[0, :40, 0, 5], np.s_[..., np.arange(64) != 5]
+        self.assertTrue(np.allclose(actual[before], expected[before], rtol=1e-2, atol=1e-2))
+        self.assertTrue(np.allclose(actual[others], expected[others], rtol=1e-2, atol=1e-2))
+
     def test_more_warps(self):
         self.check(SsdCase(64, 64, T=150, H=2, warps=16))
 
