@@ -1,10 +1,12 @@
 // Gradients of B and C, summed over the heads that share them, and what the step sizes' gradient is made of.
 //
-// A block has the 64 tokens of a chunk, a slice of N, and the heads of a group one after the other. With S the state before the span of
-// two chunks that the chunk is in, dS the gradient of the state after it, and a the sums of log2 decays from the span's beginning on:
-//   dC = dY S 2^a + W B,   dB = X dS 2^(a_end - a) dt + W^T C,   W_ij = (dY X^T)_ij 2^(a_i - a_j) dt_j for j <= i, all summed over heads
-// W is multiplied once, at the end. Of its elements, half lie between the chunk's own tokens, the others (between those of both chunks)
-// are made by either chunk's block: states saved every other chunk are worth it.
+// A block has the 64 tokens of a chunk, a slice of N, and the heads of a group one after the other. With S the state before the
+// span of two chunks that the chunk is in, dS the gradient of the state after it, and a the sums of log2 decays from the span's
+// beginning on:
+//   dC = dY S 2^a + W B,   dB = X dS 2^(a_end - a) dt + W^T C,   W_ij = (dY X^T)_ij 2^(a_i - a_j) dt_j for j <= i, all summed
+//   over heads
+// W is multiplied once, at the end. Of its elements, half lie between the chunk's own tokens, the others (between those of both
+// chunks) are made by either chunk's block: states saved every other chunk are worth it.
 #include "fla/pair_rows.cuh"
 #include "fla/ssd.cuh"
 #include "fla/warp_tile.cuh"
@@ -12,16 +14,16 @@
 using namespace fla;
 
 struct SsdChunkBackward {
-    GlaShape shape;             // K is N, V is P; its heads are sets of them, its segments are chunks
-    TensorView b, c;            // [B, T, G, N]
-    TensorView x, grad_output;  // [B, T, H, P]
-    TensorView grad_b, grad_c;  // float32 [B, T, sets, N]
-    const float *steps, *sums;  // of ssd_steps
-    const bf16* states;         // the state before each span, [slots, H, state_values / 8, state_keys / 8] blocks of 8 x 8
-    const bf16* state_grads;    // the gradient after each span
-    float4* tokens;             // for ssd_steps_backward: [slices, slots, H, STEP_CHUNK]
-    float* products;            // of the states and their gradients, [slices, slots, H]
-    i64 slots;                  // times H
+    GlaShape shape;            // K is N, V is P; its heads are sets of them, its segments are chunks
+    TensorView b, c;           // [B, T, G, N]
+    TensorView x, grad_output; // [B, T, H, P]
+    TensorView grad_b, grad_c; // float32 [B, T, sets, N]
+    const float *steps, *sums; // of ssd_steps
+    const bf16* states;        // the state before each span, [slots, H, state_values / 8, state_keys / 8] blocks of 8 x 8
+    const bf16* state_grads;   // the gradient after each span
+    float4* tokens;            // for ssd_steps_backward: [slices, slots, H, STEP_CHUNK]
+    float* products;           // of the states and their gradients, [slices, slots, H]
+    i64 slots;                 // times H
     int state_values, state_keys;
     int heads, group, set, sets; // H; heads of a group; heads of a set, of which a group has so many
 };
@@ -50,9 +52,10 @@ struct StateTile {
 
 // What a head, or a slice of its channels, needs. `other` is what the pairs between both chunks take from the other one.
 struct Stage {
-    static constexpr int X = 0, GRAD_OUTPUT = X + ValueTile::BYTES, OTHER = GRAD_OUTPUT + ValueTile::BYTES, STATE = OTHER + ValueTile::BYTES,
-                         STATE_GRAD = STATE + StateTile::BYTES, SUMS = STATE_GRAD + StateTile::BYTES, STEPS = SUMS + C * 4,
-                         OTHER_SUMS = STEPS + C * 4, OTHER_STEPS = OTHER_SUMS + C * 4, BYTES = OTHER_STEPS + C * 4;
+    static constexpr int X = 0, GRAD_OUTPUT = X + ValueTile::BYTES, OTHER = GRAD_OUTPUT + ValueTile::BYTES,
+                         STATE = OTHER + ValueTile::BYTES, STATE_GRAD = STATE + StateTile::BYTES,
+                         SUMS = STATE_GRAD + StateTile::BYTES, STEPS = SUMS + C * 4, OTHER_SUMS = STEPS + C * 4,
+                         OTHER_STEPS = OTHER_SUMS + C * 4, BYTES = OTHER_STEPS + C * 4;
     u32 memory;
 
     __device__ __forceinline__ explicit Stage(int n) : memory(shared_memory() + n % STAGES * BYTES) {}
@@ -68,7 +71,8 @@ struct Stage {
 
 // Before there are heads, and when there are none left, their memory holds the other chunk's B or C, and W.
 constexpr int OTHER_KEYS = 0, OWN_PAIRS = OTHER_KEYS + KeyTile::BYTES, OTHER_PAIRS = OWN_PAIRS + PairTile::BYTES;
-constexpr int HEADS_BYTES = STAGES * Stage::BYTES > OTHER_PAIRS + PairTile::BYTES ? STAGES * Stage::BYTES : OTHER_PAIRS + PairTile::BYTES;
+constexpr int HEADS_BYTES =
+    STAGES * Stage::BYTES > OTHER_PAIRS + PairTile::BYTES ? STAGES* Stage::BYTES : OTHER_PAIRS + PairTile::BYTES;
 constexpr int B = HEADS_BYTES, GRAD_KEYS = B + KeyTile::BYTES;
 // Sums over the pairs of a row or a column, one for each warp that has a part of these; and of products with B and C.
 constexpr int ROWS = GRAD_KEYS + KeyTile::BYTES, COLS = ROWS + Pairs::ACROSS * C * 4, DIAGONAL = COLS + Pairs::DOWN * C * 4,
@@ -98,25 +102,29 @@ struct Chunk {
           other_slot(slot + (second ? -p.heads : p.heads)),
           span(span_slot(p.shape.sequences, block.sequence, block.first) * p.heads) {}
 
-    template <class X> __device__ __forceinline__ Rows<X> rows_of(const TensorView& view, int head) const {
+    template <class X>
+    __device__ __forceinline__ Rows<X> rows_of(const TensorView& view, int head) const {
         return block.sequence.template rows<X>(view, head);
     }
 };
 
 template <class Tile>
-__device__ __forceinline__ void load(const Chunk& chunk, const Tile& tile, const TensorView& view, int head, int col, int size, bool of_other) {
+__device__ __forceinline__ void load(const Chunk& chunk, const Tile& tile, const TensorView& view, int head, int col, int size,
+                                     bool of_other) {
     auto rows = chunk.rows_of<bf16>(view, head);
     rows.first += col;
-    load_tile<VECTOR, THREADS>(tile, rows, of_other ? chunk.other_first : chunk.first, of_other ? chunk.other_rows : chunk.rows, size - col,
-                               opaque(threadIdx.x));
+    load_tile<VECTOR, THREADS>(tile, rows, of_other ? chunk.other_first : chunk.first, of_other ? chunk.other_rows : chunk.rows,
+                               size - col, opaque(threadIdx.x));
 }
 
-__device__ __forceinline__ void load_state(const SsdChunkBackward& p, const StateTile& tile, const bf16* states, i64 slot, int value) {
+__device__ __forceinline__ void load_state(const SsdChunkBackward& p, const StateTile& tile, const bf16* states, i64 slot,
+                                           int value) {
     const bf16* from = states + (slot * p.state_values + value) * p.state_keys + blockIdx.y * K * 8;
 #pragma unroll
     for (int i = 0; i < (StateTile::BYTES / 16 + THREADS - 1) / THREADS; i++) {
         int piece = i * THREADS + opaque(threadIdx.x);
-        if (piece < StateTile::BYTES / 16) copy_async<16>(tile.base + piece * 16, from + (i64)(piece / K) * p.state_keys * 8 + piece % K * 8, true);
+        if (piece < StateTile::BYTES / 16)
+            copy_async<16>(tile.base + piece * 16, from + (i64)(piece / K) * p.state_keys * 8 + piece % K * 8, true);
     }
 }
 
@@ -147,7 +155,8 @@ struct Scores {
 #pragma unroll
         for (int j = 0; j < Pairs::BLOCKS; j++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) packed[j][e / 2][e % 2] = Pair<bf16>::pack(pairs.sum[j][e / 2][e % 2 * 2], pairs.sum[j][e / 2][e % 2 * 2 + 1]);
+            for (int e = 0; e < 4; e++)
+                packed[j][e / 2][e % 2] = Pair<bf16>::pack(pairs.sum[j][e / 2][e % 2 * 2], pairs.sum[j][e / 2][e % 2 * 2 + 1]);
     }
     __device__ __forceinline__ float at(int j, int e) const {
         u32 pair = packed[j][e / 4][e % 4 / 2];
@@ -173,17 +182,19 @@ struct PairSums {
             for (int c = 0; c < 4; c++) {
 #pragma unroll
                 for (int mask = 4; mask < 32; mask *= 2) cols[j][c] += __shfl_xor_sync(~0u, cols[j][c], mask);
-                if (pairs.lane < 4) shared_store(memory + COLS + (pairs.block * C + pairs.col(j, c / 2 * 4 + c % 2)) * 4, cols[j][c]);
+                if (pairs.lane < 4)
+                    shared_store(memory + COLS + (pairs.block * C + pairs.col(j, c / 2 * 4 + c % 2)) * 4, cols[j][c]);
             }
     }
 };
 
-// From dY X^T of a head's pairs, which becomes 0 again, to W and the sums: decays, step sizes and scores. The sums of decays and the
-// step sizes of rows and columns lie in shared memory, `between` is the decay between the chunks of both.
+// From dY X^T of a head's pairs, which becomes 0 again, to W and the sums: decays, step sizes and scores. The sums of decays and
+// the step sizes of rows and columns lie in shared memory, `between` is the decay between the chunks of both.
 template <bool TRIANGLE, bool BY_ROWS, bool BY_COLS>
-__device__ __forceinline__ void add_pairs(Pairs& gradient, Pairs& weights, PairSums& sums, const Scores& scores, u32 row_sums, u32 col_sums,
-                                          u32 col_steps, float between) {
-    float to[2] = {shared_load<float>(row_sums + gradient.row(0) * 4) + between, shared_load<float>(row_sums + gradient.row(2) * 4) + between};
+__device__ __forceinline__ void add_pairs(Pairs& gradient, Pairs& weights, PairSums& sums, const Scores& scores, u32 row_sums,
+                                          u32 col_sums, u32 col_steps, float between) {
+    float to[2] = {shared_load<float>(row_sums + gradient.row(0) * 4) + between,
+                   shared_load<float>(row_sums + gradient.row(2) * 4) + between};
 #pragma unroll
     for (int j = 0; j < Pairs::BLOCKS; j++)
 #pragma unroll
@@ -224,7 +235,8 @@ __device__ __forceinline__ void add_diagonal(Pairs& gradient, Pairs& weights, co
 
 // sum += product, its rows times their factors; dots += the products of the rows with those of `tile`.
 template <class Factor>
-__device__ __forceinline__ void fold(KeyGrad& sum, const KeyGrad& product, const KeyTile& tile, float (&dots)[KeyGrad::ROW_TILES * 2], Factor factor) {
+__device__ __forceinline__ void fold(KeyGrad& sum, const KeyGrad& product, const KeyTile& tile,
+                                     float (&dots)[KeyGrad::ROW_TILES * 2], Factor factor) {
     if (!sum.exists()) return;
     u32 top = tile.at(sum.row + sum.lane / 4, sum.col + sum.lane % 4 * 2);
 #pragma unroll
@@ -248,17 +260,21 @@ __device__ __forceinline__ void store_dots(const KeyGrad& sum, float (&dots)[Key
     for (int m = 0; m < KeyGrad::ROW_TILES * 2; m++) {
 #pragma unroll
         for (int mask = 1; mask < 4; mask *= 2) dots[m] += __shfl_xor_sync(~0u, dots[m], mask);
-        if (sum.lane % 4 == 0) shared_store(memory + (sum.col / (KeyGrad::COL_TILES * 16) * C + sum.row + m * 8 + sum.lane / 4) * 4, dots[m]);
+        if (sum.lane % 4 == 0)
+            shared_store(memory + (sum.col / (KeyGrad::COL_TILES * 16) * C + sum.row + m * 8 + sum.lane / 4) * 4, dots[m]);
     }
 }
 
-// Adds to the product of a state and its gradient, over this thread's part of the slice. The blocks of both chunks have a half each.
+// Adds to the product of a state and its gradient, over this thread's part of the slice. The blocks of both chunks have a half
+// each.
 __device__ __forceinline__ float product_of_states(const Chunk& chunk, const Stage& stage) {
     constexpr int PIECES = V * K / 8;
     bool shared = chunk.other_rows > 0;
     float product = 0.f;
-    for (int piece = (shared && chunk.second ? PIECES / 2 : 0) + threadIdx.x; piece < (shared && !chunk.second ? PIECES / 2 : PIECES); piece += THREADS) {
-        uint4 x = shared_load<uint4>(stage.state().base + piece * 16), y = shared_load<uint4>(stage.state_grad().base + piece * 16);
+    for (int piece = (shared && chunk.second ? PIECES / 2 : 0) + threadIdx.x;
+         piece < (shared && !chunk.second ? PIECES / 2 : PIECES); piece += THREADS) {
+        uint4 x = shared_load<uint4>(stage.state().base + piece * 16),
+              y = shared_load<uint4>(stage.state_grad().base + piece * 16);
         u32 xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -270,7 +286,8 @@ __device__ __forceinline__ float product_of_states(const Chunk& chunk, const Sta
 }
 
 // The sum of COUNT vectors of C in shared memory, for one token.
-template <int COUNT> __device__ __forceinline__ float total(u32 vectors, int t) {
+template <int COUNT>
+__device__ __forceinline__ float total(u32 vectors, int t) {
     float sum = 0.f;
 #pragma unroll
     for (int i = 0; i < COUNT; i++) sum += shared_load<float>(vectors + (i * C + t) * 4);

@@ -1,9 +1,10 @@
 // The state space duality, chunk after chunk of a sequence, the state on the chip.
 //
-// Dao and Gu 2024 (arXiv:2405.21060), with the state [P x N] in the accumulators of the consumer warps. With a the sums of log2 decays:
+// Dao and Gu 2024 (arXiv:2405.21060), with the state [P x N] in the accumulators of the consumer warps. With a the sums of log2
+// decays:
 //   y^T = S C^T 2^a + x^T M^T,   S = S 2^(a_end) + (x dt 2^(a_end - a))^T B,   M_ij = (C B^T)_ij 2^(a_i - a_j) dt_j for j <= i
-// A head's decay is one number, so it multiplies products: no exponent exceeds 0, whatever the decays, and B and C stay as all heads of a
-// group have them. Against time, the gradient of x comes in the same way, from dy instead of x with B and C exchanged:
+// A head's decay is one number, so it multiplies products: no exponent exceeds 0, whatever the decays, and B and C stay as all
+// heads of a group have them. Against time, the gradient of x comes in the same way, from dy instead of x with B and C exchanged:
 //   query: C, or B        key: B, or C        input: x, or dy        output: y, or dx        S: the state, or its gradient
 // Producer warps load the next chunk and make its M meanwhile.
 #include "fla/chunk_pipeline.cuh"
@@ -17,16 +18,16 @@
 using namespace fla;
 
 struct SsdChunkScan {
-    GlaShape shape;         // K is N, V is P
-    TensorView query, key;  // [B, T, G, N]
-    TensorView input, output, gate; // [B, T, H, P]; the output is multiplied by silu(gate), if there is one
-    const float *steps, *sums;      // of ssd_steps
-    const float* direct;            // D, or null
-    const float* initial;           // [sequences, H, segments, P, N], or null for 0
-    float* local;                   // where each segment leads, [sequences, H, segments, P, N]: of states alone
-    float* decay;                   // sum of each segment's log2 decays [sequences, H, segments]: of states alone
-    float* final;                   // where the last visited segment leads [sequences, H, P, N], or null
-    bf16* states;                   // the state before every SPAN tokens, [slots, H, P / 8, N / 8] blocks of 8 x 8; or null
+    GlaShape shape;                  // K is N, V is P
+    TensorView query, key;           // [B, T, G, N]
+    TensorView input, output, gate;  // [B, T, H, P]; the output is multiplied by silu(gate), if there is one
+    const float *steps, *sums;       // of ssd_steps
+    const float* direct;             // D, or null
+    const float* initial;            // [sequences, H, segments, P, N], or null for 0
+    float* local;                    // where each segment leads, [sequences, H, segments, P, N]: of states alone
+    float* decay;                    // sum of each segment's log2 decays [sequences, H, segments]: of states alone
+    float* final;                    // where the last visited segment leads [sequences, H, P, N], or null
+    bf16* states;                    // the state before every SPAN tokens, [slots, H, P / 8, N / 8] blocks of 8 x 8; or null
     int direct_head, direct_channel; // strides of D
 };
 
@@ -35,7 +36,8 @@ constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
 constexpr int ROW_TILES = V / 16 / CONSUMERS; // of 16 channels, for each consumer warp
 constexpr bool OUTPUTS = !STATES_ONLY;
-static_assert(!HOPPER || (ROW_TILES == 1 && V % 64 == 0 && K >= 32 && PRODUCERS % 4 == 0)); // four warps share a product of 64 channels
+static_assert(!HOPPER ||
+              (ROW_TILES == 1 && V % 64 == 0 && K >= 32 && PRODUCERS % 4 == 0)); // four warps share a product of 64 channels
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef GlaBlock<C> Block;
@@ -68,7 +70,9 @@ struct Stage {
     __device__ __forceinline__ u32 out_factors() const { return memory + OUT_FACTORS; }
     __device__ __forceinline__ u32 in_factors() const { return memory + IN_FACTORS; }
     // The state's own factor is that of the token that the state before reaches last, or the input that has the longest way.
-    __device__ __forceinline__ float decay() const { return shared_load<float>((BACKWARD ? in_factors() : out_factors()) + (C - 1) * 4); }
+    __device__ __forceinline__ float decay() const {
+        return shared_load<float>((BACKWARD ? in_factors() : out_factors()) + (C - 1) * 4);
+    }
 };
 
 static_assert(STAGES * Stage::BYTES == SHARED);
@@ -121,7 +125,9 @@ __device__ __forceinline__ void prepare(const Stage& stage, int offset, float& d
                         int i = pairs.row(e);
                         float& product = pairs.sum[j][half / 4][e + c];
                         bool kept = BACKWARD ? col + c >= i : col + c <= i;
-                        product = kept ? product * pow2(BACKWARD ? from[c] - sum_i : sum_i - from[c]) * (BACKWARD ? step_i : step[c]) : 0.f;
+                        product =
+                            kept ? product * pow2(BACKWARD ? from[c] - sum_i : sum_i - from[c]) * (BACKWARD ? step_i : step[c])
+                                 : 0.f;
                     }
                 }
         }
@@ -139,13 +145,16 @@ __device__ __forceinline__ void produce(const SsdChunkScan& p, const Block& bloc
         if (thread < STEP_CHUNK / 2) {
             bool first_half = thread < STEP_CHUNK / 4;
             int place = thread % (STEP_CHUNK / 4) * 4;
-            copy_async<16>((first_half ? stage.sums() : stage.steps()) + place * 4, (first_half ? p.sums : p.steps) + slot + place, true);
+            copy_async<16>((first_half ? stage.sums() : stage.steps()) + place * 4,
+                           (first_half ? p.sums : p.steps) + slot + place, true);
         }
         auto input = block.sequence.rows<bf16>(p.input, head);
         input.first += value;
-        load_tile<VECTOR, PRODUCER_THREADS>(stage.key(), block.sequence.rows<bf16>(p.key, group), first, rows, p.shape.key_size, thread);
+        load_tile<VECTOR, PRODUCER_THREADS>(stage.key(), block.sequence.rows<bf16>(p.key, group), first, rows, p.shape.key_size,
+                                            thread);
         if (OUTPUTS)
-            load_tile<VECTOR, PRODUCER_THREADS>(stage.query(), block.sequence.rows<bf16>(p.query, group), first, rows, p.shape.key_size, thread);
+            load_tile<VECTOR, PRODUCER_THREADS>(stage.query(), block.sequence.rows<bf16>(p.query, group), first, rows,
+                                                p.shape.key_size, thread);
         load_tile<VECTOR, PRODUCER_THREADS>(stage.input(), input, first, rows, p.shape.value_size - value, thread);
     };
 
@@ -183,8 +192,8 @@ __device__ __forceinline__ void store_state(State& state, float* to, const GlaSh
 
 // Multiplies what this lane will store of COLS columns from `col` on, as store_tile does, by silu(gate).
 template <int COLS, class Tile>
-__device__ __forceinline__ void apply_gate(const SsdChunkScan& p, const Block& block, const Tile& tile, int col, int first, int rows, int value,
-                                           int lane) {
+__device__ __forceinline__ void apply_gate(const SsdChunkScan& p, const Block& block, const Tile& tile, int col, int first,
+                                           int rows, int value, int lane) {
     constexpr int ACROSS = COLS / 8, DOWN = 32 / ACROSS;
     auto gate = block.sequence.rows<T>(p.gate, block.head);
     int piece = lane % ACROSS * 8, left = p.shape.value_size - value - piece;
@@ -259,7 +268,8 @@ __device__ __forceinline__ void output_one_by_one(float (&out)[1][C / 8][4], con
     for (int j = 0; j < C; j++) {
         float x[2];
 #pragma unroll
-        for (int half = 0; half < 2; half++) x[half] = to_float(shared_load<bf16>(stage.input().at(j, row + half * 8 + lane / 4)));
+        for (int half = 0; half < 2; half++)
+            x[half] = to_float(shared_load<bf16>(stage.input().at(j, row + half * 8 + lane / 4)));
 #pragma unroll
         for (int n = 0; n < C / 8; n++)
 #pragma unroll
@@ -271,7 +281,8 @@ __device__ __forceinline__ void output_one_by_one(float (&out)[1][C / 8][4], con
     }
 }
 
-// The consumers' work on chunk `n`: its output, and the state after it. `row` is the warp's first channel in the tiles, `direct` its D.
+// The consumers' work on chunk `n`: its output, and the state after it. `row` is the warp's first channel in the tiles, `direct`
+// its D.
 __device__ __forceinline__ void advance(const SsdChunkScan& p, const Block& block, const Stage& stage, int n, State& state,
                                         const float (&direct)[ROW_TILES][2], int row, int& lane) {
     constexpr int GROUP = 128;                      // threads that share products
@@ -306,19 +317,23 @@ __device__ __forceinline__ void advance(const SsdChunkScan& p, const Block& bloc
     for (int j = 0; j < C; j += 16) scale_left(inputs[j / 16], stage.in_factors(), j, lane);
     begin_products(sum, inputs);
 #pragma unroll
-    for (int j = 0; j < C; j += 16) product<1>(sum, inputs[j / 16], operand_transposed(stage.key(), j, 0)); // S += (input scaled)^T key
+    for (int j = 0; j < C; j += 16)
+        product<1>(sum, inputs[j / 16], operand_transposed(stage.key(), j, 0)); // S += (input scaled)^T key
     commit_products();
 
     if constexpr (OUTPUTS) {
         wait_products<1>(out[0]);
-        // A value that is not finite made its channel NaN all over the chunk: a product with the 0 of other pairs reaches all its tokens.
-        if (!__all_sync(~0u, isfinite(out[0][0][0]) && isfinite(out[0][0][2]))) output_one_by_one(out, left, stage, direct[0], row, lane);
+        // A value that is not finite made its channel NaN all over the chunk: a product with the 0 of other pairs reaches all its
+        // tokens.
+        if (!__all_sync(~0u, isfinite(out[0][0][0]) && isfinite(out[0][0][2])))
+            output_one_by_one(out, left, stage, direct[0], row, lane);
         if (Stage::OUTPUT == Stage::QUERY) Pipeline::sync_consumers(); // the queries are read
 #pragma unroll
         for (int t = 0; t < C; t += 16) {
             u32 pairs[4];
 #pragma unroll
-            for (int e = 0; e < 4; e++) pairs[e] = Pair<T>::pack(out[0][t / 8 + e / 2][e % 2 * 2], out[0][t / 8 + e / 2][e % 2 * 2 + 1]);
+            for (int e = 0; e < 4; e++)
+                pairs[e] = Pair<T>::pack(out[0][t / 8 + e / 2][e % 2 * 2], out[0][t / 8 + e / 2][e % 2 * 2 + 1]);
             stmatrix_x4_trans(stage.output().at(t + lane / 16 * 8 + lane % 8, row + (lane & 8)), pairs);
         }
         Pipeline::sync_group(row / 64, GROUP);
@@ -328,15 +343,16 @@ __device__ __forceinline__ void advance(const SsdChunkScan& p, const Block& bloc
         int chunk = visited(block, n), token = (block.first + chunk) * C + warp * ROWS, rows = block.rows(chunk) - warp * ROWS;
         int value = blockIdx.y * V + first;
         if (p.gate.data) apply_gate<64>(p, block, lines, 0, token, rows, value, lane);
-        store_tile<VECTOR, 64>(lines, 0, block.sequence.rows<T>(p.output, opaque(block.head)), token, rows, value, p.shape.value_size, lane);
+        store_tile<VECTOR, 64>(lines, 0, block.sequence.rows<T>(p.output, opaque(block.head)), token, rows, value,
+                               p.shape.value_size, lane);
     }
     wait_products<0>(sum, inputs);
 }
 #else
 // out^T += a y^T with 16 columns of y [C x ..] from `col` on, its rows from `first` up to `end`.
 template <class Tile>
-__device__ __forceinline__ void add(float (&out)[ROW_TILES][C / 8][4], const u32 (&a)[ROW_TILES][4], const Tile& y, int first, int end, int col,
-                                    int lane) {
+__device__ __forceinline__ void add(float (&out)[ROW_TILES][C / 8][4], const u32 (&a)[ROW_TILES][4], const Tile& y, int first,
+                                    int end, int col, int lane) {
     constexpr int BATCH = C < 32 ? 1 : 2; // loads under way at once
 #pragma unroll
     for (int t = 0; t < C; t += 16 * BATCH) {
@@ -416,7 +432,8 @@ __device__ __forceinline__ void consume(const SsdChunkScan& p, const Block& bloc
 #pragma unroll
         for (int m = 0; m < ROW_TILES * 2; m++) {
             int channel = value + m * 8 + lane / 4;
-            direct[m / 2][m % 2] = channel < shape.value_size ? p.direct[(i64)block.head * p.direct_head + channel * p.direct_channel] : 0.f;
+            direct[m / 2][m % 2] =
+                channel < shape.value_size ? p.direct[(i64)block.head * p.direct_head + channel * p.direct_channel] : 0.f;
         }
 
     for (int n = 0; n < block.chunks; n++) {
@@ -424,13 +441,16 @@ __device__ __forceinline__ void consume(const SsdChunkScan& p, const Block& bloc
         Stage stage(n);
         Pipeline::wait(n);
         if (OUTPUTS && saves(p, block, n)) {
-            i64 slot = span_slot(shape.sequences, block.sequence, (block.first + visited(block, n)) * C / STEP_CHUNK) * shape.heads + opaque(block.head);
+            i64 slot =
+                span_slot(shape.sequences, block.sequence, (block.first + visited(block, n)) * C / STEP_CHUNK) * shape.heads +
+                opaque(block.head);
             u32* saved = reinterpret_cast<u32*>(p.states) + slot * gridDim.y * V * (K / 2) + saved_pair<K>(value, 0, lane);
 #pragma unroll
             for (int k = 0; k < K / 8; k++)
 #pragma unroll
                 for (int m = 0; m < ROW_TILES * 2; m++)
-                    saved[saved_pair<K>(m * 8, k * 8, 0)] = Pair<bf16>::pack(state.sum[m / 2][k][m % 2 * 2], state.sum[m / 2][k][m % 2 * 2 + 1]);
+                    saved[saved_pair<K>(m * 8, k * 8, 0)] =
+                        Pair<bf16>::pack(state.sum[m / 2][k][m % 2 * 2], state.sum[m / 2][k][m % 2 * 2 + 1]);
         }
 
         advance(p, block, stage, n, state, direct, row, lane);

@@ -67,7 +67,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) ssd_recurrence(const __gri
     StateRow rows[ROWS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
-        rows[r].load(p.initial && channel + r < p.head_size ? p.initial + (state + channel + r) * p.state_size : nullptr, part, p.state_size);
+        rows[r].load(p.initial && channel + r < p.head_size ? p.initial + (state + channel + r) * p.state_size : nullptr, part,
+                     p.state_size);
 
     auto x = sequence.rows<T>(p.x, head), b = sequence.rows<T>(p.b, head / p.group), c = sequence.rows<T>(p.c, head / p.group);
     auto y = sequence.rows<T>(p.y, head), z = sequence.rows<T>(p.z, head);

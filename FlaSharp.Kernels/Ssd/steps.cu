@@ -1,5 +1,5 @@
-// The step sizes of the state space duality, and sums of their log-decays over chunks: small numbers that all other kernels read many
-// times, by head and chunk. One warp for a head and a chunk.
+// The step sizes of the state space duality, and sums of their log-decays over chunks: small numbers that all other kernels read
+// many times, by head and chunk. One warp for a head and a chunk.
 #include "fla/ssd.cuh"
 
 using namespace fla;
@@ -8,8 +8,8 @@ struct SsdSteps {
     Sequences sequences;
     TensorView dt; // [B, T, H, 1]
     SsdStepRule rule;
-    float* steps; // [slots, H, STEP_CHUNK]; 0 behind the end of a sequence
-    float* sums;  // of log2 decays from the chunk's beginning on, each token's own included, [slots, H, STEP_CHUNK]
+    float* steps;      // [slots, H, STEP_CHUNK]; 0 behind the end of a sequence
+    float* sums;       // of log2 decays from the chunk's beginning on, each token's own included, [slots, H, STEP_CHUNK]
     int heads, chunks; // of the longest sequence
 };
 
@@ -30,8 +30,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) ssd_steps(const __grid_con
 
     // In double precision: what follows a strong decay must not be rounded to the digits that this leaves.
     double sum = sum_of_lanes_before((double)decay + next, lane);
-    i64 before = p.sequences.offsets ? p.sequences.offsets[sequence.index] / STEP_CHUNK + sequence.index
-                                     : (i64)sequence.index * p.chunks;
+    i64 before =
+        p.sequences.offsets ? p.sequences.offsets[sequence.index] / STEP_CHUNK + sequence.index : (i64)sequence.index * p.chunks;
     i64 place = ((before + chunk) * p.heads + head) * STEP_CHUNK + lane * 2;
     *reinterpret_cast<float2*>(p.steps + place) = step;
     *reinterpret_cast<float2*>(p.sums + place) = make_float2((float)(sum - next), (float)sum);

@@ -1,8 +1,9 @@
-// The gradient of the step sizes' inputs, and what the gradients of their parameters and of D are sums of. One warp for a head and a span.
+// The gradient of the step sizes' inputs, and what the gradients of their parameters and of D are sums of. One warp for a head
+// and a span.
 //
 // The log-decay of token t reaches all that goes from tokens before t to tokens from t on:
-//   products of the states and sums over tokens j < t of what leaves the span, over tokens i >= t of what comes in or goes from i to i,
-//   less what goes out to others: ssd_chunk_backward has left these.
+//   products of the states and sums over tokens j < t of what leaves the span, over tokens i >= t of what comes in or goes from i
+//   to i, less what goes out to others: ssd_chunk_backward has left these.
 #include "fla/ssd.cuh"
 
 using namespace fla;
@@ -11,10 +12,10 @@ struct SsdStepsBackward {
     Sequences sequences;
     TensorView dt, grad_dt; // [B, T, H, 1]
     SsdStepRule rule;
-    const float4* tokens;  // [slices, slots, H, STEP_CHUNK]
-    const float* products; // [slices, slots, H]
-    float* totals;         // gradients of the rates, the biases and D over each span, [spans, H, 3]
-    i64 slots;             // times H
+    const float4* tokens;     // [slices, slots, H, STEP_CHUNK]
+    const float* products;    // [slices, slots, H]
+    float* totals;            // gradients of the rates, the biases and D over each span, [spans, H, 3]
+    i64 slots;                // times H
     int slices, heads, spans; // spans of the longest sequence
 };
 

@@ -45,7 +45,8 @@ struct SsdStep {
 };
 
 // The sum over the lanes up to this one, this one included.
-template <class T> __device__ __forceinline__ T sum_of_lanes_before(T x, int lane) {
+template <class T>
+__device__ __forceinline__ T sum_of_lanes_before(T x, int lane) {
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
         T other = __shfl_up_sync(~0u, x, step);
