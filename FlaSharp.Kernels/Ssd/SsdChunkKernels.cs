@@ -108,7 +108,9 @@ internal sealed class SsdChunkKernels
 
     private long Slots => SlotsOf(SsdTile.StepChunk) * Heads;
 
-    /// <summary>As many as make the fewest rounds of blocks: each set's block goes through its heads one after the other.</summary>
+    /// <summary>
+    /// As many as make the fewest rounds of blocks: each set's block goes through its heads one after the other.
+    /// </summary>
     private int HeadsOfSet
     {
         get
@@ -272,8 +274,8 @@ internal sealed class SsdChunkKernels
     /// <param name="stepGradient">[B, T, H, 1].</param>
     /// <param name="tokens">Of <see cref="Backward"/>.</param>
     /// <param name="products">Of <see cref="Backward"/>.</param>
-    /// <param name="totals">[<see cref="Spans"/>, H, 3]: the gradients of the rates, the biases and of D as [H]. Zeros, as there are
-    /// spans that no sequence has.</param>
+    /// <param name="totals">[<see cref="Spans"/>, H, 3]: the gradients of the rates, the biases and of D as [H]. Zeros before, as
+    /// there are spans that no sequence has.</param>
     public void StepsBackward(TensorView dt, TensorView stepGradient, nint tokens, nint products, nint totals)
     {
         var spans = GlaChunkKernels.ChunkCount(Sequences.Length, SsdTile.Span);

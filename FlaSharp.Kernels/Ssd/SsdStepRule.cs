@@ -1,6 +1,6 @@
 namespace FlaSharp.Kernels.Ssd;
 
-/// <summary>How step sizes come from their inputs: a bias, softplus, bounds. And the rates that make log-decays of them.</summary>
+/// <summary>How step sizes come from their inputs, and the rates that make log-decays of them.</summary>
 /// <param name="Bias">float32 [H], or 0.</param>
 /// <param name="Rates">float32 [H].</param>
 /// <param name="Softplus">Whether softplus is taken, after the bias.</param>

@@ -34,7 +34,8 @@ internal sealed record SsdTile(
     public static IReadOnlyList<int> Sizes => s_sizes;
 
     /// <summary>
-    /// Whether the scan uses Hopper's products (wgmma): four warps share 64 channels, and two such groups keep a multiprocessor busy.
+    /// Whether the scan uses Hopper's products (wgmma): four warps share 64 channels, and two such groups keep a multiprocessor
+    /// busy.
     /// </summary>
     public bool UsesHopper => Hopper(Keys, Values, Target);
 

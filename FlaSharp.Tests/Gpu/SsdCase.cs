@@ -82,9 +82,10 @@ internal sealed record SsdCase
         foreach (var name in new[] { "a", "dtBias" })
             terms[name] = terms[name]?.expand(B, T, H).clone();
         var direct = terms["d"]!;
-        terms["d"] = (direct.dim() == 1 ? direct.unsqueeze(-1) : direct).expand([B, T, .. direct.dim() == 1 ? [H, 1] : direct.shape]).clone();
-        var expected = Gradients(terms, x => NaiveSsd.Run(x["x"]!, x["dt"]!, x["a"]!, x["b"]!, x["c"]!, x["d"], x["z"], x["dtBias"],
-            Softplus, Limit, x["initialState"], Offsets is null ? null : Array.ConvertAll(Offsets, offset => (long)offset)));
+        direct = direct.dim() == 1 ? direct.unsqueeze(-1) : direct;
+        terms["d"] = direct.expand([B, T, .. direct.shape]).clone();
+        var expected = Gradients(terms, x => NaiveSsd.Run(x["x"]!, x["dt"]!, x["a"]!, x["b"]!, x["c"]!, x["d"], x["z"],
+            x["dtBias"], Softplus, Limit, x["initialState"], Offsets is null ? null : Array.ConvertAll(Offsets, offset => (long)offset)));
         Close(Run(inputs), expected, $"{this}");
         Close(Gradients(inputs, Segmented), expected, $"{this} in segments");
     }
@@ -92,8 +93,8 @@ internal sealed record SsdCase
     /// <summary>Outputs and gradients by name.</summary>
     public Dictionary<string, Tensor> Run(Dictionary<string, Tensor?> inputs) => Gradients(inputs, Forward);
 
-    public (Tensor output, Tensor? finalState) Forward(Dictionary<string, Tensor?> x) => FlaOps.Ssd(x["x"]!, x["dt"]!, x["a"]!, x["b"]!,
-        x["c"]!, x["d"], x["z"], x["dtBias"], Softplus, Limit, x["initialState"], outputFinalState: true, CuSeqlens);
+    public (Tensor output, Tensor? finalState) Forward(Dictionary<string, Tensor?> x) => FlaOps.Ssd(x["x"]!, x["dt"]!, x["a"]!,
+        x["b"]!, x["c"]!, x["d"], x["z"], x["dtBias"], Softplus, Limit, x["initialState"], outputFinalState: true, CuSeqlens);
 
     public override string ToString() => $"B={B} T={T} H={H} G={G} P={P} N={N} rate={Rate} {Dtype}"
         + (Offsets is null ? "" : $" offsets [{string.Join(", ", Offsets)}]") + (HasGate ? " gated" : "");

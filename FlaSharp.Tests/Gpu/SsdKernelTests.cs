@@ -169,7 +169,8 @@ public sealed class SsdKernelTests
 
         Dictionary<string, Tensor> Of(params string[] wanted)
         {
-            var leaves = inputs.ToDictionary(pair => pair.Key, pair => pair.Value?.detach().requires_grad_(wanted.Contains(pair.Key)));
+            var leaves = inputs.ToDictionary(
+                pair => pair.Key, pair => pair.Value?.detach().requires_grad_(wanted.Contains(pair.Key)));
             var (output, finalState) = shape.Forward(leaves);
             (output.sum() + finalState!.sum()).Backward();
             Assert.All(leaves.Where(leaf => !wanted.Contains(leaf.Key)), leaf => Assert.Null(leaf.Value?.grad));

@@ -62,6 +62,7 @@ internal static class SsdSteps
             TensorPointer.Of(finalState));
         GC.KeepAlive((x, dt, b, c, z, offsets));
         GC.KeepAlive((rates, direct, bias, initialState));
-        return (output.MoveToOuterDisposeScope(), !outputFinalState ? null : updateState ? initialState : finalState!.MoveToOuterDisposeScope());
+        var returned = updateState ? initialState : finalState?.MoveToOuterDisposeScope();
+        return (output.MoveToOuterDisposeScope(), outputFinalState ? returned : null);
     }
 }

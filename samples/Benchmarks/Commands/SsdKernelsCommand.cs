@@ -17,7 +17,10 @@ internal static class SsdKernelsCommand
         {
             Description = $"B,T,H,P,N; several with semicolons between. [{string.Join("; ", SsdShape.All)}]",
         };
-        var command = new Command("ssd", "Times the state space duality of Mamba-2, forward and with backward, by shape.") { shapes };
+        var command = new Command("ssd", "Times the state space duality of Mamba-2, forward and with backward, by shape.")
+        {
+            shapes,
+        };
         common.AddReport(command);
         common.AddTiming(command);
         common.AddPeers(command);
@@ -30,7 +33,8 @@ internal static class SsdKernelsCommand
             Target target = common.Target(parsed);
             ReportOutput output = common.Output(parsed);
             using Stopclock clock = common.Clock(parsed, target);
-            var report = new Report("kernels-ssd", $"State space duality, {common.DtypeName(parsed)}", Machine.Of(target), NewTable());
+            var report = new Report("kernels-ssd", $"State space duality, {common.DtypeName(parsed)}", Machine.Of(target),
+                NewTable());
             report.Notes.Add(common.Method(parsed, target));
             Measure(report, clock, chosen, common.Dtype(parsed), peers, output);
             return output.Finish(report);
@@ -52,10 +56,10 @@ internal static class SsdKernelsCommand
         Target target = clock.Target;
         ByteFloor floor = ByteFloor.Measure(clock);
         report.Values["copy_bytes_per_second"] = floor.BytesPerSecond;
-        report.Notes.Add("Floor: x, b and c are read and y is written; backward reads them and the gradient of y, and writes three "
-            + $"gradients, at {floor.BytesPerSecond / 1e9:F0} GB/s, measured by a large copy on the device.");
-        report.Notes.Add("One group. Forward runs without a graph; forward + backward through autograd.grad, to the gradients of x, "
-            + "dt, a, b, c, d and the bias of dt, with a given gradient of the output.");
+        report.Notes.Add("Floor: x, b and c are read and y is written; backward reads them and the gradient of y, and writes "
+            + $"three gradients, at {floor.BytesPerSecond / 1e9:F0} GB/s, measured by a large copy on the device.");
+        report.Notes.Add("One group. Forward runs without a graph; forward + backward through autograd.grad, to the gradients of "
+            + "x, dt, a, b, c, d and the bias of dt, with a given gradient of the output.");
 
         foreach (SsdShape shape in shapes)
         {
@@ -92,8 +96,9 @@ internal static class SsdKernelsCommand
         using Tensor x = one.expand(shape.B, shape.T, shape.H, shape.P); // only the device and the sizes count
         return
         [
-            shape.ToString(), FlaOps.PlanSsd(x, shape.N).Path, forward, both, forwardFloor, bothFloor, forwardFloor / forward.Median,
-            bothFloor / both.Median, peer?.ForwardMs, peer?.BothMs, Peers.Ratio(peer?.ForwardMs, forward.Median),
+            shape.ToString(), FlaOps.PlanSsd(x, shape.N).Path, forward, both, forwardFloor, bothFloor,
+            forwardFloor / forward.Median, bothFloor / both.Median, peer?.ForwardMs, peer?.BothMs,
+            Peers.Ratio(peer?.ForwardMs, forward.Median),
             Peers.Ratio(peer?.BothMs, both.Median),
         ];
 
