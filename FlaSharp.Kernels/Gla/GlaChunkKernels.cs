@@ -76,22 +76,23 @@ internal sealed class GlaChunkKernels
 
     private int StateValues => ValueTiles * Tile.Values;
 
-    private long SavedNumbers => Slots * Heads * StateValues * Tile.Keys;
+    private long SavedNumbers => Slots * Heads * StateValues * Tile.Terms * Tile.Keys;
 
     // fla::GlaBlock::slot; packed sequences leave gaps.
     private long Slots => Sequences.Offsets == 0
-        ? (long)Sequences.Count * ChunkCount(Time, GlaChunkTile.GradientChunk)
-        : Time / GlaChunkTile.GradientChunk + Sequences.Count;
+        ? (long)Sequences.Count * ChunkCount(Time, GlaChunkTile.GradientChunk(Tile.Element))
+        : Time / GlaChunkTile.GradientChunk(Tile.Element) + Sequences.Count;
 
     /// <summary>Chunks that it takes to cover so many tokens.</summary>
     public static int ChunkCount(int tokens, int chunk) => (tokens + chunk - 1) / chunk;
 
     /// <summary>
     /// Kernels that stand for all: every tile of bfloat16 on Hopper, square ones elsewhere, and a few of other types and alignments.
+    /// Of float32 the smallest sums, the most in a warp, and the largest head.
     /// </summary>
     public static IEnumerable<KernelVariant> Variants(CompilerTarget target)
     {
-        const ElementType BFloat16 = ElementType.BFloat16;
+        const ElementType BFloat16 = ElementType.BFloat16, Float32 = ElementType.Float32;
         (int keys, int values, ElementType element, ElementType gate, int vector)[] cases =
         [
             .. from keys in GlaChunkTile.Sizes
@@ -99,8 +100,11 @@ internal sealed class GlaChunkKernels
                where target.IsHopper || keys == values
                select (keys, values, BFloat16, BFloat16, 8),
             (64, 64, BFloat16, BFloat16, 1),
-            (64, 64, BFloat16, ElementType.Float32, 8),
-            (128, 128, ElementType.Float16, ElementType.Float32, 1),
+            (64, 64, BFloat16, Float32, 8),
+            (128, 128, ElementType.Float16, Float32, 1),
+            (16, 64, Float32, Float32, 1),
+            (128, 256, Float32, Float32, 4),
+            (256, 256, Float32, Float32, 8),
         ];
         yield return s_scan;
         foreach (var (keys, values, element, gate, vector) in cases)
@@ -288,18 +292,18 @@ internal sealed class GlaChunkKernels
     private int Vector(TensorView g, params ReadOnlySpan<TensorView> others)
     {
         const int Most = 8;
-        const int FloatsOfCopy = 4; // a copy of 16 bytes takes no more of them
-        var multiples = Misalignment(g, Tile.Gate);
-        if (Tile.Gate == ElementType.Float32 && multiples % FloatsOfCopy == 0)
-            multiples = 0;
-        multiples |= (long)KeySize | (long)ValueSize | Most;
+        var multiples = Misalignment(g, Tile.Gate) | (long)KeySize | (long)ValueSize | Most;
         foreach (var view in others)
             multiples |= Misalignment(view, Tile.Element);
         return 1 << BitOperations.TrailingZeroCount(multiples);
 
         // Its lowest bit is that of the largest power of 2 that divides address and strides.
-        static long Misalignment(in TensorView view, ElementType type) =>
-            view.Data / type.Bytes() | view.Batch | view.Time | view.Head;
+        static long Misalignment(in TensorView view, ElementType type)
+        {
+            const int FloatsOfCopy = 4; // 16 bytes take no more of them
+            var multiples = view.Data / type.Bytes() | view.Batch | view.Time | view.Head;
+            return type == ElementType.Float32 && multiples % FloatsOfCopy == 0 ? 0 : multiples;
+        }
     }
 
     private void Launch<TParameters>(Pass pass, int vector, int gridX, int gridY, in TParameters parameters)

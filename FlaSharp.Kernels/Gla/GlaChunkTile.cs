@@ -14,15 +14,11 @@ namespace FlaSharp.Kernels.Gla;
 internal sealed record GlaChunkTile(
     int Keys, int Values, int AllValues, int Chunk, ElementType Element, ElementType Gate, CompilerTarget Target)
 {
-    /// <summary>The chunk of backward: a state is saved for each.</summary>
-    public const int GradientChunk = 64;
-
     private const int ShortChunk = 32;
     private const int NarrowValues = 64;
     private const int MostStages = 3;
     private const int MostHopperStages = 4;
     private const int FewestStages = 2;
-    private const int PairsThreads = 512;
     private const int MarkBytes = 64; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
@@ -35,11 +31,16 @@ internal sealed record GlaChunkTile(
     /// <summary>What K and V are rounded up to.</summary>
     public static IReadOnlyList<int> Sizes => s_sizes;
 
+    /// <summary>bfloat16 numbers that stand for one in products and saved states: float32 is the sum of two.</summary>
+    public int Terms => Element.Bytes() / sizeof(short);
+
     /// <summary>
     /// Tokens that forward works on together. Large states take fewer products between tokens, and bear stronger decays, in short
-    /// chunks; of small ones a chunk takes as long whatever its length.
+    /// chunks; of small ones a chunk takes as long whatever its length. In float32 what fits.
     /// </summary>
-    public int ForwardChunk => Keys > 64 ? ShortChunk : Chunk;
+    public int ForwardChunk => Element == ElementType.Float32 && !FitsForward(Chunk) ? Chunk / 2
+        : Keys > 64 ? ShortChunk
+        : Chunk;
 
     /// <summary>Whether forward does without Hopper's products (wgmma) where it could use them.</summary>
     public bool IsPortable { get; init; }
@@ -47,7 +48,8 @@ internal sealed record GlaChunkTile(
     /// <summary>
     /// Whether forward uses Hopper's products (wgmma): four warps share 64 value channels, with the state of them all in registers.
     /// </summary>
-    public bool UsesHopper => Target.IsHopper && !IsPortable && Keys >= 64 && Values >= 64 && !HasManyWarps;
+    public bool UsesHopper =>
+        Target.IsHopper && !IsPortable && Element != ElementType.Float32 && Keys >= 64 && Values >= 64 && !HasManyWarps;
 
     // The warps that carry a state hold 16 or 32 of its value channels and all key channels. 256 of these leave each warp 16 of the
     // others: twice the warps, and on Hopper more registers for those that carry it than for those that load and scale.
@@ -59,7 +61,15 @@ internal sealed record GlaChunkTile(
 
     private int TotalsBytes => 2 * sizeof(float) * 32 * ProducerWarps;
 
+    // Of backward: a thread has two key channels of a token or more.
+    private int MostWarps => Math.Min(16, Chunk * Keys / 64);
+
+    private bool FitsBackward => Fits(Math.Max(BackwardBytes(MostWarps), BackwardPairsBytes + MarkBytes));
+
     private int StateMinBlocks => Math.Max(Keys, Values) > 32 ? 1 : 2; // more registers for larger states
+
+    /// <summary>The chunk of backward: a state is saved for each.</summary>
+    public static int GradientChunk(ElementType element) => element == ElementType.Float32 ? ShortChunk : 64;
 
     /// <summary>The tile for a call.</summary>
     /// <param name="keySize">K.</param>
@@ -82,15 +92,16 @@ internal sealed record GlaChunkTile(
     /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2, 4 or 8.</param>
     public KernelVariant Forward(int vector)
     {
+        var stageBytes = ForwardStageBytes(ForwardChunk);
         if (UsesHopper)
         {
             var (loading, carrying) = Values > NarrowValues ? (200, 152) : (0, 0);
-            return StateVariant("forward", vector, ForwardChunk, Stages(ForwardStageBytes, MostHopperStages), ForwardStageBytes,
-                Values / 16, loading, carrying, "HOPPER=1");
+            return StateVariant("forward", vector, ForwardChunk, Stages(stageBytes, MostHopperStages), stageBytes, Values / 16,
+                loading, carrying, "HOPPER=1");
         }
         var (producers, consumers) = HasManyWarps ? (80, 176) : (0, 0);
-        return StateVariant("forward", vector, ForwardChunk, Stages(ForwardStageBytes, MostStages), ForwardStageBytes,
-            ConsumerWarps, producers, consumers, "HOPPER=0");
+        return StateVariant("forward", vector, ForwardChunk, Stages(stageBytes, MostStages), stageBytes, ConsumerWarps,
+            producers, consumers, "HOPPER=0");
     }
 
     /// <summary>As <see cref="Forward"/>; of the states alone or, <paramref name="backward"/>, of their gradients.</summary>
@@ -105,14 +116,14 @@ internal sealed record GlaChunkTile(
     public KernelVariant Backward(int vector)
     {
         // Sixteen warps on a multiprocessor, of one block or of two.
-        var (blocks, warps) = Fits(BackwardBytes, blocks: 2) ? (2, 8) : (1, 16);
-        return Variant(
-            "backward", vector, 32 * warps, blocks, BackwardBytes, AllValues, $"CHUNK={Chunk}", $"BACKWARD_WARPS={warps}");
+        var (blocks, warps) = Fits(BackwardBytes(8), blocks: 2) ? (2, 8) : (1, MostWarps);
+        return Variant("backward", vector, 32 * warps, blocks, BackwardBytes(warps), AllValues, $"CHUNK={Chunk}",
+            $"BACKWARD_WARPS={warps}");
     }
 
     /// <summary>As <see cref="Forward"/>; of the pairs that <see cref="Backward"/> leaves.</summary>
     public KernelVariant BackwardPairs(int vector) =>
-        Variant("backward_pairs", vector, PairsThreads, 1, BackwardPairsBytes, AllValues, $"CHUNK={Chunk}");
+        Variant("backward_pairs", vector, 32 * MostWarps, 1, BackwardPairsBytes, AllValues, $"CHUNK={Chunk}");
 
     /// <summary>
     /// The same, or one with fewer values in a block where whole sequences would keep the GPU busy, but not half of it.
@@ -138,56 +149,37 @@ internal sealed record GlaChunkTile(
     /// <param name="valueSize">V.</param>
     public long BlockCount(long lines, int valueSize) => lines * ValueTiles(valueSize);
 
-    // Of chunk_forward.cu, as the others of their sources; these assert it.
-    private int ForwardStageBytes
-    {
-        get
-        {
-            var output = Values > Keys ? 2 * ForwardChunk * Values : 0; // smaller ones take the queries' place
-            return ForwardChunk * (4 * Keys + 2 * Values + Gate.Bytes() * Keys + 2 * ForwardChunk) + output;
-        }
-    }
-
-    private int StateStageBytes => Chunk * (2 * Keys + 2 * Values + Gate.Bytes() * Keys) + 2 * sizeof(float) * Keys;
-
-    private int BackwardBytes
-    {
-        get
-        {
-            var (values, states) = (4 * Chunk * AllValues, 4 * Math.Min(AllValues, 64) * Keys);
-            var gradients = sizeof(float) * Chunk * Keys; // of queries or keys: over values or states, where these are larger
-            return 4 * Chunk * Keys + values + states + 4 * Chunk * Chunk + sizeof(float) * Chunk
-                + (values < gradients ? gradients : 0) + (states < gradients ? gradients : 0);
-        }
-    }
+    private int StateStageBytes =>
+        Chunk * (Element.Bytes() * (Keys + Values) + Gate.Bytes() * Keys) + 2 * sizeof(float) * Keys;
 
     private int BackwardPairsBytes
     {
         get
         {
-            var totals = 2 * sizeof(float) * PairsThreads;
-            var valuesOrGradients = Math.Max(4 * Chunk * AllValues, sizeof(float) * Chunk * Keys);
-            return 6 * Chunk * Keys + 4 * Chunk * Chunk + sizeof(float) * Chunk + totals + valuesOrGradients;
+            var totals = 2 * sizeof(float) * 32 * MostWarps;
+            var valuesOrGradients = Chunk * Math.Max(2 * Element.Bytes() * AllValues, sizeof(float) * Keys);
+            return Chunk * Element.Bytes() * (3 * Keys + 2 * Chunk) + sizeof(float) * Chunk + totals + valuesOrGradients;
         }
     }
 
     private static (GlaChunkTile?, string) Choose(
         int keySize, int valueSize, ElementType element, ElementType gate, bool gradients, CompilerTarget target)
     {
-        if (element == ElementType.Float32)
-            return (null, "The kernels over chunks take bfloat16 and float16.");
         if (keySize > MaxSize || (gradients && valueSize > MaxSize))
             return (null, $"K = {keySize} and V = {valueSize}: the kernels over chunks take K, and with gradients V, up to {MaxSize}.");
 
         var (keys, allValues) = (RoundUp(keySize), RoundUp(valueSize));
-        // What holds 256 key channels and 128 value channels needs Hopper's unequal shares of registers.
-        var mostValues = Math.Min(allValues, keys > 128 && !target.IsHopper ? NarrowValues : 128);
-        foreach (var chunk in gradients ? [GradientChunk] : new[] { GradientChunk, ShortChunk })
+        // What holds 256 key channels and 128 value channels needs Hopper's unequal shares of registers and operands of one term.
+        var mostValues =
+            Math.Min(allValues, keys > 128 && !(target.IsHopper && element != ElementType.Float32) ? NarrowValues : 128);
+        var longest = GradientChunk(element);
+        foreach (var chunk in gradients || longest == ShortChunk ? [longest] : new[] { longest, ShortChunk })
             for (var values = mostValues; values >= Math.Min(mostValues, NarrowValues); values /= 2)
             {
                 var tile = new GlaChunkTile(keys, values, allValues, chunk, element, gate, target);
-                if (tile.Fits(FewestStages * Math.Max(tile.ForwardStageBytes, tile.StateStageBytes) + tile.TotalsBytes)
-                    && (!gradients || tile.Fits(Math.Max(tile.BackwardBytes, tile.BackwardPairsBytes + MarkBytes))))
+                if (tile.FitsForward(tile.ForwardChunk)
+                    && tile.Fits(FewestStages * tile.StateStageBytes + tile.TotalsBytes)
+                    && (!gradients || tile.FitsBackward))
                     return (tile, "");
             }
         return (null, $"K = {keySize} and V = {valueSize}{(gradients ? " with gradients" : "")} need more shared memory than the "
@@ -195,6 +187,29 @@ internal sealed record GlaChunkTile(
     }
 
     private static int RoundUp(int size) => s_sizes.FirstOrDefault(tile => tile >= size, s_sizes[^1]);
+
+    // Of chunk_forward.cu, as the others of their sources; these assert it.
+    private int ForwardStageBytes(int chunk)
+    {
+        var bytes = Element.Bytes() * chunk;
+        var output = Values > Keys ? bytes * Values : 0; // smaller ones take the queries' place
+        return bytes * (2 * Keys + Values + chunk) + Gate.Bytes() * chunk * Keys + output;
+    }
+
+    private int BackwardBytes(int warps)
+    {
+        const int SliceBytes = 128; // of a key's values in a state
+        const int Alignment = 256; // of the gradients
+        var bytes = Element.Bytes() * Chunk;
+        var (values, states) = (2 * bytes * AllValues, 2 * Keys * Math.Min(Element.Bytes() * AllValues, SliceBytes));
+        var gradients = sizeof(float) * Chunk * Keys; // of queries or keys: over values or states, where these are larger
+        // Sums over threads lie where A is later; in short chunks they are larger.
+        var sums = sizeof(float) * (3 * 32 * warps + 2 * Keys);
+        return 2 * bytes * Keys + values + states + Math.Max(bytes * Chunk, sums) + bytes * Chunk + Alignment
+            + (values < gradients ? gradients : 0) + (states < gradients ? gradients : 0);
+    }
+
+    private bool FitsForward(int chunk) => Fits(FewestStages * ForwardStageBytes(chunk) + TotalsBytes);
 
     // As many chunks on their way as fit, with the blocks that registers leave room for.
     private int Stages(int stageBytes, int most)

@@ -17,48 +17,61 @@ using namespace fla;
 typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
-constexpr int SLICE = V < 64 ? V : 64; // value channels of the states in shared memory at once
+constexpr int TERMS = SharedTile<OperandOf<T>::Type, C, K>::TERMS; // of a number as an operand, and in a saved state
+constexpr int SLICE = V < 64 / TERMS ? V : 64 / TERMS; // value channels of the states in shared memory at once
 constexpr int WARPS = BACKWARD_WARPS, THREADS = 32 * WARPS;
 
 typedef ChunkGates<C, K, THREADS> Gates;
-typedef SharedTile<bf16, C, K> KeyTile;
-typedef SharedTile<bf16, C, V> ValueTile;
-typedef SharedTile<bf16, C, C> PairTile;
+typedef OperandOf<T>::Type Operand;
+typedef SharedTile<Operand, C, K> KeyTile;
+typedef SharedTile<Operand, C, V> ValueTile;
+typedef SharedTile<Operand, C, C> PairTile;
 typedef FloatTile<C, K> GradTile;
-typedef WarpTile<C, K, WARPS> KeyGrad;
-typedef WarpTile<C, SLICE, WARPS> ValueGrad;
+typedef WarpTile<C, K, WARPS, KeyTile::Fragment> KeyGrad;
+typedef WarpTile<C, SLICE, WARPS, KeyTile::Fragment> ValueGrad;
 
 // A slice of a saved state [SLICE x K], as it lies in global memory.
 struct StateTile {
-    static constexpr int BYTES = SLICE * K * 2;
+    static constexpr int BYTES = SLICE * TERMS * K * 2;
     u32 base;
     __device__ __forceinline__ u32 at(int value, int key) const {
-        return base + ((value >> 3) * (K / 8) + (key >> 3)) * 128 + (value & 7) * 16 + (key & 7) * 2;
+        return base + ((value >> 3) * (TERMS * K / 8) + (key >> 3)) * 128 + (value & 7) * 16 + (key & 7) * 2;
     }
     static __device__ __forceinline__ u32 step(u32 address, int value, int key) {
-        return address + value * (K / 8 * 16) + key * 16; // both multiples of 8
+        return address + value * (TERMS * K / 8 * 16) + key * 16; // both multiples of 8
+    }
+    __device__ __forceinline__ StateTile term(int t) const { return {base + t * (K * 16)}; }
+    // 8 neighbouring keys.
+    __device__ __forceinline__ void load(u32 (&pairs)[4][TERMS], int value, int key) const {
+#pragma unroll
+        for (int t = 0; t < TERMS; t++) {
+            uint4 x = shared_load<uint4>(term(t).at(value, key));
+            pairs[0][t] = x.x, pairs[1][t] = x.y, pairs[2][t] = x.z, pairs[3][t] = x.w;
+        }
     }
 };
 
 constexpr int Q = 0, KEY = Q + KeyTile::BYTES, VALUE = KEY + KeyTile::BYTES, GRAD_OUTPUT = VALUE + ValueTile::BYTES;
-constexpr int STATES = GRAD_OUTPUT + ValueTile::BYTES, PAIRS = STATES + 2 * StateTile::BYTES, GRAD_PAIRS = PAIRS + PairTile::BYTES;
-constexpr int DIAGONAL = GRAD_PAIRS + PairTile::BYTES, END_OF_INPUTS = DIAGONAL + C * 4;
+constexpr int STATES = GRAD_OUTPUT + ValueTile::BYTES, PAIRS = STATES + 2 * StateTile::BYTES;
+// While A is not there yet, or no longer needed, its memory holds sums over threads.
+constexpr int TOTALS = PAIRS, ANCHORS = TOTALS + Gates::STRIPS * K * 4;
+constexpr int ANCHOR_ROWS = KeyGrad::ROW_WARPS + THREADS / K;
+constexpr int END_OF_SUMS = ANCHORS + ANCHOR_ROWS * K * 4, END_OF_PAIRS = PAIRS + PairTile::BYTES;
+constexpr int GRAD_PAIRS = END_OF_SUMS > END_OF_PAIRS ? END_OF_SUMS : END_OF_PAIRS;
+constexpr int DIAGONAL = GRAD_PAIRS + PairTile::BYTES;
+constexpr int END_OF_INPUTS = DIAGONAL + (C * 4 + 255) / 256 * 256; // where step() wants a tile
 // On their way out, the gradients of queries and keys take the place of values and states where these are large enough.
 constexpr int QUERY_GRADS = 2 * ValueTile::BYTES >= GradTile::BYTES ? VALUE : END_OF_INPUTS;
 constexpr int AFTER_QUERY_GRADS = QUERY_GRADS == VALUE ? END_OF_INPUTS : END_OF_INPUTS + GradTile::BYTES;
 constexpr int KEY_GRADS = 2 * StateTile::BYTES >= GradTile::BYTES ? STATES : AFTER_QUERY_GRADS;
 constexpr int END_OF_SHARED = KEY_GRADS == STATES ? AFTER_QUERY_GRADS : AFTER_QUERY_GRADS + GradTile::BYTES;
 static_assert(END_OF_SHARED == SHARED);
-// While A is not there yet, or no longer needed, its memory holds sums over threads.
-constexpr int TOTALS = PAIRS, ANCHORS = TOTALS + Gates::STRIPS * K * 4;
-constexpr int ANCHOR_ROWS = KeyGrad::ROW_WARPS + THREADS / K;
-static_assert(ANCHORS + ANCHOR_ROWS * K * 4 <= GRAD_PAIRS);
 
 typedef PairRows<C, WARPS / 2> Pairs; // half of the warps have A, half dA
 typedef GlaChunk<C> Chunk;
 
 __device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int slice) {
-    i64 from = (chunk.slot * p.state_values + slice * SLICE) * K;
+    i64 from = (chunk.slot * p.state_values + slice * SLICE) * TERMS * K;
 #pragma unroll
     for (int i = 0; i < (StateTile::BYTES / 16 + THREADS - 1) / THREADS; i++) {
         int piece = i * THREADS + opaque(threadIdx.x);
@@ -98,6 +111,7 @@ __device__ __forceinline__ void prepare(const GlaChunkBackward& p, const Chunk& 
     __syncthreads();
 
     Pairs pairs(warp % (WARPS / 2), lane);
+    if (Pairs::SPARE && !pairs.exist()) return;
     if (warp < WARPS / 2) {
         if (!strong) pairs.multiply(q, k);
         pairs.mask([](int i, int j) { return j <= i; });
@@ -121,9 +135,10 @@ __device__ __forceinline__ void store_anchors(u32 memory, KeyGrad& grad_k, float
             float2 sum = make_float2(0.f, 0.f);
 #pragma unroll
             for (int m = 0; m < 2 * KeyGrad::ROW_TILES; m++) {
-                u32 pair = shared_load<u32>(k.at(grad_k.row + m * 8 + grad_k.lane / 4, col));
-                sum.x += Pair<bf16>::low(pair) * grad_k.sum[m / 2][n][m % 2 * 2];
-                sum.y += Pair<bf16>::high(pair) * grad_k.sum[m / 2][n][m % 2 * 2 + 1];
+                u32 pair[TERMS];
+                k.load(pair, k.operand_at(grad_k.row + m * 8 + grad_k.lane / 4, col));
+                sum.x += low_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2];
+                sum.y += high_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2 + 1];
             }
 #pragma unroll
             for (int mask = 4; mask < 32; mask *= 2) {
@@ -148,13 +163,13 @@ __device__ __forceinline__ void add_products(float (&products)[8], const StateTi
     for (int value = 0; value < SLICE; value += 8 * (THREADS / K)) {
         int there = value + thread / K * 8;
         if (there >= SLICE) continue;
-        uint4 x = shared_load<uint4>(state.at(there + thread % 8, thread % K / 8 * 8));
-        uint4 y = shared_load<uint4>(grad.at(there + thread % 8, thread % K / 8 * 8));
-        u32 xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
+        u32 xs[4][TERMS], ys[4][TERMS];
+        state.load(xs, there + thread % 8, thread % K / 8 * 8);
+        grad.load(ys, there + thread % 8, thread % K / 8 * 8);
 #pragma unroll
         for (int c = 0; c < 4; c++) {
-            products[2 * c] += Pair<bf16>::low(xs[c]) * Pair<bf16>::low(ys[c]);
-            products[2 * c + 1] += Pair<bf16>::high(xs[c]) * Pair<bf16>::high(ys[c]);
+            products[2 * c] += low_of(xs[c]) * low_of(ys[c]);
+            products[2 * c + 1] += high_of(xs[c]) * high_of(ys[c]);
         }
     }
 }
@@ -167,22 +182,24 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
     int cols = p.shape.key_size - gates.col;
     float start[2], end[2], grad_g[Gates::ROWS][2];
     gates.origins(p.plain_states[chunk.slot], p.plain_grads[chunk.slot], start, end);
-    u32 query_top = q.at(gates.row, gates.col), key_top = k.at(gates.row, gates.col), diagonal_top = memory + DIAGONAL + gates.row * 4;
+    u32 query_top = q.operand_at(gates.row, gates.col), key_top = k.operand_at(gates.row, gates.col);
+    u32 diagonal_top = memory + DIAGONAL + gates.row * 4;
     u32 query_grad_top = query_grads.at(gates.row, gates.col), key_grad_top = key_grads.at(gates.row, gates.col);
     T *query_there = query_target[chunk.first + gates.row] + gates.col, *key_there = key_target[chunk.first + gates.row] + gates.col;
 #pragma unroll
     for (int i = 0; i < Gates::ROWS; i++, query_there += query_target.stride, key_there += key_target.stride) {
         float2 grad_q = shared_load<float2>(GradTile::step(query_grad_top, i)), grad_k = shared_load<float2>(GradTile::step(key_grad_top, i));
-        u32 query = shared_load<u32>(KeyTile::step(query_top, i, 0)), key = shared_load<u32>(KeyTile::step(key_top, i, 0));
+        u32 query[TERMS], key[TERMS];
+        q.load(query, q.step(query_top, i, 0)), k.load(key, k.step(key_top, i, 0));
         float2 of_query = gates.decay(i, 1.f, start), of_key = gates.decay(i, -1.f, end);
         float diagonal = shared_load<float>(diagonal_top + i * 4);
-        grad_g[i][0] = Pair<bf16>::low(query) * grad_q.x - Pair<bf16>::low(key) * grad_k.x;
-        grad_g[i][1] = Pair<bf16>::high(query) * grad_q.y - Pair<bf16>::high(key) * grad_k.y;
+        grad_g[i][0] = low_of(query) * grad_q.x - low_of(key) * grad_k.x;
+        grad_g[i][1] = high_of(query) * grad_q.y - high_of(key) * grad_k.y;
         if (gates.row + i >= chunk.rows || cols <= 0) continue;
-        store_pair<VECTOR>(query_there, cols, (grad_q.x + diagonal * Pair<bf16>::low(key)) * of_query.x * p.scale,
-                           (grad_q.y + diagonal * Pair<bf16>::high(key)) * of_query.y * p.scale);
-        store_pair<VECTOR>(key_there, cols, (grad_k.x + diagonal * Pair<bf16>::low(query)) * of_key.x,
-                           (grad_k.y + diagonal * Pair<bf16>::high(query)) * of_key.y);
+        store_pair<VECTOR>(query_there, cols, (grad_q.x + diagonal * low_of(key)) * of_query.x * p.scale,
+                           (grad_q.y + diagonal * high_of(key)) * of_query.y * p.scale);
+        store_pair<VECTOR>(key_there, cols, (grad_k.x + diagonal * low_of(query)) * of_key.x,
+                           (grad_k.y + diagonal * high_of(query)) * of_key.y);
     }
 
     // What comes from beyond the chunk, and sums from each row to its end.
@@ -225,15 +242,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
         lane = opaque(lane);
         copy_async_wait<0>();
         __syncthreads();
-        grad_k.add<SLICE>([&](u32(&a)[4], int row, int depth) { load_left(a, v, row, value + depth, lane); },
-                          [&](u32(&b)[4], int depth, int col) { load_right(b, state_grad, depth, col, lane); });
-        grad_q.add<SLICE>([&](u32(&a)[4], int row, int depth) { load_left(a, grad_output, row, value + depth, lane); },
-                          [&](u32(&b)[4], int depth, int col) { load_right(b, state, depth, col, lane); });
+        grad_k.add<SLICE>([&](auto& a, int row, int depth) { load_left(a, v, row, value + depth, lane); },
+                          [&](auto& b, int depth, int col) { load_right(b, state_grad, depth, col, lane); });
+        grad_q.add<SLICE>([&](auto& a, int row, int depth) { load_left(a, grad_output, row, value + depth, lane); },
+                          [&](auto& b, int depth, int col) { load_right(b, state, depth, col, lane); });
         ValueGrad grad_v(warp, lane);
-        grad_v.add<K>([&](u32(&a)[4], int row, int depth) { load_left(a, k, row, depth, lane); },
-                      [&](u32(&b)[4], int depth, int col) { load_right_transposed(b, state_grad, col, depth, lane); });
-        grad_v.add<C>([&](u32(&a)[4], int row, int depth) { load_left_transposed(a, pairs, depth, row, lane); },
-                      [&](u32(&b)[4], int depth, int col) { load_right(b, grad_output, depth, value + col, lane); });
+        grad_v.add<K>([&](auto& a, int row, int depth) { load_left(a, k, row, depth, lane); },
+                      [&](auto& b, int depth, int col) { load_right_transposed(b, state_grad, col, depth, lane); });
+        grad_v.add<C>([&](auto& a, int row, int depth) { load_left_transposed(a, pairs, depth, row, lane); },
+                      [&](auto& b, int depth, int col) { load_right(b, grad_output, depth, value + col, lane); });
         add_products(products, state, state_grad, opaque(threadIdx.x));
         __syncthreads();
         if (value + SLICE < p.state_values) load_states(p, chunk, memory, slice + 1);
@@ -241,23 +258,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
         SharedTile<T, C, V> output(memory + VALUE); // over the values of this slice
         grad_v.visit([&](int row, int col, float& x, float& y) { shared_store(output.at(row, value + col), Pair<T>::pack(x, y)); });
         __syncthreads();
-        for (int i = threadIdx.x; i < C * SLICE / 8; i += THREADS) {
-            int row = i / (SLICE / 8), col = value + i % (SLICE / 8) * 8;
+        constexpr int PIECE = 16 / sizeof(T);
+        for (int i = threadIdx.x; i < C * SLICE / PIECE; i += THREADS) {
+            int row = i / (SLICE / PIECE), col = value + i % (SLICE / PIECE) * PIECE;
             if (row >= chunk.rows || col >= p.shape.value_size) continue;
             T* there = value_target[chunk.first + row] + col;
-            if constexpr (VECTOR == 8)
+            if constexpr (VECTOR >= PIECE)
                 *reinterpret_cast<uint4*>(there) = shared_load<uint4>(output.at(row, col));
             else
-                for (int c = 0; c < 8 && col + c < p.shape.value_size; c++) there[c] = shared_load<T>(output.at(row, col + c));
+                for (int c = 0; c < PIECE && col + c < p.shape.value_size; c++)
+                    there[c] = shared_load<T>(output.at(row, col + c));
         }
     }
 
     __syncthreads(); // A and the outputs are read
     store_anchors(memory, grad_k, products, thread);
-    grad_q.add<C>([&](u32(&a)[4], int row, int depth) { load_left(a, grad_pairs, row, depth, lane); },
-                  [&](u32(&b)[4], int depth, int col) { load_right(b, k, depth, col, lane); });
-    grad_k.add<C>([&](u32(&a)[4], int row, int depth) { load_left_transposed(a, grad_pairs, depth, row, lane); },
-                  [&](u32(&b)[4], int depth, int col) { load_right(b, q, depth, col, lane); });
+    grad_q.add<C>([&](auto& a, int row, int depth) { load_left(a, grad_pairs, row, depth, lane); },
+                  [&](auto& b, int depth, int col) { load_right(b, k, depth, col, lane); });
+    grad_k.add<C>([&](auto& a, int row, int depth) { load_left_transposed(a, grad_pairs, depth, row, lane); },
+                  [&](auto& b, int depth, int col) { load_right(b, q, depth, col, lane); });
     GradTile query_grads(memory + QUERY_GRADS), key_grads(memory + KEY_GRADS);
     Gates::Totals totals(memory + TOTALS);
     Gates gates(opaque(threadIdx.x));

@@ -10,15 +10,16 @@ using namespace fla;
 typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
-constexpr int WARPS = 16, THREADS = 32 * WARPS;
-static_assert(C == 64); // half of the warps have A, half dA
+constexpr int WARPS = C * K < 1024 ? C * K / 64 : 16, THREADS = 32 * WARPS; // a thread has two key channels of a token or more
 
 typedef ChunkGates<C, K, THREADS> Gates;
-typedef SharedTile<bf16, C, K> KeyTile;
-typedef SharedTile<bf16, C, V> ValueTile;
-typedef SharedTile<bf16, C, C> PairTile;
+typedef OperandOf<T>::Type Operand;
+typedef SharedTile<Operand, C, K> KeyTile;
+typedef SharedTile<Operand, C, V> ValueTile;
+typedef SharedTile<Operand, C, C> PairTile;
 typedef FloatTile<C, K> GradTile;
-typedef PairRows<C, WARPS / 2> Pairs;
+typedef PairRows<C, WARPS / 2> Pairs; // half of the warps have A, half dA
+typedef Pair<T>::Type Loaded; // two numbers
 typedef GlaChunk<C> Chunk;
 
 constexpr int Q = 0, KEY = Q + KeyTile::BYTES, SPLIT = KEY + KeyTile::BYTES, PAIRS = SPLIT + KeyTile::BYTES;
@@ -33,7 +34,8 @@ template <class X> __device__ __forceinline__ void add_pair(X* there, int cols, 
 }
 
 // dA + dA^T at one level, as a left operand.
-__device__ __forceinline__ void load_level(u32 (&a)[4], const PairTile& grad_pairs, int row, int col, int half, int lane) {
+__device__ __forceinline__ void load_level(u32 (&a)[4], const SharedTile<bf16, C, C>& grad_pairs, int row, int col, int half,
+                                           int lane) {
     u32 upper[4];
     load_left(a, grad_pairs, row, col, lane);
     load_left_transposed(upper, grad_pairs, col, row, lane);
@@ -42,6 +44,11 @@ __device__ __forceinline__ void load_level(u32 (&a)[4], const PairTile& grad_pai
         int i = row + lane / 4 + e % 2 * 8, j = col + lane % 4 * 2 + e / 2 * 8;
         a[e] = (a[e] | upper[e]) & ((apart(i, j, half) ? 0xffffu : 0u) | (apart(i, j + 1, half) ? 0xffff0000u : 0u));
     }
+}
+template <class Tile>
+__device__ __forceinline__ void load_level(TermFragment& a, const Tile& grad_pairs, int row, int col, int half, int lane) {
+#pragma unroll
+    for (int t = 0; t < 2; t++) load_level(a.of[t], grad_pairs.term(t), row, col, half, lane);
 }
 
 // The gradients of the chunk's queries, or of its keys. Adds q dq or subtracts k dk in grad_g.
@@ -56,29 +63,29 @@ __device__ __forceinline__ void add_gradients(const GlaChunkBackward& p, const C
 #pragma unroll
     for (int i = 0; i < Gates::ROWS; i++) { // the pairs (t, t)
         float diagonal = p.scale * shared_load<float>(memory + DIAGONAL + (gates.row + i) * 4);
-        u32 pair = shared_load<u32>(other.at(gates.row + i, gates.col));
+        Loaded pair = shared_load<Loaded>(other.at(gates.row + i, gates.col));
         added[i][0] = diagonal * Pair<T>::low(pair), added[i][1] = diagonal * Pair<T>::high(pair);
     }
 #pragma unroll 1
     for (int half = C / 2; half > 0; half /= 2) {
         gates.split<T>(split, q, k, half, p.scale, totals);
         __syncthreads();
-        WarpTile<C, K, WARPS> grad(thread / 32, lane);
-        grad.add<C>([&](u32(&a)[4], int row, int col) { load_level(a, grad_pairs, row, col, half, lane); },
-                    [&](u32(&b)[4], int row, int col) { load_right(b, split, row, col, lane); });
+        WarpTile<C, K, WARPS, KeyTile::Fragment> grad(thread / 32, lane);
+        grad.add<C>([&](auto& a, int row, int col) { load_level(a, grad_pairs, row, col, half, lane); },
+                    [&](auto& b, int row, int col) { load_right(b, split, row, col, lane); });
         grad.visit([&](int row, int col, float& x, float& y) { shared_store(grads.at(row, col), make_float2(x, y)); });
         __syncthreads();
         float2 ys[Gates::ROWS];
-        u32 owns[Gates::ROWS];
+        Loaded owns[Gates::ROWS];
 #pragma unroll
         for (int i = 0; i < Gates::ROWS; i++) {
             ys[i] = shared_load<float2>(grads.at(gates.row + i, gates.col));
-            owns[i] = shared_load<u32>(own.at(gates.row + i, gates.col));
+            owns[i] = shared_load<Loaded>(own.at(gates.row + i, gates.col));
         }
         gates.visit_level(half, totals, [&](int i, bool query, float2 decay) {
             if (query != of_queries) return;
             float2 y = ys[i];
-            u32 pair = owns[i];
+            Loaded pair = owns[i];
             y.x *= decay.x * factor, y.y *= decay.y * factor;
             added[i][0] += y.x, added[i][1] += y.y;
             grad_g[i][0] += sign * Pair<T>::low(pair) * y.x, grad_g[i][1] += sign * Pair<T>::high(pair) * y.y;
@@ -117,19 +124,21 @@ __device__ __forceinline__ void add_chunk(const GlaChunkBackward& p, const Chunk
 
     Pairs pairs(warp % (WARPS / 2), lane);
     if (warp >= WARPS / 2) {
-        pairs.multiply(grad_output, v);
-        pairs.store_diagonal(memory + DIAGONAL);
-        pairs.mask([](int i, int j) { return j < i; });
-        pairs.store(grad_pairs);
+        if (!Pairs::SPARE || pairs.exist()) {
+            pairs.multiply(grad_output, v);
+            pairs.store_diagonal(memory + DIAGONAL);
+            pairs.mask([](int i, int j) { return j < i; });
+            pairs.store(grad_pairs);
+        }
         pairs.first = Pairs::DOWN; // no rows of A
     }
     add_split_pairs<T>(pairs, gates, q, k, KeyTile(memory + SPLIT), p.scale, totals, [] { __syncthreads(); });
     if (pairs.exist()) pairs.store(pair_tile);
     __syncthreads();
 
-    WarpTile<C, V, WARPS> grad_v(warp, lane);
-    grad_v.add<C>([&](u32(&a)[4], int row, int depth) { load_left_transposed(a, pair_tile, depth, row, lane); },
-                  [&](u32(&b)[4], int depth, int col) { load_right(b, grad_output, depth, col, lane); });
+    WarpTile<C, V, WARPS, KeyTile::Fragment> grad_v(warp, lane);
+    grad_v.add<C>([&](auto& a, int row, int depth) { load_left_transposed(a, pair_tile, depth, row, lane); },
+                  [&](auto& b, int depth, int col) { load_right(b, grad_output, depth, col, lane); });
     auto value_target = chunk.rows_of<T>(p.grad_v, chunk.block.head);
     grad_v.visit([&](int row, int col, float& x, float& y) {
         int cols = p.shape.value_size - col;

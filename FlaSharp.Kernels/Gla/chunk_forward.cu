@@ -20,7 +20,8 @@ struct GlaChunkForward {
     TensorView q, k, v, g, o;
     const float* initial; // [sequences, H, segments, K, V], or null for 0
     float* final;         // [sequences, H, K, V], or null
-    bf16* states;         // for backward: the scaled state every SAVED_TOKENS, [slots, H, V / 8, K / 8] blocks of 8 x 8; or null
+    // For backward: the scaled state every SAVED_TOKENS, [slots, H, V / 8, TERMS, K / 8] blocks of 8 x 8; or null.
+    bf16* states;
     int* plain;           // tells which of these are not scaled, [slots, H]
     float scale;
 };
@@ -34,11 +35,15 @@ static_assert(!HOPPER || (ROW_TILES == 1 && V % 64 == 0 && PRODUCERS % 4 == 0));
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
-typedef SharedTile<bf16, C, K> KeyTile;
-typedef SharedTile<bf16, C, V> ValueTile;
+typedef OperandOf<T>::Type Operand;
+typedef SharedTile<Operand, C, K> KeyTile;
+typedef SharedTile<Operand, C, V> ValueTile;
 typedef PlainTile<G, C, K> GateTile;
 typedef SharedTile<T, C, V> OutputTile;
-typedef SharedTile<bf16, C, C> PairTile;
+typedef SharedTile<Operand, C, C> PairTile;
+typedef GlaBlock<C, SAVED_TOKENS<T>> Block;
+
+constexpr int TERMS = KeyTile::TERMS; // of a number as an operand, and in a saved state
 
 // One chunk on its way. What is no longer needed makes room: the output may overwrite the queries; the operands of binary splitting,
 // and then the state's factors, overwrite the decays.
@@ -71,7 +76,7 @@ struct Stage {
 
 constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
 static_assert(END_OF_SHARED == SHARED);
-static_assert(C == SAVED_TOKENS || 2 * C == SAVED_TOKENS); // whose middle is here, or at the end of the first of two chunks
+static_assert(C == SAVED_TOKENS<T> || 2 * C == SAVED_TOKENS<T>); // whose middle is here, or at the end of the first of two chunks
 
 // Operands and A of a chunk whose decays are too strong for a frame.
 __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
@@ -105,7 +110,7 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
         return gates.row == 0 && (pending[0] + middle[0] < -MAX_FACTOR || pending[1] + middle[1] < -MAX_FACTOR);
     };
     bool strong = Pipeline::any_producer(gates.too_strong() || too_far(gates.middle));
-    const float(&saved_middle)[2] = C == SAVED_TOKENS ? gates.middle : gates.end;
+    const float(&saved_middle)[2] = C == SAVED_TOKENS<T> ? gates.middle : gates.end;
     bool saved_plain = plain && Pipeline::any_producer(gates.queries_too_strong(saved_middle) || too_far(saved_middle));
 
     if (strong) {
@@ -136,15 +141,15 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
 }
 
 // Whether the state before chunk `n` is saved.
-__device__ __forceinline__ bool saves(const GlaChunkForward& p, const GlaBlock<C>& block, int n) {
-    return p.states && (block.first + n) % (SAVED_TOKENS / C) == 0;
+__device__ __forceinline__ bool saves(const GlaChunkForward& p, const Block& block, int n) {
+    return p.states && (block.first + n) % (SAVED_TOKENS<T> / C) == 0;
 }
 
-__device__ __forceinline__ void produce(const GlaChunkForward& p, const GlaBlock<C>& block) {
+__device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& block) {
     // The rows of the chunk to be loaded next: they move on with it.
     int first = block.first * C, kv_head = block.head / p.shape.group, value = blockIdx.y * V;
-    auto q = block.sequence.rows<bf16>(p.q, block.head).from(first), k = block.sequence.rows<bf16>(p.k, kv_head).from(first),
-         v = block.sequence.rows<bf16>(p.v, kv_head).from(first);
+    auto q = block.sequence.rows<Operand>(p.q, block.head).from(first), k = block.sequence.rows<Operand>(p.k, kv_head).from(first),
+         v = block.sequence.rows<Operand>(p.v, kv_head).from(first);
     auto g = block.sequence.rows<G>(p.g, kv_head).from(first);
     v.first += value;
     auto load = [&](int n) {
@@ -202,7 +207,7 @@ __device__ __forceinline__ void output_one_by_one(float (&out)[C / 8][4], const 
 
 // The consumers' work on a chunk, the state being scaled for it: its output, and the state after it. `row` is the warp's first value
 // channel in the tiles.
-__device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state,
+__device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& block, const Stage& stage, int n, State& state,
                                         int row, int lane) {
     constexpr int GROUP = 128;                      // threads that share products
     int first = row / 64 * 64, warp = row / 16 % 4; // the group's first value channel, the warp in the group
@@ -247,12 +252,12 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock
 #else
 // The same with the products of single warps. Those of pairs skip later blocks of 16 tokens: a value that is not finite makes its
 // channel NaN in at most 15 tokens before it.
-__device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock<C>& block, const Stage& stage, int n, State& state,
+__device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& block, const Stage& stage, int n, State& state,
                                         int row, int& lane) {
     float out[ROW_TILES][C / 8][4] = {};
 #pragma unroll
     for (int k = 0; k < K; k += 16) { // o^T = S^T q^T
-        u32 a[ROW_TILES][4], b[C / 16][4];
+        KeyTile::Fragment a[ROW_TILES], b[C / 16];
 #pragma unroll
         for (int t = 0; t < C; t += 16) load_right_transposed(b[t / 16], stage.q(), t, k, lane);
 #pragma unroll
@@ -266,7 +271,7 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock
 #pragma unroll
     for (int j = 0; j < C; j += 16) { // o^T += v^T A^T, S^T += v^T k
         lane = opaque(lane);
-        u32 a[ROW_TILES][4], b[C / 16][4];
+        KeyTile::Fragment a[ROW_TILES], b[C / 16];
 #pragma unroll
         for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.v(), j, row + m * 16, lane);
 #pragma unroll
@@ -292,7 +297,7 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const GlaBlock
 }
 #endif
 
-__device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock<C>& block) {
+__device__ __forceinline__ void consume(const GlaChunkForward& p, const Block& block) {
     int warp = threadIdx.x / 32 - PRODUCERS, lane = threadIdx.x % 32;
     int row = warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first value channel in the tiles and in the tensors
     const GlaShape& shape = p.shape;
@@ -306,7 +311,9 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
         Pipeline::wait(n);
         if (saves(p, block, n)) {
             i64 slot = block.slot(shape.sequences, n) * shape.heads + opaque(block.head);
-            state.save(reinterpret_cast<u32*>(p.states) + slot * gridDim.y * V * (K / 2) + saved_pair<K>(value, 0, lane), stage.saving(), lane);
+            state.save<TERMS>(reinterpret_cast<u32*>(p.states) + slot * gridDim.y * V * (TERMS * K / 2) +
+                                  saved_pair<TERMS * K>(value, 0, lane),
+                              stage.saving(), lane);
         }
         state.scale(stage.start(), lane);
 
@@ -321,6 +328,6 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const GlaBlock
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_forward(const __grid_constant__ GlaChunkForward p) {
-    GlaBlock<C> block(p.shape, blockIdx.x);
+    Block block(p.shape, blockIdx.x);
     Pipeline::run<PRODUCER_REGISTERS, CONSUMER_REGISTERS>([&] { produce(p, block); }, [&] { consume(p, block); });
 }

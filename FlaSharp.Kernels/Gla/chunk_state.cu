@@ -17,7 +17,7 @@ struct GlaChunkState {
     float* local;         // where each segment leads, [sequences, H, segments, K, V], or null
     float* decay;         // sums of each segment's log2 decays [sequences, H, segments, K], or null
     float* final;         // where the last visited segment leads [sequences, H, K, V], or null
-    bf16* states;         // the scaled gradient after each chunk, [slots, H, V / 8, K / 8] blocks of 8 x 8, or null
+    bf16* states;         // the scaled gradient after each chunk, [slots, H, V / 8, TERMS, K / 8] blocks of 8 x 8, or null
     int* plain;           // tells which of these are not scaled, [slots, H]
     float scale;          // of x
     int x_group, y_group; // query head h reads head h / group of x and y
@@ -31,9 +31,13 @@ constexpr int ROW_TILES = V / 16 / CONSUMERS;
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
-typedef SharedTile<bf16, C, K> KeyTile;
-typedef SharedTile<bf16, C, V> ValueTile;
+typedef OperandOf<T>::Type Operand;
+typedef SharedTile<Operand, C, K> KeyTile;
+typedef SharedTile<Operand, C, V> ValueTile;
 typedef PlainTile<G, C, K> GateTile;
+typedef GlaBlock<C, C> Block;
+
+constexpr int TERMS = KeyTile::TERMS; // of a number as an operand, and in a saved state
 
 struct Stage {
     static constexpr int X = 0, Y = X + KeyTile::BYTES, GATE = Y + ValueTile::BYTES, DECAY = GATE + GateTile::BYTES, SAVING = DECAY + K * 4,
@@ -78,10 +82,10 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], f
         gates.scale<T>(stage.x(), -1.f, gates.end, scale);
 }
 
-__device__ __forceinline__ void produce(const GlaChunkState& p, const GlaBlock<C>& block) {
+__device__ __forceinline__ void produce(const GlaChunkState& p, const Block& block) {
     int value = blockIdx.y * V;
-    auto x = block.sequence.rows<bf16>(p.x, block.head / p.x_group);
-    auto y = block.sequence.rows<bf16>(p.y, block.head / p.y_group);
+    auto x = block.sequence.rows<Operand>(p.x, block.head / p.x_group);
+    auto y = block.sequence.rows<Operand>(p.y, block.head / p.y_group);
     auto g = block.sequence.rows<G>(p.g, block.head / p.shape.group);
     y.first += value;
 
@@ -108,26 +112,26 @@ __device__ __forceinline__ void produce(const GlaChunkState& p, const GlaBlock<C
             if (gates.col + c < p.shape.key_size) p.decay[block.state * p.shape.key_size + gates.col + c] = decay[c];
 }
 
-__device__ __forceinline__ void consume(const GlaChunkState& p, const GlaBlock<C>& block) {
+__device__ __forceinline__ void consume(const GlaChunkState& p, const Block& block) {
     int warp = threadIdx.x / 32 - PRODUCERS, lane = threadIdx.x % 32;
     int row = warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first value channel in the tile and in the tensors
     const GlaShape& shape = p.shape;
     i64 state_size = (i64)shape.key_size * shape.value_size;
     TransposedState<ROW_TILES, K> state;
     state.load(p.initial ? p.initial + block.state * state_size : nullptr, shape.key_size, shape.value_size, value, lane);
-    i64 saved_size = (i64)gridDim.y * V * (K / 2); // pairs of a saved state
-    u32* saved = reinterpret_cast<u32*>(p.states) + saved_pair<K>(value, 0, lane) +
+    i64 saved_size = (i64)gridDim.y * V * (TERMS * K / 2); // pairs of a saved state
+    u32* saved = reinterpret_cast<u32*>(p.states) + saved_pair<TERMS * K>(value, 0, lane) +
                  (block.slot(shape.sequences, block.chunks - 1) * shape.heads + block.head) * saved_size;
 
     for (int n = 0; n < block.chunks; n++, saved -= shape.heads * saved_size) {
         lane = opaque(lane);
         Stage stage(n);
         Pipeline::wait(n);
-        if (BACKWARD && p.states) state.save(saved, stage.saving(), lane);
+        if (BACKWARD && p.states) state.save<TERMS>(saved, stage.saving(), lane);
         state.scale(stage.decay(), lane);
 #pragma unroll
         for (int j = 0; j < C; j += 16) {
-            u32 a[ROW_TILES][4];
+            KeyTile::Fragment a[ROW_TILES];
 #pragma unroll
             for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.y(), j, row + m * 16, lane);
             state.add(a, stage.x(), j, lane);
@@ -141,6 +145,6 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const GlaBlock<C
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_state(const __grid_constant__ GlaChunkState p) {
-    GlaBlock<C> block(p.shape, blockIdx.x);
+    Block block(p.shape, blockIdx.x);
     Pipeline::run<PRODUCER_REGISTERS, CONSUMER_REGISTERS>([&] { produce(p, block); }, [&] { consume(p, block); });
 }

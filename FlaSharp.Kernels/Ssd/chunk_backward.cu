@@ -82,7 +82,7 @@ static_assert(END_OF_SHARED == SHARED);
 
 // The block's chunk, the other one of its span, and its heads.
 struct Chunk {
-    GlaBlock<C> block;
+    GlaBlock<C, STEP_CHUNK> block;
     bool second; // of the span
     int first, rows, other_first, other_rows;
     int group, head, heads; // the first head, and how many there are

@@ -40,7 +40,7 @@ static_assert(!HOPPER ||
               (ROW_TILES == 1 && V % 64 == 0 && K >= 32 && PRODUCERS % 4 == 0)); // four warps share a product of 64 channels
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
-typedef GlaBlock<C> Block;
+typedef GlaBlock<C, STEP_CHUNK> Block;
 typedef SharedTile<bf16, C, K> KeyTile;
 typedef SharedTile<bf16, C, V> ValueTile;
 typedef SharedTile<T, C, V> OutputTile;

@@ -45,6 +45,7 @@ public sealed class GlaKernelTests
     public void Lengths(int time)
     {
         new GlaCase { B = 2, T = time, H = 1 }.Check();
+        new GlaCase { B = 2, T = time, H = 1, Dtype = ScalarType.Float32 }.Check();
         new GlaCase { T = time, H = 3, HasInitialState = false, Decay = GlaCase.WeakGate }.Check();
     }
 
@@ -54,7 +55,11 @@ public sealed class GlaKernelTests
     [InlineData(8, 8)]
     [InlineData(8, 2)]
     [InlineData(6, 1)]
-    public void Heads(int heads, int kvHeads) => new GlaCase { B = 2, H = heads, KvHeads = kvHeads, K = 32 }.Check();
+    public void Heads(int heads, int kvHeads)
+    {
+        new GlaCase { B = 2, H = heads, KvHeads = kvHeads, K = 32 }.Check();
+        new GlaCase { B = 2, H = heads, KvHeads = kvHeads, K = 32, Dtype = ScalarType.Float32 }.Check();
+    }
 
     [GpuTheory]
     [InlineData(GlaCase.ZeroGate)]
@@ -73,15 +78,18 @@ public sealed class GlaKernelTests
         new GlaCase { T = 300, Decay = decay, K = 128, V = 128 }.Check();
         new GlaCase { T = 300, Decay = decay, K = 20, V = 33, GateDtype = ScalarType.Float32 }.Check();
         new GlaCase { T = 300, Decay = decay, Dtype = ScalarType.Float16, GateDtype = ScalarType.Float32 }.Check();
+        new GlaCase { T = 300, Decay = decay, Dtype = ScalarType.Float32, K = 128, V = 128 }.Check();
+        new GlaCase { T = 300, Decay = decay, Dtype = ScalarType.Float32, K = 20, V = 33 }.Check();
     }
 
     [GpuTheory]
     [InlineData(ScalarType.BFloat16, ScalarType.Float32)]
     [InlineData(ScalarType.Float16, ScalarType.Float16)]
     [InlineData(ScalarType.Float16, ScalarType.Float32)]
+    [InlineData(ScalarType.Float32, ScalarType.Float32)]
     public void Dtypes(ScalarType dtype, ScalarType gate)
     {
-        foreach (var (keySize, valueSize) in new[] { (64, 64), (128, 64), (60, 100), (7, 8) })
+        foreach (var (keySize, valueSize) in new[] { (64, 64), (128, 64), (16, 128), (60, 100), (7, 8) })
             new GlaCase { Dtype = dtype, GateDtype = gate, K = keySize, V = valueSize }.Check();
     }
 
@@ -91,8 +99,12 @@ public sealed class GlaKernelTests
     public void Packed_sequences_some_of_them_empty(bool reverse)
     {
         int[] offsets = [0, 0, 20, 20, 90, 400, 401, 401];
-        new GlaCase { T = 401, Offsets = offsets, Reverse = reverse }.Check();
-        new GlaCase { T = 401, Offsets = offsets, Reverse = reverse, H = 4, KvHeads = 2, K = 30, Decay = GlaCase.SomeResets }.Check();
+        foreach (var dtype in new[] { ScalarType.BFloat16, ScalarType.Float32 })
+        {
+            var packed = new GlaCase { T = 401, Offsets = offsets, Reverse = reverse, Dtype = dtype };
+            packed.Check();
+            (packed with { H = 4, KvHeads = 2, K = 30, Decay = GlaCase.SomeResets }).Check();
+        }
     }
 
     /// <summary>Forward's products of matrices are Hopper's where there are some, or the portable ones.</summary>
@@ -151,11 +163,13 @@ public sealed class GlaKernelTests
     [GpuFact]
     public void Reversed() => new GlaCase { B = 2, T = 333, Reverse = true }.Check();
 
-    [GpuFact]
-    public void Views_are_read_where_they_lie()
+    [GpuTheory]
+    [InlineData(ScalarType.BFloat16)]
+    [InlineData(ScalarType.Float32)]
+    public void Views_are_read_where_they_lie(ScalarType dtype)
     {
         using var scope = NewDisposeScope();
-        var shape = new GlaCase { B = 2, T = 150, H = 4, KvHeads = 2, K = 32, V = 48 };
+        var shape = new GlaCase { B = 2, T = 150, H = 4, KvHeads = 2, K = 32, V = 48, Dtype = dtype };
         var dense = shape.Inputs();
         var (q, k, v, g) = (dense[0]!, dense[1]!, dense[2]!, dense[3]!);
         Tensor HeadsFirst(Tensor x) => x.transpose(1, 2).contiguous().transpose(1, 2);
@@ -201,11 +215,23 @@ public sealed class GlaKernelTests
             Assert.True(GlaCase.AreSame(all[i], Of(i).Single()), $"gradient {i}");
     }
 
-    [GpuFact]
-    public void Results_repeat_bit_by_bit()
+    [GpuTheory]
+    [InlineData(ScalarType.BFloat16)]
+    [InlineData(ScalarType.Float32)]
+    public void Results_repeat_bit_by_bit(ScalarType dtype)
     {
         using var scope = NewDisposeScope();
-        var shape = new GlaCase { B = 2, T = 700, H = 6, KvHeads = 2, K = 100, V = 64, Decay = GlaCase.SomeResets };
+        var shape = new GlaCase
+        {
+            B = 2,
+            T = 700,
+            H = 6,
+            KvHeads = 2,
+            K = 100,
+            V = 64,
+            Decay = GlaCase.SomeResets,
+            Dtype = dtype,
+        };
         var inputs = shape.Inputs();
         foreach (var mode in new[] { LinearAttentionMode.FusedChunk, LinearAttentionMode.Chunk })
         {
@@ -318,14 +344,12 @@ public sealed class GlaKernelTests
         Assert.Equal((LinearAttentionMode.FusedChunk, FlaOps.CudaPath), Taken(FlaOps.PlanGla(wide)));
         Assert.Equal((LinearAttentionMode.Chunk, FlaOps.CudaPath), Taken(FlaOps.PlanGla(narrow)));
         Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath), Taken(FlaOps.PlanGla(Queries(8, 16, 4, 64))));
-        Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath), Taken(FlaOps.PlanGla(narrow.to(float32))));
+        Assert.Equal((LinearAttentionMode.Chunk, FlaOps.CudaPath), Taken(FlaOps.PlanGla(narrow.to(float32))));
+        Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath),
+            Taken(FlaOps.PlanGla(Queries(8, 64, 4, 64).to(float32))));
         Assert.Equal((LinearAttentionMode.FusedChunk, FlaOps.CudaPath),
             Taken(FlaOps.PlanGla(narrow, LinearAttentionMode.FusedChunk)));
         Assert.Contains("multiprocessors", FlaOps.PlanGla(wide).Reason, StringComparison.Ordinal);
-
-        var floats = FlaOps.PlanGla(narrow.to(float32), LinearAttentionMode.Chunk);
-        Assert.Equal((LinearAttentionMode.Chunk, FlaOps.TorchPath), Taken(floats));
-        Assert.Contains("bfloat16", floats.Reason, StringComparison.Ordinal);
 
         var inParts = FlaOps.PlanGla(Queries(1, 100, 200, 300));
         Assert.Equal((LinearAttentionMode.FusedChunk, FlaOps.CudaPath), Taken(inParts));
@@ -343,7 +367,11 @@ public sealed class GlaKernelTests
     [InlineData(64, 512)]
     [InlineData(300, 40)]
     [InlineData(512, 512)]
-    public void Wide_heads(int keySize, int valueSize) => new GlaCase { T = 200, K = keySize, V = valueSize }.Check();
+    public void Wide_heads(int keySize, int valueSize)
+    {
+        new GlaCase { T = 200, K = keySize, V = valueSize }.Check();
+        new GlaCase { T = 200, K = keySize, V = valueSize, Dtype = ScalarType.Float32 }.Check();
+    }
 
     [GpuFact]
     public void Disabled_kernels_are_told_once_and_torch_goes_on() =>

@@ -22,7 +22,7 @@ internal sealed class GlaChunkFunction : GlaCudaFunction
     /// <summary>
     /// Shapes as in <see cref="FlaOps.Gla"/>, checked by the caller, who knows that there is a <see cref="GlaChunkTile"/>.
     /// </summary>
-    /// <param name="q">bfloat16 or float16.</param>
+    /// <param name="q">bfloat16, float16 or float32.</param>
     /// <param name="k">In q's dtype.</param>
     /// <param name="v">In q's dtype.</param>
     /// <param name="g">In q's dtype or float32.</param>

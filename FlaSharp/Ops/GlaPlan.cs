@@ -11,6 +11,9 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
 {
     private const int ShortSequence = 16; // up to it the chunked form has nothing to gain over a handful of steps
 
+    // The same in float32 on a GPU, whose chunks take three times the products. An estimate: it is to be measured.
+    private const int ShortFloat32Sequence = 64;
+
     /// <param name="problem">The call.</param>
     /// <param name="mode">What was asked for.</param>
     /// <param name="explain">Whether the reason is wanted where a kernel runs: a call takes less time than its text.</param>
@@ -53,13 +56,11 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
             ? Auto(problem, device, tile, noChunks, explain)
             : (mode, "Asked for.");
         var missing = taken == LinearAttentionMode.FusedRecurrent ? noRecurrence : tile is null ? noChunks : null;
-        if (missing is null)
-            return new(new ModeChoice(taken, FlaOps.CudaPath, explain
+        return missing is null
+            ? new(new ModeChoice(taken, FlaOps.CudaPath, explain
                 ? $"{reason}{InParts(problem, parts, taken)}{Products(problem, parts, taken, device, tile)} {gpu}"
-                : ""));
-        // In float32 the chunks are libtorch's by design: it keeps all digits, tensor cores do not.
-        var isMeant = element == ElementType.Float32 && taken != LinearAttentionMode.FusedRecurrent;
-        return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), isMeant ? null : missing);
+                : ""))
+            : new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), missing);
     }
 
     /// <summary>The one place that says which mode is the fastest where.</summary>
@@ -67,7 +68,7 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
         in GlaProblem problem, GpuDevice device, GlaChunkTile? tile, string noChunks, bool explain)
     {
         var length = problem.Sequences.MaxLength;
-        if (length <= ShortSequence)
+        if (length <= (problem.Element == ElementType.Float32 ? ShortFloat32Sequence : ShortSequence))
             return (LinearAttentionMode.FusedRecurrent, explain ? ShortReason(length) : "");
         if (tile is null)
             return (LinearAttentionMode.FusedRecurrent, noChunks);

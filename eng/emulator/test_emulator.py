@@ -213,6 +213,43 @@ class CopyTests(unittest.TestCase):
                 run(body, x, shared=1024, buffers={"values": x})
 
 
+class ProductTests(unittest.TestCase):
+    # z [64, 32] = the ones of a [64, 16] times those of b [32, 16]: 16 everywhere.
+    BODY = """
+    SharedTile<bf16, 64, 16> a(shared_memory());
+    SharedTile<bf16, 32, 16> b(shared_memory() + 2048);
+    for (int i = threadIdx.x; i < 96 * 16; i += 128) shared_store(a.base + 2 * i, bf16{0x3f80});
+    if (FENCE) fence_for_products();
+    __syncthreads();
+    float d[4][4] = {};
+    begin_products(d);
+    product<0, 0>(d, operand(a, 0, 0), operand(b, 0, 0));
+    commit_products();
+    if (WAIT) wait_products<0>(d);
+    int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, col = threadIdx.x % 4 * 2;
+    for (int n = 0; n < 4; n++)
+        for (int e = 0; e < 4; e++) ((float*)p.z)[(row + e / 2 * 8) * 32 + n * 8 + col + e % 2] = d[n][e];
+    wait_products<0>(d);
+    """
+
+    def product(self, fence, wait, seed):
+        z = np.zeros((64, 32), np.float32)
+        run(self.BODY, z=z, helpers='#include "fla/wgmma.cuh"', threads=128, shared=4096, seed=seed,
+            defines={"FENCE": fence, "WAIT": wait})
+        return z
+
+    def test_product(self):
+        for seed in range(6):
+            np.testing.assert_array_equal(self.product(1, 1, seed), 16)
+
+    def test_missing_fence(self):
+        with self.assertRaisesRegex(EmulatorError, "wgmma reads the shared address .* without a fence"):
+            self.product(0, 1, 0)
+
+    def test_missing_wait_shows(self):
+        self.assertGreater(sum(np.isnan(self.product(1, 0, seed)).any() for seed in range(12)), 3)
+
+
 class SynchronizationTests(unittest.TestCase):
     # Warp 0 fills a ring of two slots, warp 1 and 2 add up what they read.
     RING = """

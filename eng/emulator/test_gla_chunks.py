@@ -8,10 +8,11 @@ import numpy as np
 import emulate
 from test_gla_recurrent import GLA, Case, fetch, store
 
-CHUNK = 64
+CHUNKS = {"float": 32, "bf16": 64, "fp16": 64}  # of backward
 TILES = (16, 32, 64, 128, 256)
 MULTIPROCESSORS = 2
 LIMITS = {"o": 4e-3, "dq": 5e-3, "dk": 5e-3, "dv": 5e-3, "dg": 1.5e-2, "final": 5e-3, "d_initial": 5e-3}  # relative RMS errors
+FLOAT_LIMITS = {name: 3e-5 if name == "dg" else 1e-5 for name in LIMITS}
 
 
 def _ints(*names):
@@ -68,33 +69,36 @@ class ChunkCase(Case):
     def __init__(self, K, V, *, segments=1, stages=2, producers=4, consumers=4, values=None, backward_warps=8,
                  forward_chunk=None, hopper=False, **options):
         super().__init__(K, V, **{"element": "bf16", **options})
-        T = self.q.shape[1]
+        T, self.bytes, self.chunk = self.q.shape[1], 4 if self.element == "float" else 2, CHUNKS[self.element]
         self.length = T if self.offsets is None else int(np.diff(self.offsets).max())
-        self.chunks, self.stages = -(-self.length // CHUNK), stages
+        self.chunks, self.stages = -(-self.length // self.chunk), stages
         self.segment_chunks = -(-self.chunks // segments)
         self.segments = -(-self.chunks // self.segment_chunks)
-        self.slots = self.count * self.chunks if self.offsets is None else T // CHUNK + self.count
+        self.slots = self.count * self.chunks if self.offsets is None else T // self.chunk + self.count
         self.keys, self.all_values = (next(tile for tile in TILES if tile >= size) for size in (K, V))
         self.values = values or min(self.all_values, 64 if self.keys > 128 else 128)
-        self.forward_chunk = forward_chunk or (32 if self.keys > 64 else 64)
+        self.forward_chunk = forward_chunk or (32 if self.keys > 64 else self.chunk)
+        self.pairs_threads = min(512, self.chunk * self.keys // 2)
+        self.shorter = self.chunk // self.forward_chunk
         self.producers, self.consumers, self.backward_warps = producers, min(consumers, self.values // 16), backward_warps
         self.hopper = hopper
         self.value_tiles = -(-V // self.values)
 
     def shared_bytes(self, kernel):
         """As the kernel lays it out, which asserts it."""
-        keys, values, all_values = (2 * CHUNK * size for size in (self.keys, self.values, self.all_values))  # bytes of a tile
-        pairs, row, gradients, states = 2 * CHUNK * CHUNK, 4 * CHUNK, 2 * keys, 4 * self.keys * min(self.all_values, 64)
-        totals = 256 * self.producers
+        keys, values, all_values = (self.bytes * self.chunk * size for size in (self.keys, self.values, self.all_values))  # tiles
+        pairs, row, gradients = self.bytes * self.chunk**2, 4 * self.chunk, 4 * self.chunk * self.keys
+        states, totals = 2 * self.keys * min(self.bytes * self.all_values, 128), 256 * self.producers
         if kernel == "chunk_forward":
             output = values if self.values > self.keys else 0
-            return self.stages * ((3 * keys + output + values) // (CHUNK // self.forward_chunk) + 2 * self.forward_chunk**2) + totals
+            return self.stages * ((3 * keys + output + values) // self.shorter + self.bytes * self.forward_chunk**2) + totals
         if kernel == "chunk_state":
             return self.stages * (2 * keys + values + 8 * self.keys) + totals
         if kernel == "chunk_backward":
             own = sum(gradients for place in (2 * all_values, states) if place < gradients)
-            return 2 * keys + 2 * all_values + states + 2 * pairs + row + own
-        return 3 * keys + 2 * pairs + row + 4096 + max(2 * all_values, gradients)
+            sums = 384 * self.backward_warps + 8 * self.keys
+            return 2 * keys + 2 * all_values + states + max(pairs, sums) + pairs + 256 + own
+        return 3 * keys + 2 * pairs + row + 8 * self.pairs_threads + max(2 * all_values, gradients)
 
     def run(self):
         B, T, H, K = self.q.shape
@@ -116,14 +120,15 @@ class ChunkCase(Case):
             return keep(name, np.full(shape, np.nan, np.float32))
 
         def saved(name):
-            return keep(name, np.full((self.slots, H, self.value_tiles * self.values * self.keys), 0x7FFF, np.uint16))
+            size = self.value_tiles * self.values * self.bytes // 2 * self.keys
+            return keep(name, np.full((self.slots, H, size), 0x7FFF, np.uint16))
 
         def address(array):
             return None if array is None else array.ctypes.data
 
         def launch(kernel, values, grid, threads, parameters, **more):
             shared = self.shared_bytes(kernel)
-            chunk = self.forward_chunk if kernel == "chunk_forward" else CHUNK
+            chunk = self.forward_chunk if kernel == "chunk_forward" else self.chunk
             defines = {"TYPE": self.element, "GATE_TYPE": self.gate, "KEY_TILE": self.keys, "VALUE_TILE": values, "CHUNK": chunk,
                        "VECTOR": vector, "MIN_BLOCKS": 1, "SHARED": shared, **more}
             emulate.launch(GLA / f"{kernel}.cu", f"gla_{kernel}", defines, grid, threads, shared, parameters, seed=self.seed,
@@ -164,11 +169,11 @@ class ChunkCase(Case):
 
         o, final, states, plain = output("o", V, self.element), floats("ST", self.count, H, K, V), saved("states"), marks("plain")
         first = join_segments(0, initial)
-        shape.segment_chunks *= CHUNK // self.forward_chunk
+        shape.segment_chunks *= self.shorter
         forward_roles = {**roles, "HOPPER": 1, "CONSUMERS": self.values // 16} if self.hopper else {**roles, "HOPPER": 0}
         launch("chunk_forward", self.values, grid, 32 * (self.producers + forward_roles["CONSUMERS"]), Forward(
             shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale), **forward_roles)
-        shape.segment_chunks //= CHUNK // self.forward_chunk
+        shape.segment_chunks //= self.shorter
 
         d_initial, state_gradients, plain_gradients = floats("dS0", self.count, H, K, V), saved("state gradients"), marks("plain gradients")
         launch_state(1, join_segments(1, final_gradient), final=d_initial, states=state_gradients, plain=plain_gradients)
@@ -180,20 +185,22 @@ class ChunkCase(Case):
             Shape(sequences, H, group, K, V, self.chunks, 1), *map(emulate.view, (q, k, v, g, do, *gradients)),
             *map(address, (states, state_gradients, plain, plain_gradients)), self.value_tiles * self.values, self.scale, blocks)
         launch("chunk_backward", self.all_values, blocks, 32 * self.backward_warps, backward, BACKWARD_WARPS=self.backward_warps)
-        launch("chunk_backward_pairs", self.all_values, min(blocks, MULTIPROCESSORS), 512, backward)
+        launch("chunk_backward_pairs", self.all_values, min(blocks, MULTIPROCESSORS), self.pairs_threads, backward)
 
         dq, dk, dv, dg = gradients
         return {"o": fetch(o, self.element), "final": final, "d_initial": d_initial, "dq": fetch(dq, self.element),
                 "dk": fetch(dk, self.element), "dv": fetch(dv, self.element), "dg": fetch(dg, self.gate)}
 
 
-class GlaChunkTests(unittest.TestCase):
+class _ChunkTests(unittest.TestCase):
     def check(self, case, without=()):
-        expected, actual = case.expected(), case.run()
+        expected, actual, limits = case.expected(), case.run(), FLOAT_LIMITS if case.element == "float" else LIMITS
         for name in (name for name in LIMITS if name not in without):
             error, size = (np.sqrt(np.mean(np.square(y))) for y in (actual[name] - expected[name], expected[name]))
-            self.assertLessEqual(error, LIMITS[name] * size, f"{name}, relative error {error / size if size else error:.1e}")
+            self.assertLessEqual(error, limits[name] * size, f"{name}, relative error {error / size if size else error:.1e}")
 
+
+class GlaChunkTests(_ChunkTests):
     def test_plain(self):
         self.check(ChunkCase(32, 32, B=2, T=200))
 
@@ -291,6 +298,59 @@ class GlaChunkTests(unittest.TestCase):
         for seed in range(1, 5):
             with self.subTest(seed=seed):
                 self.check(ChunkCase(64, 64, T=270, H=1, stages=4, gates="half", seed=seed, hopper=True, forward_chunk=32))
+
+
+class GlaFloatChunkTests(_ChunkTests):
+    """float32: operands of two terms."""
+
+    def case(self, K, V, **options):
+        return ChunkCase(K, V, element="float", **options)
+
+    def test_gates(self):
+        for gates in ("none", "weak", "normal", "-5", "resets", "all resets", "wide", "half"):
+            with self.subTest(gates):
+                self.check(self.case(32, 32, T=100, gates=gates))
+
+    def test_strongest_gates(self):
+        self.check(self.case(32, 32, T=100, gates="-20"), without=("dg",))
+
+    def test_packed(self):
+        offsets = [0, 20, 20, 170, 171]
+        self.check(self.case(32, 32, T=171, offsets=offsets, reverse=True, segments=2, gates="half"))
+        self.check(self.case(32, 32, T=171, offsets=offsets, states=False))
+
+    def test_segments_and_grouped_heads(self):
+        self.check(self.case(32, 32, T=130, H=4, Hkv=2, segments=3))
+
+    def test_odd_sizes(self):
+        self.check(self.case(21, 27, T=70, Hkv=2, gates="half"))
+        self.check(self.case(20, 28, T=70, Hkv=2, gates="half"))
+
+    def test_large_sizes(self):
+        for K, V in ((64, 64), (256, 40), (16, 160)):
+            with self.subTest(K=K, V=V):
+                self.check(self.case(K, V, T=70, H=1, gates="half"))
+
+    def test_more_warps(self):
+        self.check(self.case(128, 128, T=70, H=1, backward_warps=16, gates="half"))
+
+    def test_short_forward_chunks(self):
+        for gates in ("weak", "half", "-5", "resets"):
+            with self.subTest(gates):
+                self.check(self.case(32, 32, T=100, H=1, segments=2, gates=gates, forward_chunk=16))
+        self.check(self.case(256, 64, T=70, H=1, gates="half", forward_chunk=16))
+
+    def test_far_frames(self):
+        for decay, forward_chunk in ((-3, 32), (-4, 32), (-6, 16)):
+            case = self.case(32, 32, T=100, H=1, gates="weak", forward_chunk=forward_chunk)
+            case.g[:] = decay
+            with self.subTest(decay=decay, forward_chunk=forward_chunk):
+                self.check(case)
+
+    def test_schedules(self):
+        for seed in range(1, 4):
+            with self.subTest(seed=seed):
+                self.check(self.case(32, 32, T=170, H=1, gates="half", stages=3, seed=seed))
 
 
 if __name__ == "__main__":

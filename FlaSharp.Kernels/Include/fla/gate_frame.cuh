@@ -8,7 +8,7 @@
 // i and j lie in two halves of one block; there G at the border between the halves serves as a reference, and both factors are at
 // most 1.
 #pragma once
-#include "fla/shared_tile.cuh"
+#include "fla/terms.cuh"
 
 namespace fla {
 
@@ -127,21 +127,23 @@ template <int C, int K, int THREADS> struct ChunkGates {
         return make_float2(pow2(sign * (sum[i][0] + before[0] - origin[0])), pow2(sign * (sum[i][1] + before[1] - origin[1])));
     }
 
-    // x 2^(sign (G - origin)) factor, in place.
-    template <class T>
-    __device__ __forceinline__ void scale(const SharedTile<bf16, C, K>& x, float sign, const float (&origin)[2], float factor) const {
+    // x 2^(sign (G - origin)) factor, in place: from numbers of type T to operands.
+    template <class T, class Tile>
+    __device__ __forceinline__ void scale(const Tile& x, float sign, const float (&origin)[2], float factor) const {
         constexpr int BATCH = ROWS < 8 ? ROWS : 8; // loads under way at once: none passes a store
-        u32 top = x.at(row, col);
+        typedef typename Pair<T>::Type Loaded;
+        u32 top = x.at(row, col), operand_top = x.operand_at(row, col);
 #pragma unroll
         for (int first = 0; first < ROWS; first += BATCH) {
-            u32 pairs[BATCH];
+            Loaded pairs[BATCH];
 #pragma unroll
-            for (int i = 0; i < BATCH; i++) pairs[i] = shared_load<u32>(x.step(top, first + i, 0));
+            for (int i = 0; i < BATCH; i++) pairs[i] = shared_load<Loaded>(x.step(top, first + i, 0));
+            if constexpr (sizeof(T) == 4) __syncwarp(); // a thread's operands take the place of its neighbours' numbers
 #pragma unroll
             for (int i = 0; i < BATCH; i++) {
                 float2 by = decay(first + i, sign, origin);
-                shared_store(x.step(top, first + i, 0),
-                             Pair<bf16>::pack(Pair<T>::low(pairs[i]) * by.x * factor, Pair<T>::high(pairs[i]) * by.y * factor));
+                x.store(x.step(operand_top, first + i, 0), Pair<T>::low(pairs[i]) * by.x * factor,
+                        Pair<T>::high(pairs[i]) * by.y * factor);
             }
         }
     }
@@ -173,20 +175,21 @@ template <int C, int K, int THREADS> struct ChunkGates {
     }
 
     // The operand of that level: keys and queries with their decays.
-    template <class T>
-    __device__ __forceinline__ void split(const SharedTile<bf16, C, K>& x, const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
-                                          int half, float scale, const Totals& totals) const {
-        constexpr int FIRST = ROWS <= 32 ? ROWS : 0; // loads before any store, which none of them passes, as registers allow
-        u32 top = x.at(row, col), query_top = q.at(row, col), key_top = k.at(row, col);
-        auto load = [&](int i, bool query) { return shared_load<u32>(x.step(query ? query_top : key_top, i, 0)); };
-        u32 pairs[ROWS];
+    template <class T, class Tile>
+    __device__ __forceinline__ void split(const Tile& x, const Tile& q, const Tile& k, int half, float scale,
+                                          const Totals& totals) const {
+        typedef typename Pair<T>::Type Loaded;
+        // Loads before any store, which none of them passes, as registers allow.
+        constexpr int FIRST = ROWS * sizeof(Loaded) <= 128 ? ROWS : 0;
+        u32 top = x.operand_at(row, col), query_top = q.at(row, col), key_top = k.at(row, col);
+        auto load = [&](int i, bool query) { return shared_load<Loaded>(x.step(query ? query_top : key_top, i, 0)); };
+        Loaded pairs[ROWS];
 #pragma unroll
         for (int i = 0; i < FIRST; i++) pairs[i] = load(i, (row + i) & half);
         visit_level(half, totals, [&](int i, bool query, float2 decay) {
-            u32 pair = i < FIRST ? pairs[i] : load(i, query);
+            Loaded pair = i < FIRST ? pairs[i] : load(i, query);
             float factor = query ? scale : 1.f;
-            shared_store(x.step(top, i, 0),
-                         Pair<bf16>::pack(Pair<T>::low(pair) * decay.x * factor, Pair<T>::high(pair) * decay.y * factor));
+            x.store(x.step(top, i, 0), Pair<T>::low(pair) * decay.x * factor, Pair<T>::high(pair) * decay.y * factor);
         });
     }
 };

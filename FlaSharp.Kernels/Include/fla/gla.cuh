@@ -14,10 +14,11 @@ struct GlaShape {
 };
 
 // Tokens between the states that are saved for backward, which works on so many at once.
-constexpr int SAVED_TOKENS = 64;
+template <class T> constexpr int SAVED_TOKENS = sizeof(T) == 4 ? 32 : 64;
 
-// A block's part: one head, one segment of one sequence. Heads change fastest, so that neighbours read the same tokens.
-template <int C> struct GlaBlock {
+// A block's part: one head, one segment of one sequence. Heads change fastest, so that neighbours read the same tokens. There is
+// a saved state every SAVED tokens.
+template <int C, int SAVED> struct GlaBlock {
     int head, segment;
     Sequence sequence;
     int first, chunks; // the chunks of the segment
@@ -41,9 +42,9 @@ template <int C> struct GlaBlock {
 
     // Which of the saved states is that of chunk `n` of the segment; packed sequences leave gaps.
     __device__ __forceinline__ i64 slot(const Sequences& all, int n) const {
-        i64 before = all.offsets ? all.offsets[sequence.index] / SAVED_TOKENS + sequence.index
-                                 : (i64)sequence.index * ((all.length + SAVED_TOKENS - 1) / SAVED_TOKENS);
-        return before + (first + n) / (SAVED_TOKENS / C);
+        i64 before = all.offsets ? all.offsets[sequence.index] / SAVED + sequence.index
+                                 : (i64)sequence.index * ((all.length + SAVED - 1) / SAVED);
+        return before + (first + n) / (SAVED / C);
     }
 };
 

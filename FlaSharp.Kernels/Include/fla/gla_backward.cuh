@@ -9,7 +9,7 @@ struct GlaChunkBackward {
     GlaShape shape; // with a segment for each chunk
     TensorView q, k, v, g, grad_output;
     TensorView grad_q, grad_k, grad_v, grad_g; // of H heads each: where these share keys, the caller adds them
-    const bf16* states;      // the scaled state before each chunk, [slots, H, state_values / 8, K / 8] blocks of 8 x 8
+    const bf16* states;      // the scaled state before each chunk, [slots, H, state_values / 8, TERMS, K / 8] blocks of 8 x 8
     const bf16* state_grads; // the scaled gradient after each chunk
     const int* plain_states; // which of them are not scaled, and so the chunk's queries begin with the factor 1, [slots, H]
     const int* plain_grads;  // ... and its keys end with it
@@ -20,7 +20,7 @@ struct GlaChunkBackward {
 
 // One chunk of one head.
 template <int C> struct GlaChunk {
-    GlaBlock<C> block;
+    GlaBlock<C, C> block;
     int kv_head, rows, first;
     i64 slot; // of the chunk and head
 
@@ -64,7 +64,8 @@ __device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaCh
 // Begins to copy the chunk's rows of one tensor and head.
 template <int VEC, int THREADS, int C, class Tile>
 __device__ __forceinline__ void load(const GlaChunk<C>& chunk, const Tile& tile, const TensorView& view, int head, int cols) {
-    load_tile<VEC, THREADS>(tile, chunk.template rows_of<bf16>(view, head), chunk.first, chunk.rows, cols, opaque(threadIdx.x));
+    auto source = chunk.template rows_of<typename Tile::Element>(view, head);
+    load_tile<VEC, THREADS>(tile, source, chunk.first, chunk.rows, cols, opaque(threadIdx.x));
 }
 
 } // namespace fla

@@ -7,6 +7,7 @@ namespace fla {
 // A warp's part of a C x C product of pairs i >= j: 16 rows, and all columns or, of more warps than there are rows for, a part of them.
 template <int C, int WARPS> struct PairRows {
     static constexpr int DOWN = C / 16, ACROSS = WARPS / DOWN < DOWN ? WARPS / DOWN : DOWN, BLOCKS = DOWN / ACROSS;
+    static constexpr bool SPARE = WARPS > DOWN * ACROSS; // warps without a part
     static_assert(WARPS >= DOWN && BLOCKS * ACROSS == DOWN);
     float sum[BLOCKS][2][4];
     int block, first, lane; // of the rows; of the columns
@@ -29,7 +30,7 @@ template <int C, int WARPS> struct PairRows {
     template <class Tile> __device__ __forceinline__ void multiply_all(const Tile& x, const Tile& y) {
 #pragma unroll
         for (int k = 0; k < Tile::COLS; k += 16) {
-            u32 a[4], b[BLOCKS][4];
+            typename Tile::Fragment a, b[BLOCKS];
             load_left(a, x, block * 16, k, lane);
 #pragma unroll
             for (int j = 0; j < BLOCKS; j++) load_right_transposed(b[j], y, (first + j) * 16, k, lane);
@@ -47,15 +48,33 @@ template <int C, int WARPS> struct PairRows {
             float product[2][4] = {};
 #pragma unroll 4
             for (int k = 0; k < Tile::COLS; k += 16) {
-                u32 a[4], b[4];
+                typename Tile::Fragment a, b;
                 load_left(a, x, block * 16, k, lane);
                 load_right_transposed(b, y, (first + j) * 16, k, lane);
-                mma_m16n8k16<Operand>(product[0], a, b[0], b[1]);
-                mma_m16n8k16<Operand>(product[1], a, b[2], b[3]);
+                mma_16x16<Operand>(product[0], product[1], a, b);
             }
 #pragma unroll
             for (int e = 0; e < 8; e++)
                 if (keep(row(e), col(j, e))) sum[j][e / 4][e % 4] += factor * product[e / 4][e % 4];
+        }
+    }
+
+    // Adds factor * x y^T for the pairs (t, t), from float32 numbers as they are loaded: two lanes share a row.
+    template <class Tile> __device__ __forceinline__ void add_diagonal(const Tile& x, const Tile& y, float factor) {
+        float product = 0.f;
+#pragma unroll 4
+        for (int k = lane % 2 * 4; k < Tile::COLS; k += 8) {
+            float4 a = shared_load<float4>(x.at(block * 16 + lane / 2, k));
+            float4 b = shared_load<float4>(y.at(block * 16 + lane / 2, k));
+            product += a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w;
+        }
+        product += __shfl_xor_sync(~0u, product, 1);
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            float of_row = __shfl_sync(~0u, product, row(e) % 16 * 2);
+#pragma unroll
+            for (int j = 0; j < BLOCKS; j++)
+                if (row(e) == col(j, e)) sum[j][e / 4][e % 4] += factor * of_row;
         }
     }
 
@@ -76,13 +95,13 @@ template <int C, int WARPS> struct PairRows {
                 if (row(e) == col(j, e)) shared_store(memory + row(e) * 4, sum[j][e / 4][e % 4]);
     }
 
-    __device__ __forceinline__ void store(const SharedTile<bf16, C, C>& tile) const {
+    template <class Tile> __device__ __forceinline__ void store(const Tile& tile) const {
 #pragma unroll
         for (int j = 0; j < BLOCKS; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                shared_store(tile.at(row(e % 2 * 2), col(j, e / 2 * 4)),
-                             Pair<bf16>::pack(sum[j][e / 2][e % 2 * 2], sum[j][e / 2][e % 2 * 2 + 1]));
+                tile.store(tile.operand_at(row(e % 2 * 2), col(j, e / 2 * 4)), sum[j][e / 2][e % 2 * 2],
+                           sum[j][e / 2][e % 2 * 2 + 1]);
     }
 };
 
@@ -93,13 +112,16 @@ __device__ __forceinline__ bool blocks_apart(int i, int j, int half) { return ha
 
 // Adds to `pairs` the products of q and k under decays of any strength. `split` is scratch memory, which may still be read by the
 // threads that `sync` joins.
-template <class T, int C, int WARPS, int K, int THREADS, class Sync>
+template <class T, int C, int WARPS, int K, int THREADS, class Tile, class Sync>
 __device__ __forceinline__ void add_split_pairs(PairRows<C, WARPS>& pairs, const ChunkGates<C, K, THREADS>& gates,
-                                                const SharedTile<bf16, C, K>& q, const SharedTile<bf16, C, K>& k,
-                                                const SharedTile<bf16, C, K>& split, float scale,
+                                                const Tile& q, const Tile& k, const Tile& split, float scale,
                                                 const typename ChunkGates<C, K, THREADS>::Totals& totals, Sync sync) {
-    if (pairs.exist())
-        pairs.template add<T>(q, k, scale, [](int i, int j) { return i == j; }, [](int i, int j) { return i == j; });
+    if (pairs.exist()) {
+        if constexpr (sizeof(T) == 4)
+            pairs.add_diagonal(q, k, scale);
+        else
+            pairs.template add<T>(q, k, scale, [](int i, int j) { return i == j; }, [](int i, int j) { return i == j; });
+    }
 #pragma unroll 1
     for (int half = C / 2; half > 0; half /= 2) {
         sync();

@@ -11,8 +11,10 @@ namespace fla {
 template <class T, int ROWS_, int COLS_> struct SharedTile {
     static constexpr int ROWS = ROWS_, COLS = COLS_, BYTES = ROWS * COLS * 2;
     static constexpr int PANEL = COLS < 64 ? COLS : 64, PITCH = PANEL * 2; // columns of a panel, bytes from row to row
+    static constexpr int TERMS = 1; // matrices that the numbers are kept in as operands of products: see terms.cuh
     static_assert(sizeof(T) == 2 && COLS % 16 == 0 && (COLS & (COLS - 1)) == 0);
     typedef T Element;
+    typedef u32 Fragment[4]; // of a 16 x 16 block, as an operand of mma_m16n8k16
 
     u32 base;
 
@@ -22,6 +24,11 @@ template <class T, int ROWS_, int COLS_> struct SharedTile {
     __device__ __forceinline__ u32 at(u32 row, u32 col) const {
         return base + col / PANEL * (ROWS * PITCH) + row * PITCH + ((col % PANEL / 8 ^ key(row)) << 4) + col % 8 * 2;
     }
+
+    // Two neighbouring numbers as operands.
+    __device__ __forceinline__ u32 operand_at(int row, int col) const { return at(row, col); }
+    static __device__ __forceinline__ void store(u32 address, float x, float y) { shared_store(address, Pair<T>::pack(x, y)); }
+    static __device__ __forceinline__ void load(u32 (&terms)[1], u32 address) { terms[0] = shared_load<u32>(address); }
 
     // From the address of an element to that `row` rows and `col` columns further on, where these share no binary digit with its own row
     // and column, and `col` is a multiple of 8: known numbers cost an instruction or none. The tile begins at a multiple of 128 bytes.
@@ -96,17 +103,17 @@ template <int VEC, int COLS, class Tile>
 __device__ __forceinline__ void store_tile(const Tile& tile, int col, const Rows<typename Tile::Element>& target, int first, int rows,
                                            int to, int size, int lane) {
     typedef typename Tile::Element T;
-    constexpr int ACROSS = COLS / 8, DOWN = 32 / ACROSS;
-    int row = lane / ACROSS, piece = lane % ACROSS * 8, left = size - to - piece;
+    constexpr int PIECE = 16 / sizeof(T), ACROSS = COLS / PIECE, DOWN = 32 / ACROSS;
+    int row = lane / ACROSS, piece = lane % ACROSS * PIECE, left = size - to - piece;
     T* there = target[first + row] + to + piece;
 #pragma unroll
     for (int down = 0; down < Tile::ROWS; down += DOWN, row += DOWN, there = opaque(there + DOWN * target.stride)) {
         if (row >= rows || left <= 0) continue;
         u32 from = tile.at(row, col + piece);
-        if constexpr (VEC == 8)
+        if constexpr (VEC >= PIECE)
             *reinterpret_cast<uint4*>(there) = shared_load<uint4>(from);
         else
-            for (int c = 0; c < min(8, left); c++) there[c] = shared_load<T>(from + c * 2);
+            for (int c = 0; c < min(PIECE, left); c++) there[c] = shared_load<T>(from + c * (u32)sizeof(T));
     }
 }
 
@@ -125,10 +132,11 @@ template <class Tile> __device__ __forceinline__ void load_right_transposed(u32 
     ldmatrix_x4(b, Tile::step(tile.at((lane & 7) + (lane >> 4) * 8, lane & 8), row, col));
 }
 
-// d [16 x 16] += a b, both of 16 x 16.
+// d [16 x 16] += a b, both of 16 x 16 numbers of type T.
+template <class T = bf16>
 __device__ __forceinline__ void mma_16x16(float (&left)[4], float (&right)[4], const u32 (&a)[4], const u32 (&b)[4]) {
-    mma_m16n8k16<bf16>(left, a, b[0], b[1]);
-    mma_m16n8k16<bf16>(right, a, b[2], b[3]);
+    mma_m16n8k16<T>(left, a, b[0], b[1]);
+    mma_m16n8k16<T>(right, a, b[2], b[3]);
 }
 
 // Two neighbouring accumulators [16 x 8] as one left operand [16 x 16].

@@ -5,7 +5,7 @@
 
 namespace fla {
 
-constexpr int STEP_CHUNK = SAVED_TOKENS; // tokens that the decays are summed up over
+constexpr int STEP_CHUNK = 64; // tokens that the decays are summed up over
 constexpr int SPAN = 2 * STEP_CHUNK;     // tokens between the states that are saved for backward
 
 // A log2 decay of less is 0, so that all sums stay small enough to tell the weak ones apart.

@@ -1,11 +1,12 @@
 // The state of linear attention, transposed [V x K], in the accumulators of warps that own its rows.
 #pragma once
-#include "fla/shared_tile.cuh"
+#include "fla/terms.cuh"
 
 namespace fla {
 
 // Saved states are bfloat16, [V / 8, K / 8] blocks of 8 values x 8 keys: what a warp holds as a left operand leaves it in whole lines,
-// and a block's row is what a matrix load wants. A lane's pair of the block at (value, key), as an index of pairs.
+// and a block's row is what a matrix load wants. Second terms (terms.cuh) are as if they were K more keys. A lane's pair of the
+// block at (value, key), as an index of pairs.
 template <int K> __device__ __forceinline__ i64 saved_pair(int value, int key, int lane) {
     return ((i64)(value / 8) * (K / 8) + key / 8) * 32 + lane;
 }
@@ -56,7 +57,7 @@ template <int ROW_TILES, int K> struct TransposedState {
     }
 
     // S^T times a factor for each key channel, as a saved state from the pair that `saved` points to.
-    __device__ __forceinline__ void save(u32* saved, u32 factors, int lane) const {
+    template <int TERMS = 1> __device__ __forceinline__ void save(u32* saved, u32 factors, int lane) const {
 #pragma unroll
         for (int n = 0; n < K / 8; n++) {
             float2 by = factor(factors, n, lane);
@@ -64,17 +65,19 @@ template <int ROW_TILES, int K> struct TransposedState {
             for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
                 for (int half = 0; half < 2; half++)
-                    saved[saved_pair<K>(m * 16 + half * 8, n * 8, 0)] =
-                        Pair<bf16>::pack(sum[m][n][half * 2] * by.x, sum[m][n][half * 2 + 1] * by.y);
+                    visit_terms<TERMS>(sum[m][n][half * 2] * by.x, sum[m][n][half * 2 + 1] * by.y, [=](int t, u32 pair) {
+                        saved[saved_pair<TERMS * K>(m * 16 + half * 8, t * K + n * 8, 0)] = pair;
+                    });
         }
     }
 
     // S^T += y^T x for 16 rows of x [.. x K] from `row` on, with y^T given as left operands.
-    template <class Tile> __device__ __forceinline__ void add(const u32 (&y)[ROW_TILES][4], const Tile& x, int row, int lane) {
+    template <class Tile>
+    __device__ __forceinline__ void add(const typename Tile::Fragment (&y)[ROW_TILES], const Tile& x, int row, int lane) {
         constexpr int BATCH = K < 32 ? 1 : 2; // loads under way at once
 #pragma unroll
         for (int k = 0; k < K; k += 16 * BATCH) {
-            u32 b[BATCH][4];
+            typename Tile::Fragment b[BATCH];
 #pragma unroll
             for (int i = 0; i < BATCH; i++) load_right(b[i], x, row, k + i * 16, lane);
 #pragma unroll

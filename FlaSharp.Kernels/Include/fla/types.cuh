@@ -15,10 +15,11 @@ template <class A, class B> constexpr bool same() { return Same<A, B>::value; }
 struct bf16 { u16 bits; };
 struct fp16 { u16 bits; };
 
-// Two 16-bit numbers in a register: the first one in the lower half, as the matrix instructions want them.
+// Two numbers; those of 16 bits in a register, the first one in the lower half, as the matrix instructions want them.
 template <class T> struct Pair;
 
 template <> struct Pair<bf16> {
+    typedef u32 Type;
     static __device__ __forceinline__ u32 pack(float low, float high) {
         u32 packed;
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
@@ -29,6 +30,7 @@ template <> struct Pair<bf16> {
 };
 
 template <> struct Pair<fp16> {
+    typedef u32 Type;
     static __device__ __forceinline__ u32 pack(float low, float high) {
         u32 packed;
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
@@ -44,6 +46,13 @@ template <> struct Pair<fp16> {
         asm("{ .reg .f16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h; }" : "=f"(value) : "r"(packed));
         return value;
     }
+};
+
+template <> struct Pair<float> {
+    typedef float2 Type;
+    static __device__ __forceinline__ float2 pack(float low, float high) { return make_float2(low, high); }
+    static __device__ __forceinline__ float low(float2 pair) { return pair.x; }
+    static __device__ __forceinline__ float high(float2 pair) { return pair.y; }
 };
 
 __device__ __forceinline__ float to_float(float x) { return x; }

@@ -21,7 +21,8 @@ template <int ROWS, int COLS> struct FloatTile {
     static __device__ __forceinline__ int key(int row) { return row & (PIECES < 8 ? PIECES - 1 : 7); }
 };
 
-template <int ROWS, int COLS, int WARPS> struct WarpTile {
+// Fragment is what an operand is in a warp's registers.
+template <int ROWS, int COLS, int WARPS, class Fragment = u32[4]> struct WarpTile {
     // Wide rectangles need the fewest operand loads; narrow products leave no choice, the smallest ones leave warps without work.
     static constexpr int ROW_WARPS = COLS >= 16 * (WARPS / 2) ? 2 : ROWS / 16,
                          COL_WARPS = WARPS / ROW_WARPS < COLS / 16 ? WARPS / ROW_WARPS : COLS / 16;
@@ -40,7 +41,7 @@ template <int ROWS, int COLS, int WARPS> struct WarpTile {
         if (!exists()) return;
 #pragma unroll
         for (int k = 0; k < DEPTH; k += 16) {
-            u32 a[ROW_TILES][4], b[COL_TILES][4]; // all loads before the first use: they take longer than a product
+            Fragment a[ROW_TILES], b[COL_TILES]; // all loads before the first use: they take longer than a product
 #pragma unroll
             for (int m = 0; m < ROW_TILES; m++) left(a[m], row + m * 16, k);
 #pragma unroll

@@ -9,7 +9,11 @@ namespace FlaSharp.Tests.Kernels.Gla;
 public sealed class GlaChunkTileTests
 {
     private const ElementType BFloat16 = ElementType.BFloat16;
-    private static readonly ElementType[] s_gates = [BFloat16, ElementType.Float32];
+    private const ElementType Float32 = ElementType.Float32;
+
+    private static readonly (ElementType element, ElementType gate)[] s_types =
+        [(BFloat16, BFloat16), (BFloat16, Float32), (Float32, Float32)];
+
     private static readonly bool[] s_either = [false, true];
 
     public static TheoryData<string> Targets => ["sm_80", "sm_86", "sm_89", "sm_90a", "compute_80"];
@@ -43,10 +47,26 @@ public sealed class GlaChunkTileTests
         Assert.Equal(chunk, GlaChunkTile.Choose(keySize, valueSize, BFloat16, BFloat16, gradients, Target(target), out _)!.Chunk);
 
     [Theory]
+    [InlineData(128, 128, false, "sm_90a", 128, 32)]
+    [InlineData(128, 128, true, "sm_90a", 128, 32)]
+    [InlineData(256, 256, true, "sm_90a", 64, 32)]
+    [InlineData(256, 256, false, "sm_80", 64, 16)]
+    [InlineData(128, 128, true, "sm_80", 128, 32)]
+    [InlineData(128, 128, false, "sm_86", 128, 16)]
+    [InlineData(64, 64, true, "sm_86", 64, 32)]
+    public void Chunks_of_float32_are_shorter(
+        int keySize, int valueSize, bool gradients, string target, int values, int forwardChunk)
+    {
+        var tile = GlaChunkTile.Choose(keySize, valueSize, Float32, Float32, gradients, Target(target), out _)!;
+        Assert.Equal((values, 32, forwardChunk, 2), (tile.Values, tile.Chunk, tile.ForwardChunk, tile.Terms));
+    }
+
+    [Theory]
     [InlineData(257, 16, BFloat16, false, "sm_90a", "K = 257")]
     [InlineData(16, 257, BFloat16, true, "sm_90a", "V = 257")]
-    [InlineData(16, 16, ElementType.Float32, false, "sm_90a", "bfloat16 and float16")]
+    [InlineData(257, 16, Float32, false, "sm_90a", "K = 257")]
     [InlineData(128, 128, BFloat16, true, "sm_86", "99 KiB of a block of sm_86")]
+    [InlineData(128, 128, Float32, true, "sm_86", "99 KiB of a block of sm_86")]
     [InlineData(200, 128, BFloat16, true, "sm_90a", "with gradients need more shared memory")]
     public void What_has_no_tile_is_told_why(
         int keySize, int valueSize, object element, bool gradients, string target, string why)
@@ -63,15 +83,16 @@ public sealed class GlaChunkTileTests
         int[] sizes = [1, .. GlaChunkTile.Sizes, .. GlaChunkTile.Sizes.Select(size => size + 1)];
         var tiles = from keySize in sizes
                     from valueSize in sizes
-                    from gate in s_gates
+                    from types in s_types
                     from gradients in s_either
-                    let tile = GlaChunkTile.Choose(keySize, valueSize, BFloat16, gate, gradients, Target(target), out _)
+                    let tile = GlaChunkTile.Choose(
+                        keySize, valueSize, types.element, types.gate, gradients, Target(target), out _)
                     where tile is not null
                     select (tile, gradients, keySize, valueSize);
         foreach (var (tile, gradients, keySize, valueSize) in tiles.DistinctBy(found => (found.tile, found.gradients)))
         {
             Assert.True(keySize <= tile.Keys && (!gradients || valueSize <= tile.AllValues), tile.ToString());
-            Assert.True(!gradients || tile.Chunk == GlaChunkTile.GradientChunk);
+            Assert.True(!gradients || tile.Chunk == GlaChunkTile.GradientChunk(tile.Element));
             KernelVariant[] variants = gradients
                 ? [tile.Forward(8), tile.State(8, false), tile.State(8, true), tile.Backward(8), tile.BackwardPairs(8)]
                 : [tile.Forward(8), tile.State(8, false)];

@@ -16,6 +16,7 @@ struct fp16 { u16 bits; };
 template <class T> struct Pair;
 
 template <> struct Pair<bf16> {
+    typedef u32 Type;
     static u32 round(float x) {
         u32 bits = __float_as_uint(x);
         if (isnan(x)) return 0x7fff;
@@ -27,10 +28,18 @@ template <> struct Pair<bf16> {
 };
 
 template <> struct Pair<fp16> {
+    typedef u32 Type;
     static u32 round(float x) { return isnan(x) ? 0x7fff : (u32)emulator::to_half(x); }
     static u32 pack(float low, float high) { return round(high) << 16 | round(low); }
     static float low(u32 packed) { return emulator::from_half((u16)packed); }
     static float high(u32 packed) { return emulator::from_half((u16)(packed >> 16)); }
+};
+
+template <> struct Pair<float> {
+    typedef float2 Type;
+    static __device__ __forceinline__ float2 pack(float low, float high) { return make_float2(low, high); }
+    static __device__ __forceinline__ float low(float2 pair) { return pair.x; }
+    static __device__ __forceinline__ float high(float2 pair) { return pair.y; }
 };
 
 __device__ __forceinline__ float to_float(float x) { return x; }
