@@ -2,6 +2,7 @@ using FlaSharp.Kernels.Conv;
 using FlaSharp.Kernels.Gla;
 using FlaSharp.Kernels.Norm;
 using FlaSharp.Kernels.SelectiveScan;
+using FlaSharp.Kernels.Ssd;
 
 namespace FlaSharp.Kernels.Runtime;
 
@@ -13,6 +14,7 @@ internal static class KernelCatalog
     [
         GlaChunkKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants, RmsNormKernels.Variants,
         CausalConvKernels.Variants, SelectiveScanKernels.Variants,
+        SsdChunkKernels.Variants, SsdRecurrenceKernel.Variants,
     ];
 
     public static IEnumerable<KernelVariant> AllVariants(CompilerTarget target) =>

@@ -48,6 +48,8 @@ public sealed class KernelCompilationTests
         "Norm/rms_norm_backward.cu" when variant.Defines.Contains("PER_THREAD=24") => 96,
         // Addresses and numbers of a whole tile wait there while registers hold the states and decays of eight steps.
         "SelectiveScan/scan_backward.cu" => 64,
+        // Sums of states and outputs, or of gradients, take almost all registers: a few numbers that a chunk needs once wait there.
+        "Ssd/chunk_scan.cu" or "Ssd/chunk_backward.cu" => 128,
         // Numbers of the unaligned forms for rows of 1,024.
         "Norm/rms_norm_backward.cu" => 16,
         _ => 0,

@@ -168,6 +168,33 @@ public sealed class SsdTests
     }
 
     [Fact]
+    public void A_state_is_updated_in_place()
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        var inputs = new Inputs(2, 5, 4, 2, 8, 8);
+        var (expected, expectedState) = Run(inputs["initialState"]!.detach(), false);
+        var state = inputs["initialState"]!.detach().clone();
+        var (output, updated) = Run(state, true);
+        Assert.Same(state, updated);
+        Assert.Equal(expected, output);
+        Assert.Equal(expectedState, state);
+        Assert.Throws<ArgumentException>("initialState", () => Run(null, true));
+        Assert.Throws<ArgumentException>("initialState", () => Run(state.transpose(2, 3), true));
+
+        (Tensor, Tensor?) Run(Tensor? initialState, bool update) => FlaOps.Ssd(inputs["x"]!, inputs["dt"]!, inputs["a"]!,
+            inputs["b"]!, inputs["c"]!, dtSoftplus: true, initialState: initialState, outputFinalState: true, updateState: update);
+    }
+
+    [Fact]
+    public void Plans_say_what_computes_it()
+    {
+        using var x = zeros(1, 100, 2, 16);
+        Assert.Equal(new OperationPath("Ssd", "cpu-simd", "A kernel for the CPU."), FlaOps.PlanSsd(x, 32));
+        Assert.Throws<ArgumentOutOfRangeException>("stateSize", () => FlaOps.PlanSsd(x, 0));
+    }
+
+    [Fact]
     public void Without_a_final_state_the_rest_is_the_same()
     {
         using var scope = NewDisposeScope();

@@ -138,13 +138,16 @@ public sealed class Mamba2 : SequenceLayer
             projected[1], pastInputs, state is not null, cuSeqlens, updateState: LayerState.CanUpdate(pastInputs));
         var xbc = convolved.split([_innerSize, groupsSize, groupsSize], -1);
 
-        var d = _d.to(ScalarType.Float32);
+        var (d, past) = (_d.to(ScalarType.Float32), state?[Recurrent]);
+        // In place where a kernel does that.
+        var updateState = x.device_type == DeviceType.CUDA && !is_grad_enabled() && past is { requires_grad: false }
+            && past.is_contiguous();
         var (y, finalState) = FlaOps.Ssd(
             Heads(xbc[0]), dt, -_aLog.to(ScalarType.Float32).exp(),
             xbc[1].view(batch, time, _nGroups, _stateSize),
             xbc[2].view(batch, time, _nGroups, _stateSize),
             _dHasHeadDim ? d.view(_numHeads, _headDim) : d, _norm is null ? Heads(z) : null,
-            _dtBias.to(ScalarType.Float32), dtSoftplus: true, _timeStepLimit, state?[Recurrent], state is not null, cuSeqlens);
+            _dtBias.to(ScalarType.Float32), dtSoftplus: true, _timeStepLimit, past, state is not null, cuSeqlens, updateState);
         if (state is not null)
             (state[Recurrent], state[Conv]) = (finalState, inputs);
 

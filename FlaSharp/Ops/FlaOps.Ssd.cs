@@ -1,4 +1,5 @@
 using FlaSharp.Interop;
+using FlaSharp.Kernels.Runtime;
 using FlaSharp.Ops.Reference;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -25,14 +26,90 @@ public static partial class FlaOps
     /// <param name="outputFinalState">Whether to return the state after the last token of each sequence.</param>
     /// <param name="cuSeqlens">int32 or int64 [S + 1]: the sequences lie one after the other in a single row, sequence s from
     /// cuSeqlens[s] up to cuSeqlens[s + 1]; they may be empty. B must then be 1.</param>
+    /// <param name="updateState">Whether the state after the last token is written over <paramref name="initialState"/>, which a
+    /// decoding step needs no longer; then it is the final state that is returned. A few tokens on a GPU do that in place, all
+    /// else by a copy. Not while gradients are recorded, nor before the backward pass of an earlier call with that state.</param>
     /// <returns>The output [B, T, H, P] in x's dtype, and the final state, float32 [S, H, P, N], or null.</returns>
-    /// <exception cref="ArgumentException">An input has another shape, dtype or device.</exception>
+    /// <exception cref="ArgumentException">An input has another shape, dtype or device; or a state to update is absent, not
+    /// contiguous or requires a gradient.</exception>
+    /// <exception cref="InvalidOperationException">A state is to be updated while gradients are recorded.</exception>
+    /// <exception cref="NotSupportedException">Its CUDA kernel cannot run, and <see cref="CudaKernels.Strict"/> is set.
+    /// </exception>
     public static (Tensor output, Tensor? finalState) Ssd(Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c,
         Tensor? d = null, Tensor? z = null, Tensor? dtBias = null, bool dtSoftplus = false, (double min, double max)? dtLimit = null,
-        Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null)
+        Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null, bool updateState = false)
     {
         var sequences = CheckSsd(x, dt, a, b, c, d, z, dtBias, dtLimit, initialState, cuSeqlens);
 
+        var gradients = is_grad_enabled() && HasGradient(x, dt, a, b, c, d, z, dtBias, initialState);
+        if (updateState)
+            CheckUpdate(initialState, gradients);
+        var plan = SsdPlan.Of(x, b.Size(3), sequences, gradients);
+        if (plan.Missing is not null)
+            CudaRuntime.FallBack(nameof(Ssd), plan.Missing);
+
+        var inPlace = updateState && plan.Path == CudaPath && plan.Tile is null;
+        var (output, finalState) = plan.Path == CudaPath
+            ? SsdOnGpu(plan, x, dt, a, b, c, d, z, dtBias, new(dtSoftplus, dtLimit), initialState, sequences,
+                outputFinalState || updateState, inPlace, gradients)
+            : SsdElsewhere(x, dt, a, b, c, d, z, dtBias, dtSoftplus, dtLimit, initialState, sequences,
+                outputFinalState || updateState);
+        if (!updateState || inPlace)
+            return (output, outputFinalState ? finalState : null);
+        using (finalState)
+            initialState!.copy_(finalState!);
+        return (output, outputFinalState ? initialState : null);
+    }
+
+    /// <summary>How <see cref="Ssd"/> runs for such inputs, and why.</summary>
+    /// <param name="x">[B, T, H, P]: device, sizes, dtype, and whether a gradient is recorded.</param>
+    /// <param name="stateSize">N.</param>
+    /// <param name="cuSeqlens">The packed sequences that <see cref="Ssd"/> is called with.</param>
+    /// <exception cref="ArgumentException">x has no such shape, or cuSeqlens does not fit it.</exception>
+    public static OperationPath PlanSsd(Tensor x, long stateSize, Tensor? cuSeqlens = null)
+    {
+        Guard.Shape(x, "[B, T, H, P]", [-1, -1, -1, -1]);
+        Guard.AtLeast(stateSize, 1);
+        var sequences = Sequences.Of(x.Size(0), x.Size(1), cuSeqlens);
+        var plan = SsdPlan.Of(x, stateSize, sequences, is_grad_enabled() && x.requires_grad);
+        return new OperationPath(nameof(Ssd), plan.Path, plan.Reason);
+    }
+
+    private static bool HasGradient(params ReadOnlySpan<Tensor?> tensors)
+    {
+        foreach (var tensor in tensors)
+            if (tensor is { requires_grad: true })
+                return true;
+        return false;
+    }
+
+    /// <summary>With the CUDA kernels, as planned.</summary>
+    private static (Tensor output, Tensor? finalState) SsdOnGpu(SsdPlan plan, Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c,
+        Tensor? d, Tensor? z, Tensor? dtBias, SsdStepOptions options, Tensor? initialState, Sequences sequences,
+        bool outputFinalState, bool updateState, bool gradients)
+    {
+        using var scope = NewDisposeScope();
+        var (rates, direct, bias) =
+            (a.InDtype(ScalarType.Float32), d?.InDtype(ScalarType.Float32), dtBias?.InDtype(ScalarType.Float32));
+        if (plan.Tile is not { } tile)
+        {
+            var (steps, state) = SsdSteps.Run(x, dt, rates, b, c, direct, z, bias, options, initialState, sequences,
+                outputFinalState, updateState);
+            return (steps.MoveToOuterDisposeScope(), updateState ? state : state?.MoveToOuterDisposeScope());
+        }
+
+        // Backward needs the output as it is before the gate, so with gradients the gate is an operation of its own.
+        var outputs = new SsdChunkFunction(tile, options, sequences, outputFinalState, gradients ? null : z)
+            .Run(x, dt, rates, b, c, direct, bias, initialState);
+        var output = z is null || !gradients ? outputs[0]! : SwiGlu(z, outputs[0]!);
+        return (output.MoveToOuterDisposeScope(), outputs[1]?.MoveToOuterDisposeScope());
+    }
+
+    /// <summary>With the CPU's kernels or TorchSharp's operations.</summary>
+    private static (Tensor output, Tensor? finalState) SsdElsewhere(Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c, Tensor? d,
+        Tensor? z, Tensor? dtBias, bool dtSoftplus, (double min, double max)? dtLimit, Tensor? initialState, Sequences sequences,
+        bool outputFinalState)
+    {
         using var scope = NewDisposeScope();
         var step = StepSizes(dt, dtBias, dtSoftplus, dtLimit);
         var logDecay = step * a.to(ScalarType.Float32);

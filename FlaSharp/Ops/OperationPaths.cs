@@ -11,7 +11,7 @@ internal static class OperationPaths
     [
         new(nameof(FlaOps.Gla), Cpu: true, Cuda: true),
         new(nameof(FlaOps.SelectiveScan), Cpu: true, Cuda: true),
-        new(nameof(FlaOps.Ssd), Cpu: true, Cuda: false),
+        new(nameof(FlaOps.Ssd), Cpu: true, Cuda: true),
         new(nameof(FlaOps.Attention), Cpu: false, Cuda: false),
         new(nameof(FlaOps.CausalConv1d), Cpu: true, Cuda: true),
         new(nameof(FlaOps.RmsNorm), Cpu: true, Cuda: true),

@@ -24,7 +24,10 @@ template <int C, int WARPS> struct PairRows {
 
     // x y^T, all its columns: branches that leave out single blocks beyond the diagonal would cost more.
     template <class Tile> __device__ __forceinline__ void multiply(const Tile& x, const Tile& y) {
-        if (!matter()) return;
+        if (matter()) multiply_all(x, y);
+    }
+    // The same where pairs i < j matter too.
+    template <class Tile> __device__ __forceinline__ void multiply_all(const Tile& x, const Tile& y) {
 #pragma unroll
         for (int k = 0; k < Tile::COLS; k += 16) {
             typename Tile::Fragment a, b[BLOCKS];

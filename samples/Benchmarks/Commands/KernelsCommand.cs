@@ -22,6 +22,7 @@ internal static class KernelsCommand
         var command = new Command("kernels", "Times gated linear attention, forward and with backward, by shape and mode.")
         {
             operations, shapes.Option, shapes.SkipLarge, RowKernelsCommand.Create(), ScanKernelsCommand.Create(),
+            SsdKernelsCommand.Create(),
         };
         common.AddReport(command);
         common.AddTiming(command);
