@@ -35,16 +35,6 @@ __device__ __forceinline__ int opaque(int x) {
     return x;
 }
 
-// A number in global memory that the kernel does not write, wherever its address comes from.
-template <class T> __device__ __forceinline__ T global_load(const T* p) {
-    T x;
-    if constexpr (sizeof(T) == 2)
-        asm("ld.global.nc.b16 %0, [%1];" : "=h"(reinterpret_cast<u16&>(x)) : "l"(p));
-    else
-        asm("ld.global.nc.b32 %0, [%1];" : "=r"(reinterpret_cast<u32&>(x)) : "l"(p));
-    return x;
-}
-
 // Shared memory is addressed by 32-bit numbers: half the registers of pointers.
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 // The block's dynamic shared memory as a structure; and its address, a multiple of 1024.

@@ -22,8 +22,6 @@ inline void prefetch(const void*) {}
 template <class T> __forceinline__ T* opaque(T* p) { return p; }
 __forceinline__ int opaque(int x) { return x; }
 
-template <class T> __forceinline__ T global_load(const T* p) { return *p; }
-
 __forceinline__ u32 shared_address(const void* p) { return emulator::shared_address(p); }
 template <class T> inline T& shared_memory_as() { return *reinterpret_cast<T*>(emulator::machine.shared_base); }
 inline u32 shared_memory() { return emulator::shared_address(emulator::machine.shared_base); }
