@@ -11,8 +11,8 @@ namespace FlaSharp.Kernels.Conv;
 internal sealed class CausalConvKernels(GpuDevice device)
 {
     private const int MinRun = 4; // below, a run reads its past more often than its tokens
-    private const int MaxForwardRun = 32;
-    private const int MaxBackwardRun = 64;
+    private const int MaxForwardRun = 64;
+    private const int MaxBackwardRun = 128;
     private const int MaxParts = 128; // of the weights' gradient, where runs can be made longer
     private const int WarpsPerMultiprocessor = 16;
     private const int ThreadsPerMultiprocessor = 2048;

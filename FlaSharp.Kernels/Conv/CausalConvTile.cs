@@ -53,7 +53,7 @@ internal sealed record CausalConvTile(ElementType Element, int Width, int Vector
     public KernelVariant Forward() => Variant("forward", steps: 4, minBlocks: 4);
 
     public KernelVariant Backward() =>
-        Width > MaxNarrowWidth ? Variant("backward", steps: 2, minBlocks: 2) : Variant("backward", steps: 4, minBlocks: 3);
+        Variant("backward", steps: 4, minBlocks: Width > MaxNarrowWidth ? 2 : Element == ElementType.Float32 ? 3 : 4);
 
     /// <summary>Adds up the parts that <see cref="Backward"/> leaves.</summary>
     public KernelVariant Sum() => (this with { IsSilu = false }).Variant("sum", steps: 1, minBlocks: 1);
