@@ -79,8 +79,9 @@ internal sealed record SsdTile(
     {
         var stageBytes = statesOnly ? StatesStageBytes : ScanStageBytes;
         var stages = Fits(MostStages * stageBytes, MinBlocks) ? MostStages : FewestStages;
-        // On Hopper more registers for the warps that carry the state than for those that load.
-        var (producers, consumers) = UsesHopper ? (96, 208) : (0, 0);
+        // On Hopper more registers for the warps that carry the state than for those that load. They share what the block is
+        // launched with, 65,536 / 384 threads in whole eights: 4 x 88 + 8 x 208 = 12 x 168. For more they would wait forever.
+        var (producers, consumers) = UsesHopper ? (88, 208) : (0, 0);
         return Variant("scan", vector, 32 * (ProducerWarps + ConsumerWarps), MinBlocks, stages * stageBytes, Keys, Values,
             $"CHUNK={Chunk}", $"STAGES={stages}", $"PRODUCERS={ProducerWarps}", $"CONSUMERS={ConsumerWarps}",
             $"PRODUCER_REGISTERS={producers}", $"CONSUMER_REGISTERS={consumers}", $"BACKWARD={(backward ? 1 : 0)}",

@@ -464,5 +464,5 @@ __device__ __forceinline__ void consume(const SsdChunkScan& p, const Block& bloc
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) ssd_chunk_scan(const __grid_constant__ SsdChunkScan p) {
     Block block(p.shape, blockIdx.x);
-    Pipeline::run<PRODUCER_REGISTERS, CONSUMER_REGISTERS>([&] { produce(p, block); }, [&] { consume(p, block); });
+    Pipeline::run<PRODUCER_REGISTERS, CONSUMER_REGISTERS, MIN_BLOCKS>([&] { produce(p, block); }, [&] { consume(p, block); });
 }

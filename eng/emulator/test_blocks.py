@@ -276,6 +276,25 @@ class PipelineTests(unittest.TestCase):
                     run("pipeline", "pipeline", 160, {"STAGES": stages}, x=x, z=z, rows=chunks, seed=seed)
                     np.testing.assert_array_equal(z, x + np.arange(chunks)[:, None] % 2 * 1000000)
 
+    def test_shares_of_registers(self):
+        def launch(producers, consumers, blocks=1):
+            source = f"""
+                #include "fla/chunk_pipeline.cuh"
+                struct None {{ int none; }};
+                extern "C" __global__ void __launch_bounds__(384, {blocks}) shares(const __grid_constant__ None p) {{
+                    fla::ChunkPipeline<3, 128, 256>::run<{producers}, {consumers}, {blocks}>([] {{}}, [] {{}});
+                }}"""
+            emulate.launch(source, "shares", None, 1, 384, 0, ctypes.c_int(0))
+
+        for shares in ((88, 208), (200, 152), (0, 0), (0, 168), (0, 0, 2), (80, 80, 2)):  # 168 for each thread, 80 of two blocks
+            launch(*shares)
+        for shares in ((96, 208), (0, 176), (88, 208, 2), (88, 80, 2)):
+            with self.assertRaisesRegex(emulate.EmulatorError, "more registers than the block has"):
+                launch(*shares)
+        for shares in ((87, 208), (16, 208)):
+            with self.assertRaisesRegex(emulate.EmulatorError, "a multiple of 8"):
+                launch(*shares)
+
     def test_named_barriers(self):
         for flag in (-1, 0, 63, 64, 159):
             for seed in SEEDS:

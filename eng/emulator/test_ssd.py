@@ -86,6 +86,7 @@ class SsdCase:
         self.hopper = hopper
         self.chunk, self.stages, self.producers = chunk, stages, producers
         self.consumers = self.values // 16 if hopper else min(consumers, self.values // 16)
+        self.registers = (88, 208) if hopper and self.values == 128 else (0, 0)
         self.segments, self.set_heads, self.warps = segments, set_heads or H // G, warps
 
     def steps(self):
@@ -198,8 +199,9 @@ class SsdCase:
                 *map(address, (steps, sums, direct, first, local, decay, final, states)), 1 if direct is None or direct.ndim == 1 else P,
                 0 if direct is None or direct.ndim == 1 else 1),
                 TYPE=self.element, KEY_TILE=self.keys, VALUE_TILE=self.values, CHUNK=self.chunk, VECTOR=vector, STAGES=self.stages,
-                MIN_BLOCKS=1, SHARED=self.stages * stage, PRODUCERS=self.producers, CONSUMERS=self.consumers, PRODUCER_REGISTERS=0,
-                CONSUMER_REGISTERS=0, BACKWARD=backward, STATES_ONLY=states_only, HOPPER=self.hopper)
+                MIN_BLOCKS=1, SHARED=self.stages * stage, PRODUCERS=self.producers, CONSUMERS=self.consumers,
+                PRODUCER_REGISTERS=self.registers[0], CONSUMER_REGISTERS=self.registers[1], BACKWARD=backward, STATES_ONLY=states_only,
+                HOPPER=self.hopper)
 
         def all_of_scan(backward, query, key, given, output, first, final, states):
             if segments > 1:
@@ -323,6 +325,7 @@ class SsdTests(unittest.TestCase):
         self.check(SsdCase(64, 64, T=200, H=2, hopper=1))
         self.check(SsdCase(100, 60, T=200, H=1, chunk=32, segments=2, hopper=1, gate=True, direct="channel"))
         self.check(SsdCase(128, 32, T=150, H=1, hopper=1, seed=1))
+        self.check(SsdCase(128, 128, T=300, H=1, hopper=1, stages=3))
 
     def test_values_that_are_not_finite(self):
         # On Hopper they reach no token before theirs, nor other channels.

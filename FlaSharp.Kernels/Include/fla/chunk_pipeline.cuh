@@ -15,10 +15,22 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS> struct ChunkPip
     // A group of consumers alone, the first or the second one.
     static __device__ __forceinline__ void sync_group(int group, int threads) { barrier_wait(CONSUMING + 1 + group, threads); }
 
-    // Gives each warp its part of the block's work, with so many registers (see set_registers; 0 leaves them as they are).
-    template <int OF_PRODUCERS, int OF_CONSUMERS, class Produce, class Consume>
+    // A thread's registers at the launch of a kernel for so many BLOCKS on a multiprocessor: whole eights.
+    template <int BLOCKS> static constexpr int registers() {
+        constexpr int SHARE = 65536 / BLOCKS / THREADS / 8 * 8;
+        return SHARE < 256 ? SHARE : 256;
+    }
+    static constexpr bool is_share(int registers) { return registers % 8 == 0 && registers >= 24 && registers <= 256; }
+
+    // Gives each warp its part of the block's work, with so many registers (see set_registers; 0 leaves them as they are). The
+    // kernel's launch bounds are THREADS and BLOCKS.
+    template <int OF_PRODUCERS, int OF_CONSUMERS, int BLOCKS = 1, class Produce, class Consume>
     static __device__ __forceinline__ void run(Produce produce, Consume consume) {
-        constexpr int SHARE = 65536 / THREADS; // of a multiprocessor's registers
+        constexpr int SHARE = registers<BLOCKS>(), PRODUCING_SHARE = OF_PRODUCERS == 0 ? SHARE : OF_PRODUCERS,
+                      CONSUMING_SHARE = OF_CONSUMERS == 0 ? SHARE : OF_CONSUMERS;
+        static_assert(is_share(PRODUCING_SHARE) && is_share(CONSUMING_SHARE), "registers: a multiple of 8 from 24 to 256");
+        static_assert(PRODUCING_SHARE * PRODUCER_THREADS + CONSUMING_SHARE * CONSUMER_THREADS <= SHARE * THREADS,
+                      "more registers than the block has: warps would wait for them forever");
         if (threadIdx.x < PRODUCER_THREADS) {
             set_registers<OF_PRODUCERS, SHARE>();
             produce();
