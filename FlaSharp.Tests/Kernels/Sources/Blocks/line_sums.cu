@@ -1,5 +1,6 @@
 // Constants: LANES of a line, THREADS.
 #define ELEMENT float
+#define STREAM float
 #define PER_THREAD 1
 #define VECTOR 1
 #define GATED 0
