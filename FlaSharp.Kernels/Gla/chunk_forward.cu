@@ -33,7 +33,6 @@ constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUME
 constexpr int ROW_TILES = V / 16 / CONSUMERS; // of 16 value channels, for each consumer warp
 static_assert(!HOPPER || (ROW_TILES == 1 && V % 64 == 0 && PRODUCERS % 4 == 0)); // four warps share a product of 64 of them
 
-typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
 typedef OperandOf<T>::Type Operand;
 typedef SharedTile<Operand, C, K> KeyTile;
@@ -74,8 +73,9 @@ struct Stage {
     __device__ __forceinline__ u32 saving() const { return memory + SAVING; }
 };
 
-constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
-static_assert(END_OF_SHARED == SHARED);
+constexpr int TOTALS = STAGES * Stage::BYTES, BARRIERS = TOTALS + Gates::STRIPS * K * 4;
+typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS, BARRIERS> Pipeline;
+static_assert(Pipeline::END == SHARED);
 static_assert(C == SAVED_TOKENS<T> || 2 * C == SAVED_TOKENS<T>); // whose middle is here, or at the end of the first of two chunks
 
 // Operands and A of a chunk whose decays are too strong for a frame.
@@ -318,7 +318,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const Block& b
         state.scale(stage.start(), lane);
 
         advance(p, block, stage, n, state, row, lane);
-        Pipeline::release(n, block.chunks);
+        Pipeline::release(n);
     }
 
     if (p.final && block.segment == shape.segments - 1) {
