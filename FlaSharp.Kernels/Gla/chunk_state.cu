@@ -38,9 +38,11 @@ typedef GlaBlock<C, C> Block;
 
 constexpr int TERMS = KeyTile::TERMS; // of a number as an operand, and in a saved state
 
+// One chunk on its way. The state's factors overwrite the decays.
 struct Stage {
-    static constexpr int X = 0, Y = X + KeyTile::BYTES, GATE = Y + ValueTile::BYTES, DECAY = GATE + GateTile::BYTES, SAVING = DECAY + K * 4,
-                         BYTES = SAVING + K * 4;
+    static constexpr int X = 0, Y = X + KeyTile::BYTES, GATE = Y + ValueTile::BYTES, BYTES = GATE + GateTile::BYTES;
+    static constexpr int DECAY = GATE, SAVING = DECAY + K * 4;
+    static_assert(SAVING + K * 4 <= BYTES);
     u32 memory;
 
     __device__ __forceinline__ explicit Stage(int n) : memory(shared_memory() + n % STAGES * BYTES) {}
