@@ -18,7 +18,7 @@ struct Mbarrier {
     // One arrival for the warp, with what all of its threads wrote.
     __device__ __forceinline__ void arrive_warp() const {
         __syncwarp();
-        if (threadIdx.x % 32 == 0) arrive();
+        if (opaque(threadIdx.x) % 32 == 0) arrive();
     }
     // Waits until phase `n` is over, or n - 2: whoever waits is never more than a phase behind. Phase -1 always is over.
     __device__ __forceinline__ void wait(int n) const {
