@@ -460,7 +460,8 @@ inline Mbarrier& mbarrier_at(const char* operation, u32 address, const u8* bytes
     u64 site = offset_of(machine.current->site);
     auto found = machine.mbarriers.find(address);
     if (found == machine.mbarriers.end()) fail("%s at %u, where no mbarrier has been made @0x%llx", operation, address, site);
-    if (memcmp(bytes, &MBARRIER, sizeof MBARRIER) != 0) fail("%s at %u: something else was written there @0x%llx", operation, address, site);
+    if (memcmp(bytes, &MBARRIER, sizeof MBARRIER) != 0)
+        fail("%s at %u: something else was written there @0x%llx", operation, address, site);
     return found->second;
 }
 
@@ -469,7 +470,8 @@ __attribute__((noinline)) void mbarrier_init(u32 address, int count) {
     u64 site = offset_of(machine.current->site);
     u8* bytes = shared_pointer("mbarrier init", address, sizeof MBARRIER);
     if (count < 1) fail("mbarrier init at %u for %d arrivals @0x%llx", address, count, site);
-    if (!machine.mbarriers.insert({address, {count, 0, {}}}).second) fail("mbarrier init at %u, where there is one @0x%llx", address, site);
+    if (!machine.mbarriers.insert({address, {count, 0, {}}}).second)
+        fail("mbarrier init at %u, where there is one @0x%llx", address, site);
     memcpy(bytes, &MBARRIER, sizeof MBARRIER);
 }
 
@@ -478,15 +480,16 @@ __attribute__((noinline)) void mbarrier_arrive(u32 address) {
     Mbarrier& barrier = mbarrier_at("mbarrier arrive", address, shared_pointer("mbarrier arrive", address, sizeof MBARRIER));
     auto& arrived = barrier.arrived;
     if (std::find(arrived.begin(), arrived.end(), machine.current) != arrived.end())
-        fail("mbarrier arrive at %u: the thread arrives a second time, with %zu of %d arrivals there @0x%llx", address, arrived.size(),
-             barrier.count, offset_of(machine.current->site));
+        fail("mbarrier arrive at %u: the thread arrives a second time, with %zu of %d arrivals there @0x%llx", address,
+             arrived.size(), barrier.count, offset_of(machine.current->site));
     arrived.push_back(machine.current);
     if ((int)arrived.size() < barrier.count) return;
     arrived.clear();
     barrier.phase++;
     for (Lane& lane : machine.lanes) {
         Warp& warp = machine.warps[lane.warp];
-        if (lane.mbarrier == address && !((warp.ready | warp.waiting | warp.done) & bit(lane.lane))) warp.ready |= bit(lane.lane);
+        bool waits = !((warp.ready | warp.waiting | warp.done) & bit(lane.lane));
+        if (waits && lane.mbarrier == address) warp.ready |= bit(lane.lane);
     }
 }
 
@@ -559,7 +562,8 @@ enum class Schedule { Fair, Bursts, Priorities };
             if (blocked) {
                 const Lane& lane = machine.lanes[w * WARP + __builtin_ctz(blocked)];
                 const Mbarrier& b = machine.mbarriers[lane.mbarrier];
-                snprintf(line, sizeof line, "\n  warp %zu, lanes 0x%08x wait at the mbarrier at %u: %zu of %d arrivals in phase %d @0x%llx",
+                snprintf(line, sizeof line,
+                         "\n  warp %zu, lanes 0x%08x wait at the mbarrier at %u: %zu of %d arrivals in phase %d @0x%llx",
                          w, blocked, lane.mbarrier, b.arrived.size(), b.count, b.phase, offset_of(lane.site));
                 text += line;
             }

@@ -1,4 +1,4 @@
-// A barrier in shared memory: who arrives goes on, who waits sees what those who arrived wrote before.
+// Barriers in shared memory: who arrives goes on; who waits sees what those who arrived had written. sm_80 and later.
 #pragma once
 #include "fla/ptx.cuh"
 
@@ -8,7 +8,7 @@ struct Mbarrier {
     static constexpr int BYTES = 8;
     u32 address; // a multiple of BYTES
 
-    // By one thread; others come after a __syncthreads. A phase ends with its arrival number `count`, and the next one begins.
+    // By one thread; the others come after a __syncthreads. Every phase, from 0 on, ends with its arrival number `count`.
     __device__ __forceinline__ void init(int count) const {
         asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address), "r"(count) : "memory");
     }
@@ -20,7 +20,7 @@ struct Mbarrier {
         __syncwarp();
         if (opaque(threadIdx.x) % 32 == 0) arrive();
     }
-    // Waits until phase `n` is over, or n - 2: whoever waits is never more than a phase behind. Phase -1 always is over.
+    // Waits until phase `n` is over. Phase -1 is from the start. Nobody may be two phases behind: of n only the parity counts.
     __device__ __forceinline__ void wait(int n) const {
         while (!is_over(n & 1)) {}
     }

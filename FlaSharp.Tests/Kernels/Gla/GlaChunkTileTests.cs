@@ -109,6 +109,7 @@ public sealed class GlaChunkTileTests
         AssertForward(64, 32, "sm_90a", stages: 3, minBlocks: 1, sharedBytes: 3 * (36_864 + 16), threads: 192);
         AssertForward(64, 32, "sm_80", stages: 3, minBlocks: 1, sharedBytes: 3 * (36_864 + 16), threads: 192);
         AssertForward(16, 16, "sm_80", stages: 3, minBlocks: 2, sharedBytes: 3 * (16_384 + 16), threads: 160);
+        AssertForward(16, 16, "sm_86", stages: 3, minBlocks: 2, sharedBytes: 3 * (16_384 + 16), threads: 160);
 
         static void AssertForward(
             int keySize, int valueSize, string target, int stages, int minBlocks, int sharedBytes, int threads)

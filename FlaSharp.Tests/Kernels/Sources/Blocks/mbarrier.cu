@@ -5,8 +5,8 @@ using namespace fla;
 
 constexpr int PRODUCERS = 64, CONSUMERS = 96, THREADS = PRODUCERS + CONSUMERS;
 
-// z [rows, CONSUMERS]: in each round the sum of what the producers wrote, one word each, and the thread's number. Of the producers
-// each thread arrives, of the consumers each warp.
+// z [rows, CONSUMERS]: in each round the sum of what the producers wrote, one word each, and the consumer's number. Of the
+// producers each thread arrives, of the consumers each warp.
 extern "C" __global__ void __launch_bounds__(THREADS) mbarrier_phases(const __grid_constant__ BlockTest p) {
     u32 memory = shared_memory();
     Mbarrier full{memory + 4 * PRODUCERS}, empty{full.address + Mbarrier::BYTES};
