@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import time
 import xml.etree.ElementTree as xml
@@ -34,11 +35,11 @@ def run(bundle: pathlib.Path, log: pathlib.Path, command: list[str], under: tupl
     start = time.monotonic()
     with log.open("w") as stream:
         program = subprocess.Popen([*under, "bash", str(RUNNER), str(bundle), *command], stdout=stream, stderr=subprocess.STDOUT,
-                                   stdin=subprocess.DEVNULL, env={**os.environ, **environment})
+                                   stdin=subprocess.DEVNULL, env={**os.environ, **environment}, start_new_session=True)
         try:
             code = program.wait(limit)
         except subprocess.TimeoutExpired:
-            program.kill()
+            os.killpg(program.pid, signal.SIGKILL)  # with what it started: a sanitizer starts the tests
             program.wait()
             code = f"cut off after {limit} s"
     return log.read_text(), code, round(time.monotonic() - start, 1)
@@ -47,6 +48,7 @@ def run(bundle: pathlib.Path, log: pathlib.Path, command: list[str], under: tupl
 def run_tests(bundle: pathlib.Path, out: pathlib.Path, namespace: str, limit: float | None) -> dict:
     """The tests of a namespace, or all."""
     results = out / f"tests-{namespace or 'all'}.xml"
+    results.unlink(missing_ok=True)  # of an earlier run: one that is cut off leaves none
     chosen = ["FlaSharp.Tests", *(["-namespace", namespace] if namespace else [])]
     command = [*chosen, "-noColor", "-reporter", "verbose", "-result-xml", str(results)]
     _, code, seconds = run(bundle, results.with_suffix(".log"), command, limit=limit, FLASHARP_REQUIRE_GPU="1")

@@ -114,9 +114,8 @@ public static partial class FlaOps
             return choice.Mode == LinearAttentionMode.FusedRecurrent
                 ? GlaRecurrentCudaFunction.Run(
                     q, k, v, g, scale, initialState, sequences, reverse, outputFinalState, updateState)
-                : parts.Run(q, k, v, g, initialState, (q, k, v, g, initialState) => GlaChunkFunction.Run(q, k, v, g, scale,
-                    initialState, sequences, reverse, outputFinalState,
-                    segments: choice.Mode == LinearAttentionMode.FusedChunk ? 1 : null));
+                : RunGlaChunks(parts, q, k, v, g, scale, initialState, sequences, reverse, outputFinalState,
+                    segments: choice.Mode == LinearAttentionMode.FusedChunk ? 1 : null);
         if (choice.Mode == LinearAttentionMode.FusedRecurrent)
             return GlaRecurrent.Run(q, k, v, g, scale, initialState, sequences, reverse, outputFinalState);
 
@@ -127,6 +126,12 @@ public static partial class FlaOps
         return (Ordered(output, order).MoveToOuterDisposeScope(),
             outputFinalState ? finalState.MoveToOuterDisposeScope() : null);
     }
+
+    /// <summary>On the CUDA kernels over chunks. A method of its own: only its calls pay for what the lambda captures.</summary>
+    private static (Tensor output, Tensor? finalState) RunGlaChunks(GlaParts parts, Tensor q, Tensor k, Tensor v, Tensor g,
+        double scale, Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, int? segments) =>
+        parts.Run(q, k, v, g, initialState, (q, k, v, g, initialState) =>
+            GlaChunkFunction.Run(q, k, v, g, scale, initialState, sequences, reverse, outputFinalState, segments));
 
     /// <summary>Checks a state that is to be written over, whose dtype and shape are checked.</summary>
     private static void CheckUpdate(Tensor? initialState, bool gradients)

@@ -53,26 +53,27 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
             ? null
             : $"K = {problem.KeySize} and V = {problem.ValueSize}: the recurrence takes up to {GlaRecurrentTile.MaxSize}.";
         var (taken, reason) = mode == LinearAttentionMode.Auto
-            ? Auto(problem, device, tile, noChunks, explain)
+            ? Auto(problem, parts, device, tile, noChunks, explain)
             : (mode, "Asked for.");
         var missing = taken == LinearAttentionMode.FusedRecurrent ? noRecurrence : tile is null ? noChunks : null;
-        return missing is null
-            ? new(new ModeChoice(taken, FlaOps.CudaPath, explain
-                ? $"{reason}{InParts(problem, parts, taken)}{Products(problem, parts, taken, device, tile)} {gpu}"
-                : ""))
-            : new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), missing);
+        if (missing is not null)
+            return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), missing);
+        if (!explain)
+            return new(new ModeChoice(taken, FlaOps.CudaPath, ""));
+        var manner = taken == LinearAttentionMode.FusedRecurrent ? "" : OverChunks(problem, parts, device, tile!);
+        return new(new ModeChoice(taken, FlaOps.CudaPath, $"{reason}{manner} {gpu}"));
     }
 
     /// <summary>The one place that says which mode is the fastest where.</summary>
     private static (LinearAttentionMode, string) Auto(
-        in GlaProblem problem, GpuDevice device, GlaChunkTile? tile, string noChunks, bool explain)
+        in GlaProblem problem, GlaParts parts, GpuDevice device, GlaChunkTile? tile, string noChunks, bool explain)
     {
         var length = problem.Sequences.MaxLength;
         if (length <= (problem.Element == ElementType.Float32 ? ShortFloat32Sequence : ShortSequence))
             return (LinearAttentionMode.FusedRecurrent, explain ? ShortReason(length) : "");
         if (tile is null)
             return (LinearAttentionMode.FusedRecurrent, noChunks);
-        var blocks = tile.BlockCount((long)problem.Sequences.Count * problem.Heads, GlaParts.Of(problem).Values);
+        var blocks = tile.BlockCount((long)problem.Sequences.Count * problem.Heads, parts.Values);
         var multiprocessors = device.Info.MultiprocessorCount;
         var isBusy = GlaSegments.IsBusy(blocks, multiprocessors);
         var reason = explain
@@ -92,20 +93,16 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
         return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {path}"));
     }
 
-    private static string InParts(in GlaProblem problem, GlaParts parts, LinearAttentionMode mode) =>
-        mode == LinearAttentionMode.FusedRecurrent || parts.AreAll(problem)
+    /// <summary>How the kernels over chunks go about it.</summary>
+    private static string OverChunks(in GlaProblem problem, GlaParts parts, GpuDevice device, GlaChunkTile tile)
+    {
+        var cut = parts.AreAll(problem)
             ? ""
             : $" K = {problem.KeySize} and V = {problem.ValueSize} are taken in parts of up to {parts.Keys} and {parts.Values}.";
-
-    private static string Products(
-        in GlaProblem problem, GlaParts parts, LinearAttentionMode mode, GpuDevice device, GlaChunkTile? tile)
-    {
-        if (mode == LinearAttentionMode.FusedRecurrent)
-            return "";
         var lines = (long)problem.Sequences.Count * problem.Heads;
-        return tile!.For(lines, parts.Values, device.Info.MultiprocessorCount).UsesHopper
+        return cut + (tile.For(lines, parts.Values, device.Info.MultiprocessorCount).UsesHopper
             ? " Forward's products are Hopper's (wgmma)."
-            : " Forward's products are the portable ones (mma.sync).";
+            : " Forward's products are the portable ones (mma.sync).");
     }
 
     private static string ShortReason(int length) =>
