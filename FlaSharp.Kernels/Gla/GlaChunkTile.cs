@@ -19,6 +19,7 @@ internal sealed record GlaChunkTile(
     private const int MostStages = 3;
     private const int MostHopperStages = 4;
     private const int FewestStages = 2;
+    private const int BarrierBytes = 2 * sizeof(long); // of a chunk on its way
     private const int MarkBytes = 64; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
@@ -59,8 +60,6 @@ internal sealed record GlaChunkTile(
 
     private int ConsumerWarps => HasManyWarps ? 8 : Math.Min(4, Values / 16);
 
-    private int TotalsBytes => 2 * sizeof(float) * 32 * ProducerWarps;
-
     // Of backward: a thread has two key channels of a token or more.
     private int MostWarps => Math.Min(16, Chunk * Keys / 64);
 
@@ -92,15 +91,15 @@ internal sealed record GlaChunkTile(
     /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2, 4 or 8.</param>
     public KernelVariant Forward(int vector)
     {
-        var stageBytes = ForwardStageBytes(ForwardChunk);
+        int Bytes(int stages) => ForwardBytes(ForwardChunk, stages);
         if (UsesHopper)
         {
             var (loading, carrying) = Values > NarrowValues ? (200, 152) : (0, 0);
-            return StateVariant("forward", vector, ForwardChunk, Stages(stageBytes, MostHopperStages), stageBytes, Values / 16,
+            return StateVariant("forward", vector, ForwardChunk, MostHopperStages, Bytes, Values / 16,
                 loading, carrying, "HOPPER=1");
         }
         var (producers, consumers) = HasManyWarps ? (80, 176) : (0, 0);
-        return StateVariant("forward", vector, ForwardChunk, Stages(stageBytes, MostStages), stageBytes, ConsumerWarps,
+        return StateVariant("forward", vector, ForwardChunk, MostStages, Bytes, ConsumerWarps,
             producers, consumers, "HOPPER=0");
     }
 
@@ -108,8 +107,8 @@ internal sealed record GlaChunkTile(
     public KernelVariant State(int vector, bool backward)
     {
         var (producers, consumers) = HasManyWarps ? (96, 160) : (0, 0);
-        return StateVariant("state", vector, Chunk, Stages(StateStageBytes, MostStages), StateStageBytes, ConsumerWarps, producers,
-            consumers, $"BACKWARD={(backward ? 1 : 0)}");
+        return StateVariant("state", vector, Chunk, MostStages, StateBytes, ConsumerWarps, producers, consumers,
+            $"BACKWARD={(backward ? 1 : 0)}");
     }
 
     /// <summary>As <see cref="Forward"/>.</summary>
@@ -149,8 +148,12 @@ internal sealed record GlaChunkTile(
     /// <param name="valueSize">V.</param>
     public long BlockCount(long lines, int valueSize) => lines * ValueTiles(valueSize);
 
-    private int StateStageBytes =>
-        Chunk * (Element.Bytes() * (Keys + Values) + Gate.Bytes() * Keys) + 2 * sizeof(float) * Keys;
+    private int StateBytes(int stages)
+    {
+        var stage = Chunk * (Element.Bytes() * (Keys + Values) + Gate.Bytes() * Keys);
+        var totals = 2 * sizeof(float) * 32 * ProducerWarps;
+        return stages * (stage + BarrierBytes) + totals;
+    }
 
     private int BackwardPairsBytes
     {
@@ -181,7 +184,7 @@ internal sealed record GlaChunkTile(
                 {
                     var tile = new GlaChunkTile(keys, values, allValues, chunk, element, gate, target);
                     if (tile.FitsForward(tile.ForwardChunk)
-                        && tile.Fits(FewestStages * tile.StateStageBytes + tile.TotalsBytes)
+                        && tile.Fits(tile.StateBytes(FewestStages))
                         && (!gradients || tile.FitsBackward))
                         return (tile, "");
                 }
@@ -193,11 +196,11 @@ internal sealed record GlaChunkTile(
     private static int RoundUp(int size) => s_sizes.FirstOrDefault(tile => tile >= size, s_sizes[^1]);
 
     // Of chunk_forward.cu, as the others of their sources; these assert it.
-    private int ForwardStageBytes(int chunk)
+    private int ForwardBytes(int chunk, int stages)
     {
         var bytes = Element.Bytes() * chunk;
         var output = Values > Keys ? bytes * Values : 0; // smaller ones take the queries' place
-        return bytes * (2 * Keys + Values + chunk) + Gate.Bytes() * chunk * Keys + output;
+        return stages * (bytes * (2 * Keys + Values + chunk) + Gate.Bytes() * chunk * Keys + output + BarrierBytes);
     }
 
     private int BackwardBytes(int warps)
@@ -213,24 +216,21 @@ internal sealed record GlaChunkTile(
             + (values < gradients ? gradients : 0) + (states < gradients ? gradients : 0);
     }
 
-    private bool FitsForward(int chunk) => Fits(FewestStages * ForwardStageBytes(chunk) + TotalsBytes);
-
-    // As many chunks on their way as fit, with the blocks that registers leave room for.
-    private int Stages(int stageBytes, int most)
-    {
-        while (most > FewestStages && !Fits(most * stageBytes + TotalsBytes, StateMinBlocks))
-            most--;
-        return most;
-    }
+    private bool FitsForward(int chunk) => Fits(ForwardBytes(chunk, FewestStages));
 
     private bool Fits(int sharedBytes, int blocks = 1) =>
         blocks * (sharedBytes + ReservedBytes) <= Target.MaxSharedBytes + ReservedBytes;
 
-    private KernelVariant StateVariant(string pass, int vector, int chunk, int stages, int stageBytes, int consumerWarps,
-        int producerRegisters, int consumerRegisters, string define) =>
-        Variant(pass, vector, 32 * (ProducerWarps + consumerWarps), StateMinBlocks, stages * stageBytes + TotalsBytes, Values,
+    // With as many chunks on their way as fit, with the blocks that registers leave room for.
+    private KernelVariant StateVariant(string pass, int vector, int chunk, int stages, Func<int, int> bytes, int consumerWarps,
+        int producerRegisters, int consumerRegisters, string define)
+    {
+        while (stages > FewestStages && !Fits(bytes(stages), StateMinBlocks))
+            stages--;
+        return Variant(pass, vector, 32 * (ProducerWarps + consumerWarps), StateMinBlocks, bytes(stages), Values,
             $"CHUNK={chunk}", $"STAGES={stages}", $"PRODUCERS={ProducerWarps}", $"CONSUMERS={consumerWarps}",
             $"PRODUCER_REGISTERS={producerRegisters}", $"CONSUMER_REGISTERS={consumerRegisters}", define);
+    }
 
     private KernelVariant Variant(
         string pass, int vector, int threads, int minBlocks, int sharedBytes, int values, params string[] defines) =>

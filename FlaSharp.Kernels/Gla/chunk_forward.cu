@@ -33,7 +33,6 @@ constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUME
 constexpr int ROW_TILES = V / 16 / CONSUMERS; // of 16 value channels, for each consumer warp
 static_assert(!HOPPER || (ROW_TILES == 1 && V % 64 == 0 && PRODUCERS % 4 == 0)); // four warps share a product of 64 of them
 
-typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
 typedef OperandOf<T>::Type Operand;
 typedef SharedTile<Operand, C, K> KeyTile;
@@ -46,14 +45,14 @@ typedef GlaBlock<C, SAVED_TOKENS<T>> Block;
 constexpr int TERMS = KeyTile::TERMS; // of a number as an operand, and in a saved state
 
 // One chunk on its way. What is no longer needed makes room: the output may overwrite the queries; the operands of binary splitting,
-// and then the state's factors, overwrite the decays.
+// and then the state's factors, overwrite the decays; and A the totals of these.
 struct Stage {
     static constexpr int Q = 0, OUTPUT = V <= K ? Q : Q + KeyTile::BYTES, KEY = V <= K ? Q + KeyTile::BYTES : OUTPUT + OutputTile::BYTES,
                          VALUE = KEY + KeyTile::BYTES, GATE = VALUE + ValueTile::BYTES, PAIRS = GATE + GateTile::BYTES,
                          BYTES = PAIRS + PairTile::BYTES;
     static_assert(BYTES % (HOPPER ? 1024 : 128) == 0);
     static constexpr int START = GATE, MIDDLE = START + K * 4, END = MIDDLE + K * 4, SAVING = END + K * 4;
-    static_assert(SAVING + K * 4 <= PAIRS);
+    static_assert(SAVING + K * 4 <= PAIRS && Gates::Totals::BYTES <= PairTile::BYTES);
     u32 memory;
 
     __device__ __forceinline__ explicit Stage(int n) : memory(shared_memory() + n % STAGES * BYTES) {}
@@ -63,6 +62,7 @@ struct Stage {
     __device__ __forceinline__ GateTile g() const { return GateTile(memory + GATE); }
     __device__ __forceinline__ KeyTile split() const { return KeyTile(memory + GATE); }
     __device__ __forceinline__ PairTile pairs() const { return PairTile(memory + PAIRS); }
+    __device__ __forceinline__ Gates::Totals totals() const { return Gates::Totals(memory + PAIRS); }
     __device__ __forceinline__ OutputTile output() const { return OutputTile(memory + OUTPUT); }
     // Factors of the state for each key channel: before the chunk, between output and update, and after it. Those in the middle are
     // less than 0 where there are none: only decays too strong for a frame need them.
@@ -74,20 +74,19 @@ struct Stage {
     __device__ __forceinline__ u32 saving() const { return memory + SAVING; }
 };
 
-constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
-static_assert(END_OF_SHARED == SHARED);
+typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS, STAGES * Stage::BYTES> Pipeline;
+static_assert(Pipeline::END == SHARED);
 static_assert(C == SAVED_TOKENS<T> || 2 * C == SAVED_TOKENS<T>); // whose middle is here, or at the end of the first of two chunks
 
 // Operands and A of a chunk whose decays are too strong for a frame.
 __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
     int thread = opaque(threadIdx.x);
-    Gates::Totals totals(shared_memory() + TOTALS);
     Gates gates(thread);
     gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
-    gates.join(totals);
+    gates.join(stage.totals());
 
     PairRows<C, PRODUCERS> pairs(thread / 32, thread % 32);
-    add_split_pairs<T>(pairs, gates, stage.q(), stage.k(), stage.split(), scale, totals, Pipeline::sync_producers);
+    add_split_pairs<T>(pairs, gates, stage.q(), stage.k(), stage.split(), scale, stage.totals(), Pipeline::sync_producers);
     if (pairs.exist()) pairs.store(stage.pairs());
     float origin[2] = {0.f, 0.f};
     gates.scale<T>(stage.q(), 1.f, origin, scale);
@@ -97,14 +96,13 @@ __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
 // Scales queries and keys of a loaded chunk and makes A. `pending` is the state's decay that is still to be applied. If the state before
 // the chunk is saved, `plain` is told whether backward's chunk, which begins with this one, has too strong decays before its middle.
 __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2], float scale, int* plain) {
-    Gates::Totals totals(shared_memory() + TOTALS);
     int thread = opaque(threadIdx.x);
     Gates gates(thread);
     gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
-    gates.store_totals(totals);
+    gates.store_totals(stage.totals());
     to_bf16<T, PRODUCER_THREADS>(stage.v(), thread);
     Pipeline::sync_producers();
-    gates.join(totals);
+    gates.join(stage.totals());
     // The way from the last frame to this one may be too far even if both are in range.
     auto too_far = [&](const float(&middle)[2]) {
         return gates.row == 0 && (pending[0] + middle[0] < -MAX_FACTOR || pending[1] + middle[1] < -MAX_FACTOR);
@@ -318,7 +316,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const Block& b
         state.scale(stage.start(), lane);
 
         advance(p, block, stage, n, state, row, lane);
-        Pipeline::release(n, block.chunks);
+        Pipeline::release(n);
     }
 
     if (p.final && block.segment == shape.segments - 1) {

@@ -29,7 +29,6 @@ constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
 constexpr int ROW_TILES = V / 16 / CONSUMERS;
 
-typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
 typedef OperandOf<T>::Type Operand;
 typedef SharedTile<Operand, C, K> KeyTile;
@@ -39,9 +38,11 @@ typedef GlaBlock<C, C> Block;
 
 constexpr int TERMS = KeyTile::TERMS; // of a number as an operand, and in a saved state
 
+// One chunk on its way. The state's factors overwrite the decays.
 struct Stage {
-    static constexpr int X = 0, Y = X + KeyTile::BYTES, GATE = Y + ValueTile::BYTES, DECAY = GATE + GateTile::BYTES, SAVING = DECAY + K * 4,
-                         BYTES = SAVING + K * 4;
+    static constexpr int X = 0, Y = X + KeyTile::BYTES, GATE = Y + ValueTile::BYTES, BYTES = GATE + GateTile::BYTES;
+    static constexpr int DECAY = GATE, SAVING = DECAY + K * 4;
+    static_assert(SAVING + K * 4 <= BYTES);
     u32 memory;
 
     __device__ __forceinline__ explicit Stage(int n) : memory(shared_memory() + n % STAGES * BYTES) {}
@@ -53,8 +54,9 @@ struct Stage {
     __device__ __forceinline__ u32 saving() const { return memory + SAVING; }
 };
 
-constexpr int TOTALS = STAGES * Stage::BYTES, END_OF_SHARED = TOTALS + Gates::STRIPS * K * 4;
-static_assert(END_OF_SHARED == SHARED);
+constexpr int TOTALS = STAGES * Stage::BYTES, BARRIERS = TOTALS + Gates::STRIPS * K * 4;
+typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS, BARRIERS> Pipeline;
+static_assert(Pipeline::END == SHARED);
 
 __device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], float scale, int* plain) {
     int thread = opaque(threadIdx.x);
@@ -136,7 +138,7 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const Block& blo
             for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.y(), j, row + m * 16, lane);
             state.add(a, stage.x(), j, lane);
         }
-        Pipeline::release(n, block.chunks);
+        Pipeline::release(n);
     }
 
     if (p.local) state.store(p.local + block.state * state_size, shape.key_size, shape.value_size, value, lane);

@@ -26,6 +26,7 @@ internal sealed record SsdTile(
     private const int ProducerWarps = 4;
     private const int MostConsumerWarps = 4;
     private const int BackwardWarps = 8;
+    private const int BarrierBytes = 2 * sizeof(long); // of a chunk on its way
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
     private static readonly ConcurrentDictionary<(int, int, ElementType, CompilerTarget), (SsdTile?, string)> s_choices = new();
@@ -45,7 +46,7 @@ internal sealed record SsdTile(
     private int MinBlocks => Values > 64 || Keys > 128 ? 1 : 2;
 
     // Of chunk_scan.cu, which asserts it, as does chunk_backward.cu.
-    private int StatesStageBytes => (2 * Chunk * (Keys + Values)) + 1024;
+    private int StatesStageBytes => (2 * Chunk * (Keys + Values)) + 1024 + BarrierBytes;
 
     private int ScanStageBytes
     {

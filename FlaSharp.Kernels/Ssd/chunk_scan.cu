@@ -39,7 +39,6 @@ constexpr bool OUTPUTS = !STATES_ONLY;
 static_assert(!HOPPER ||
               (ROW_TILES == 1 && V % 64 == 0 && K >= 32 && PRODUCERS % 4 == 0)); // four warps share a product of 64 channels
 
-typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS> Pipeline;
 typedef GlaBlock<C, STEP_CHUNK> Block;
 typedef SharedTile<bf16, C, K> KeyTile;
 typedef SharedTile<bf16, C, V> ValueTile;
@@ -75,7 +74,8 @@ struct Stage {
     }
 };
 
-static_assert(STAGES * Stage::BYTES == SHARED);
+typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS, STAGES * Stage::BYTES> Pipeline;
+static_assert(Pipeline::END == SHARED);
 
 // The chunk of the segment that is visited as number `n`.
 __device__ __forceinline__ int visited(const Block& block, int n) { return BACKWARD ? block.chunks - 1 - n : n; }
@@ -454,7 +454,7 @@ __device__ __forceinline__ void consume(const SsdChunkScan& p, const Block& bloc
         }
 
         advance(p, block, stage, n, state, direct, row, lane);
-        Pipeline::release(n, block.chunks);
+        Pipeline::release(n);
     }
 
     if (STATES_ONLY) store_state(state, p.local + block.state * state_size, shape, value, lane);

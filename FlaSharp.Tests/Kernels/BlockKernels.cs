@@ -28,6 +28,7 @@ internal static class BlockKernels
         PairRows("split_pairs", 32),
         Pipeline("pipeline", 3),
         Pipeline("named_barriers", 2),
+        MbarrierPhases,
         Numbers("functions", ElementType.BFloat16),
         Numbers("conversions", ElementType.Float16),
         LineSums(64, 128),
@@ -73,6 +74,8 @@ internal static class BlockKernels
         Variant("pair_rows", entry, threads, Type(type), $"KEYS={keys}", $"BLOCK_THREADS={threads}");
 
     public static KernelVariant Pipeline(string entry, int stages) => Variant("pipeline", entry, 160, $"STAGES={stages}");
+
+    public static KernelVariant MbarrierPhases => Variant("mbarrier", "mbarrier_phases", 160);
 
     public static KernelVariant Numbers(string entry, ElementType type) => Variant("numbers", entry, 256, Type(type));
 

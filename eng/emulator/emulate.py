@@ -18,6 +18,7 @@ FLAGS = [
     "-O2", "-g1", "-std=c++17", "-march=native", "-ffp-contract=off", "-fno-strict-aliasing", "-fvisibility=hidden", "-w",
     # A misaligned vector, an index outside of a local array and a shift beyond the width are errors on the GPU too.
     "-fsanitize=alignment,bounds,shift-exponent", "-fsanitize-undefined-trap-on-error",
+    "-fno-optimize-sibling-calls",  # return addresses are where the kernel called
     "-fPIC",
 ]
 

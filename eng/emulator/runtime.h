@@ -12,6 +12,7 @@
 #include <array>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -116,6 +117,7 @@ struct Lane {
     std::vector<Copy> open;               // copies not yet committed
     std::deque<std::vector<Copy>> groups; // committed ones, the oldest first
     u64 fenced;                           // the last write that it has shown to background products
+    u32 mbarrier;                         // the one it waits at, where its warp has it neither ready nor waiting
 };
 
 // The last one to two neighbouring bytes of shared memory.
@@ -138,6 +140,13 @@ struct Barrier {
     u32 warps; // those that have arrived
 };
 
+// One in shared memory, whose bytes hold MBARRIER.
+constexpr u64 MBARRIER = 0x7265697272616d62ull;
+struct Mbarrier {
+    int count, phase;
+    std::vector<const Lane*> arrived; // in this phase
+};
+
 struct Region { u8* base; u64 bytes; };
 
 struct Machine {
@@ -154,6 +163,7 @@ struct Machine {
     std::vector<Lane> lanes;
     std::vector<Warp> warps;
     Barrier barriers[BARRIERS];
+    std::map<u32, Mbarrier> mbarriers; // by address
     Random random{0};
     int copy_at_once;            // per cent
     Lane* current;
@@ -443,6 +453,58 @@ inline void check_global(const char* operation, const void* p, u64 bytes) {
          offset_of(__builtin_return_address(0)));
 }
 
+// ---- Barriers in shared memory, of single threads
+
+// Its state is kept elsewhere; its bytes tell whether somebody has written over it.
+inline Mbarrier& mbarrier_at(const char* operation, u32 address, const u8* bytes) {
+    u64 site = offset_of(machine.current->site);
+    auto found = machine.mbarriers.find(address);
+    if (found == machine.mbarriers.end()) fail("%s at %u, where no mbarrier has been made @0x%llx", operation, address, site);
+    if (memcmp(bytes, &MBARRIER, sizeof MBARRIER) != 0)
+        fail("%s at %u: something else was written there @0x%llx", operation, address, site);
+    return found->second;
+}
+
+__attribute__((noinline)) void mbarrier_init(u32 address, int count) {
+    machine.current->site = (const u8*)__builtin_return_address(0) - 1;
+    u64 site = offset_of(machine.current->site);
+    u8* bytes = shared_pointer("mbarrier init", address, sizeof MBARRIER);
+    if (count < 1) fail("mbarrier init at %u for %d arrivals @0x%llx", address, count, site);
+    if (!machine.mbarriers.insert({address, {count, 0, {}}}).second)
+        fail("mbarrier init at %u, where there is one @0x%llx", address, site);
+    memcpy(bytes, &MBARRIER, sizeof MBARRIER);
+}
+
+__attribute__((noinline)) void mbarrier_arrive(u32 address) {
+    machine.current->site = (const u8*)__builtin_return_address(0) - 1;
+    Mbarrier& barrier = mbarrier_at("mbarrier arrive", address, shared_pointer("mbarrier arrive", address, sizeof MBARRIER));
+    auto& arrived = barrier.arrived;
+    if (std::find(arrived.begin(), arrived.end(), machine.current) != arrived.end())
+        fail("mbarrier arrive at %u: the thread arrives a second time, with %zu of %d arrivals there @0x%llx", address,
+             arrived.size(), barrier.count, offset_of(machine.current->site));
+    arrived.push_back(machine.current);
+    if ((int)arrived.size() < barrier.count) return;
+    arrived.clear();
+    barrier.phase++;
+    for (Lane& lane : machine.lanes) {
+        Warp& warp = machine.warps[lane.warp];
+        bool waits = !((warp.ready | warp.waiting | warp.done) & bit(lane.lane));
+        if (waits && lane.mbarrier == address) warp.ready |= bit(lane.lane);
+    }
+}
+
+// Looks again whenever a phase ends: a thread that comes too late for the phase it waits for misses it.
+__attribute__((noinline)) void mbarrier_wait(u32 address, int parity) {
+    Lane& me = *machine.current;
+    me.site = (const u8*)__builtin_return_address(0) - 1;
+    const u8* bytes = shared_pointer("mbarrier wait", address, sizeof MBARRIER);
+    while (mbarrier_at("mbarrier wait", address, bytes).phase % 2 == parity) {
+        me.mbarrier = address;
+        machine.warps[me.warp].ready &= ~bit(me.lane);
+        suspend();
+    }
+}
+
 // ---- Background copies
 
 inline void perform(const Copy& copy) {
@@ -495,7 +557,16 @@ enum class Schedule { Fair, Bursts, Priorities };
             snprintf(line, sizeof line, "\n  warp %zu waits in %s at barrier %d: %d of %d threads there (warps 0x%08x) @0x%llx",
                      w, lane.operation, warp.barrier, b.arrived, b.threads, b.warps, offset_of(lane.site));
             text += line;
-        } else
+        } else {
+            u32 blocked = warp.lanes & ~(warp.waiting | warp.done);
+            if (blocked) {
+                const Lane& lane = machine.lanes[w * WARP + __builtin_ctz(blocked)];
+                const Mbarrier& b = machine.mbarriers[lane.mbarrier];
+                snprintf(line, sizeof line,
+                         "\n  warp %zu, lanes 0x%08x wait at the mbarrier at %u: %zu of %d arrivals in phase %d @0x%llx",
+                         w, blocked, lane.mbarrier, b.arrived.size(), b.count, b.phase, offset_of(lane.site));
+                text += line;
+            }
             for (u32 rest = warp.waiting; rest;) {
                 const Lane& lane = machine.lanes[w * WARP + __builtin_ctz(rest)];
                 snprintf(line, sizeof line, "\n  warp %zu, lanes 0x%08x of 0x%08x wait in %s @0x%llx", w,
@@ -503,6 +574,7 @@ enum class Schedule { Fair, Bursts, Priorities };
                 text += line;
                 rest &= ~lane.mask;
             }
+        }
     }
     fail("%s", text.c_str());
 }
@@ -527,6 +599,7 @@ inline void prepare_block(u64 block) {
     memset(machine.shared_base, 0xff, (launch.shared_bytes + 1023) / 1024 * 1024);
     if (machine.fixed.bytes > 0) memset(machine.fixed.base, 0xff, machine.fixed.bytes);
     memset(machine.barriers, 0, sizeof machine.barriers);
+    machine.mbarriers.clear();
     machine.written.assign(launch.shared_bytes / 2, {});
     machine.writes = 0;
 

@@ -304,6 +304,17 @@ class PipelineTests(unittest.TestCase):
                 np.testing.assert_array_equal(w, [int(flag >= 0 and (i < 64) == (flag < 64)) for i in range(160)])
 
 
+class MbarrierTests(unittest.TestCase):
+    def test_phases(self):
+        producers, consumers = np.arange(64), np.arange(96)
+        for rounds in (1, 2, 9):
+            for seed in SEEDS:
+                z = np.zeros((rounds, 96), np.int32)
+                run("mbarrier", "mbarrier_phases", 160, z=z, rows=rounds, seed=seed)
+                n = np.arange(rounds)[:, None]
+                np.testing.assert_array_equal(z, (1000 * n + producers).sum(1)[:, None] + consumers)
+
+
 class NumberTests(unittest.TestCase):
     def test_functions(self):
         nan, inf = np.nan, np.inf

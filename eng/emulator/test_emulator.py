@@ -333,6 +333,102 @@ class SynchronizationTests(unittest.TestCase):
             run("barrier_wait(1, threadIdx.x < 32 ? 64 : 96);", threads=96)
 
 
+class MbarrierTests(unittest.TestCase):
+    HELPERS = '#include "fla/mbarrier.cuh"'
+    # Warp 0 fills a ring of two slots, warp 1 and 2 read it backwards.
+    RING = """
+    float* ring = &shared_memory_as<float>();
+    u32 memory = shared_memory() + 256;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (threadIdx.x < 2) Mbarrier{memory + 8 * threadIdx.x}.init(32), Mbarrier{memory + 16 + 8 * threadIdx.x}.init(2);
+    __syncthreads();
+    for (int step = 0; step < p.n; step++) {
+        Mbarrier full{memory + step % 2 * 8}, empty{memory + 16 + step % 2 * 8};
+        if (warp == 0) {
+            empty.wait(step / 2 - 1);
+            ring[32 * (step % 2) + lane] = ((float*)p.x)[32 * step + lane];
+            full.arrive();
+        } else {
+            full.wait(step / 2);
+            ((float*)p.y)[64 * step + threadIdx.x - 32] = ring[32 * (step % 2) + 31 - lane];
+            empty.arrive_warp();
+        }
+    }
+    """
+
+    def launch(self, body, **options):
+        run(body, helpers=self.HELPERS, shared=320, **options)
+
+    def ring(self, body, seed):
+        x, y = np.arange(32 * 20, dtype=np.float32).reshape(20, 32), np.zeros((20, 64), np.float32)
+        self.launch(body, x=x, y=y, n=20, threads=96, seed=seed)
+        return np.array_equal(y, np.concatenate([x[:, ::-1]] * 2, 1))
+
+    def test_ring(self):
+        for seed in range(20):
+            self.assertTrue(self.ring(self.RING, seed))
+
+    def check_missing(self, *missing):
+        body = self.RING
+        for text in missing:
+            self.assertIn(text, body)
+            body = body.replace(text, "")
+        failures = 0
+        for seed in range(20):
+            try:
+                failures += not self.ring(body, seed)
+            except EmulatorError as error:
+                self.assertRegex(str(error), "deadlock|arrives a second time")
+                failures += 1
+        self.assertGreater(failures, 10)
+
+    def test_missing_wait_shows(self):
+        self.check_missing("full.wait(step / 2);")
+        self.check_missing("empty.wait(step / 2 - 1);")
+
+    def test_missing_arrival_shows(self):
+        self.check_missing("full.arrive();")
+        self.check_missing("empty.arrive_warp();")
+
+    def test_single_threads(self):
+        for seed in range(6):
+            y = np.zeros(32, np.int32)
+            self.launch("""
+            Mbarrier barrier{shared_memory()};
+            int t = threadIdx.x;
+            if (t == 0) barrier.init(3);
+            __syncthreads();
+            if (t % 8 == 1) barrier.wait(0), ((int*)p.y)[t] = shared_load<int>(shared_memory() + 64);
+            else if (t == 9 + 1) shared_store(shared_memory() + 64, 5), barrier.arrive();
+            else if (t > 29) barrier.arrive();
+            """, y=y, seed=seed)
+            np.testing.assert_array_equal(y, np.where(np.arange(32) % 8 == 1, 5, 0))
+
+    def check_error(self, text, body, threads=64):
+        with self.assertRaisesRegex(EmulatorError, text):
+            self.launch("Mbarrier barrier{shared_memory()};\n" + body, threads=threads)
+
+    def test_deadlock(self):
+        text = r"(?s)deadlock.*warp 0.* wait at the mbarrier at 0: 1 of 2 arrivals in phase 0 at .*\.cu:\d+.*warp 1 has returned"
+        self.check_error(text, "if (threadIdx.x == 0) barrier.init(2); __syncthreads(); "
+                               "if (threadIdx.x < 32) barrier.arrive_warp(), barrier.wait(0);")
+
+    def test_arrival_beyond_the_count(self):
+        self.check_error(r"mbarrier arrive at 0: the thread arrives a second time, with 1 of 64 .*\.cu:\d+",
+                         "if (threadIdx.x == 0) barrier.init(64), barrier.arrive(), barrier.arrive();")
+
+    def test_wrong_memory(self):
+        for text, body in ((r"mbarrier arrive at 0, where no mbarrier has been made .*\.cu:\d+", "barrier.arrive();"),
+                           ("mbarrier wait at 0, where no mbarrier has been made", "barrier.wait(0);"),
+                           ("mbarrier init at 0, where there is one", "barrier.init(1);"),
+                           ("mbarrier init at 0 for 0 arrivals", "barrier.init(0);"),
+                           ("mbarrier wait at 0: something else was written there",
+                            "if (threadIdx.x == 0) barrier.init(1), shared_store(shared_memory() + 4, 1), barrier.wait(-1);"),
+                           ("mbarrier init of 8 bytes at the shared address 4", "Mbarrier{shared_memory() + 4}.init(1);")):
+            with self.subTest(text):
+                self.check_error(text, body)
+
+
 class WarpTests(unittest.TestCase):
     def test_shuffles(self):
         y = np.zeros((8, 32), np.int32)

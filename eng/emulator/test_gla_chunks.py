@@ -89,12 +89,12 @@ class ChunkCase(Case):
         """As the kernel lays it out, which asserts it."""
         keys, values, all_values = (self.bytes * self.chunk * size for size in (self.keys, self.values, self.all_values))  # tiles
         pairs, row, gradients = self.bytes * self.chunk**2, 4 * self.chunk, 4 * self.chunk * self.keys
-        states, totals = 2 * self.keys * min(self.bytes * self.all_values, 128), 256 * self.producers
+        states, barriers = 2 * self.keys * min(self.bytes * self.all_values, 128), 16
         if kernel == "chunk_forward":
             output = values if self.values > self.keys else 0
-            return self.stages * ((3 * keys + output + values) // self.shorter + self.bytes * self.forward_chunk**2) + totals
+            return self.stages * ((3 * keys + output + values) // self.shorter + self.bytes * self.forward_chunk**2 + barriers)
         if kernel == "chunk_state":
-            return self.stages * (2 * keys + values + 8 * self.keys) + totals
+            return self.stages * (2 * keys + values + barriers) + 256 * self.producers
         if kernel == "chunk_backward":
             own = sum(gradients for place in (2 * all_values, states) if place < gradients)
             sums = 384 * self.backward_warps + 8 * self.keys

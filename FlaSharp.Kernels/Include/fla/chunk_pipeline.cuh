@@ -1,13 +1,15 @@
 // Chunks on their way through shared memory: producer warps load and prepare them, consumer warps use them, DEPTH of them at a time.
 #pragma once
-#include "fla/ptx.cuh"
+#include "fla/mbarrier.cuh"
 
 namespace fla {
 
-template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS> struct ChunkPipeline {
+// BARRIERS: where they begin in the block's dynamic shared memory.
+template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS, int BARRIERS> struct ChunkPipeline {
     static constexpr int THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
-    // Named barriers: two for each stage, and one for each kind of warp.
-    static constexpr int FULL = 1, EMPTY = FULL + DEPTH, PRODUCING = EMPTY + DEPTH, CONSUMING = PRODUCING + 1;
+    static constexpr int FULL = BARRIERS, EMPTY = FULL + DEPTH * Mbarrier::BYTES, END = EMPTY + DEPTH * Mbarrier::BYTES;
+    static_assert(BARRIERS % Mbarrier::BYTES == 0);
+    static constexpr int PRODUCING = 1, CONSUMING = 2; // named barriers of each kind of warp
 
     static __device__ __forceinline__ void sync_producers() { barrier_wait(PRODUCING, PRODUCER_THREADS); }
     static __device__ __forceinline__ bool any_producer(bool flag) { return barrier_any(PRODUCING, PRODUCER_THREADS, flag); }
@@ -31,6 +33,11 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS> struct ChunkPip
         static_assert(is_share(PRODUCING_SHARE) && is_share(CONSUMING_SHARE), "registers: a multiple of 8 from 24 to 256");
         static_assert(PRODUCING_SHARE * PRODUCER_THREADS + CONSUMING_SHARE * CONSUMER_THREADS <= SHARE * THREADS,
                       "more registers than the block has: warps would wait for them forever");
+        if (threadIdx.x < DEPTH) {
+            full(threadIdx.x).init(PRODUCER_THREADS / 32);
+            empty(threadIdx.x).init(CONSUMER_THREADS / 32);
+        }
+        __syncthreads();
         if (threadIdx.x < PRODUCER_THREADS) {
             set_registers<OF_PRODUCERS, SHARE>();
             produce();
@@ -51,19 +58,22 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS> struct ChunkPip
             copy_async_wait<DEPTH - 2>();
             sync_producers();
             prepare(n);
-            barrier_arrive(FULL + n % DEPTH, THREADS);
+            full(n).arrive_warp();
             int next = n + DEPTH - 1;
-            if (n > 0 && next < chunks) barrier_wait(EMPTY + next % DEPTH, THREADS);
+            if (n > 0 && next < chunks) empty(n - 1).wait((n - 1) / DEPTH); // has the memory of `next`
             load(next);
             copy_async_commit();
         }
     }
 
-    // The consumers' part of chunk `n`: wait for it, and give its memory back where another chunk needs it.
-    static __device__ __forceinline__ void wait(int n) { barrier_wait(FULL + n % DEPTH, THREADS); }
-    static __device__ __forceinline__ void release(int n, int chunks) {
-        if (n + DEPTH < chunks) barrier_arrive(EMPTY + n % DEPTH, THREADS);
-    }
+    // The consumers' part of chunk `n`: wait for it, and give its memory back.
+    static __device__ __forceinline__ void wait(int n) { full(n).wait(n / DEPTH); }
+    static __device__ __forceinline__ void release(int n) { empty(n).arrive_warp(); }
+
+private:
+    // Of chunk n's memory: phase n / DEPTH ends when all producers are done with the chunk, all consumers.
+    static __device__ __forceinline__ Mbarrier full(int n) { return {shared_memory() + FULL + n % DEPTH * Mbarrier::BYTES}; }
+    static __device__ __forceinline__ Mbarrier empty(int n) { return {shared_memory() + EMPTY + n % DEPTH * Mbarrier::BYTES}; }
 };
 
 } // namespace fla

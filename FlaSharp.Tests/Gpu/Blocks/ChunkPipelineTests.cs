@@ -7,7 +7,7 @@ using static TorchSharp.torch;
 
 namespace FlaSharp.Tests.Gpu.Blocks;
 
-/// <summary>Background copies and named barriers.</summary>
+/// <summary>Background copies, and barriers between the warps of a block.</summary>
 public sealed class ChunkPipelineTests
 {
     private const int Producers = 64, Consumers = 96, Words = 4 * Producers; // as in pipeline.cu

@@ -5,7 +5,7 @@
 using namespace fla;
 
 constexpr int DEPTH = STAGES, PRODUCERS = 64, CONSUMERS = 96, THREADS = PRODUCERS + CONSUMERS, WORDS = 4 * PRODUCERS;
-typedef ChunkPipeline<DEPTH, PRODUCERS, CONSUMERS> Pipeline;
+typedef ChunkPipeline<DEPTH, PRODUCERS, CONSUMERS, DEPTH * WORDS * 4> Pipeline;
 
 // z [rows, WORDS] = x [rows, WORDS], the numbers from 0 on, and a million in odd chunks: producers copy a chunk and change what
 // other threads of them copied, one of them having seen whether the chunk is odd; consumers take it.
@@ -14,7 +14,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) pipeline(const __grid_cons
     auto word = [&](int n, int i) { return memory + (n % DEPTH * WORDS + i) * 4; };
     const int* x = static_cast<const int*>(p.x);
     int thread = threadIdx.x;
-    if (thread < PRODUCERS) {
+    auto produce = [&] {
         auto load = [&](int n) {
             if (n < p.rows) copy_async<16>(word(n, 4 * thread), x + n * WORDS + 4 * thread, true);
         };
@@ -24,15 +24,16 @@ extern "C" __global__ void __launch_bounds__(THREADS) pipeline(const __grid_cons
             for (int i = first; i < first + 4; i++)
                 shared_store(word(n, i), shared_load<int>(word(n, i)) + (odd ? 1000000 : 0));
         });
-    } else {
+    };
+    auto consume = [&] {
         for (int n = 0; n < p.rows; n++) {
             Pipeline::wait(n);
             for (int i = CONSUMERS + PRODUCERS - 1 - thread; i < WORDS; i += CONSUMERS)
                 static_cast<int*>(p.z)[n * WORDS + i] = shared_load<int>(word(n, i));
-            Pipeline::sync_consumers();
-            Pipeline::release(n, p.rows);
+            Pipeline::release(n);
         }
-    }
+    };
+    Pipeline::run<0, 0>(produce, consume);
 }
 
 // Named barriers alone. w [THREADS]: whether thread `rows` is in the same group, of producers or consumers; z [CONSUMERS] = the

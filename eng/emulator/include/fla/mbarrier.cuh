@@ -1,0 +1,20 @@
+// On the CPU: what FlaSharp.Kernels/Include/fla/mbarrier.cuh does with the machine's instructions.
+#pragma once
+#include "fla/ptx.cuh"
+
+namespace fla {
+
+struct Mbarrier {
+    static constexpr int BYTES = 8;
+    u32 address;
+
+    __forceinline__ void init(int count) const { emulator::mbarrier_init(address, count); }
+    __forceinline__ void arrive() const { emulator::mbarrier_arrive(address); }
+    __forceinline__ void arrive_warp() const {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) arrive();
+    }
+    __forceinline__ void wait(int n) const { emulator::mbarrier_wait(address, n & 1); }
+};
+
+} // namespace fla
