@@ -190,7 +190,7 @@ class SsdCase:
         lines, state_values = self.count * H, value_tiles * self.values
 
         def scan(backward, query, key, given, output, first, final, states, states_only=0, local=None, decay=None):
-            stage = 2 * self.chunk * (self.keys + self.values) + 1024
+            stage = 2 * self.chunk * (self.keys + self.values) + 1024 + 16
             if not states_only:
                 stage += 2 * self.chunk * (self.keys + self.chunk + (self.values if self.values > self.keys else 0))
             launch("chunk_scan", (lines * segments, value_tiles), 32 * (self.producers + self.consumers), self.stages * stage, ChunkScan(
