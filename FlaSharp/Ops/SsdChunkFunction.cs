@@ -76,7 +76,7 @@ internal sealed class SsdChunkFunction(
             kernels.StepsBackward(dt.View(), ddt.View(), TensorPointer.Of(tokens), TensorPointer.Of(products),
                 TensorPointer.Of(totals));
             GC.KeepAlive((tokens, products));
-            var sum = totals.sum(0);
+            var sum = totals.sum([0L]); // a plain 0 would be a dtype
             (gradients[Dt], gradients[B], gradients[C]) = (ddt, SumSets(db, b), SumSets(dc, c));
             gradients[Rates] = Wanted(saved, Rates, () => sum.select(1, 0).contiguous());
             gradients[Bias] = Wanted(saved, Bias, () => sum.select(1, 1).contiguous());
