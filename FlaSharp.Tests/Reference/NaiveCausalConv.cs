@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace FlaSharp.Tests.Reference;
 
-/// <summary>The causal convolution in float64: each sequence by itself through torch's own convolution.</summary>
+/// <summary>The causal convolution in float64: each sequence by itself, tap by tap.</summary>
 internal static class NaiveCausalConv
 {
     /// <summary>x [B, T, E] (or [1, T, E] with offsets), weight [E, W], initialState [S, E, W - 1]; all float64.</summary>
@@ -18,8 +18,10 @@ internal static class NaiveCausalConv
             var tokens = offsets is null ? x[s] : x[0].narrow(0, offsets[s], offsets[s + 1] - offsets[s]);
             var past = initialState is null ? zeros(channels, width - 1, float64) : initialState[s];
             var row = cat([past, tokens.t()], 1); // [E, W - 1 + T]
-            if (tokens.size(0) > 0)
-                outputs.Add(nn.functional.conv1d(row.unsqueeze(0), weight.unsqueeze(1), bias, groups: channels)[0].t());
+            var sum = bias?.unsqueeze(1).expand(channels, tokens.size(0)) ?? zeros(channels, tokens.size(0), float64);
+            for (var tap = 0; tap < width; tap++)
+                sum = sum + row.narrow(1, tap, tokens.size(0)) * weight.narrow(1, tap, 1);
+            outputs.Add(sum.t());
             states.Add(row.narrow(1, row.size(1) - (width - 1), width - 1));
         }
         var output = offsets is null ? stack(outputs) : cat(outputs, 0).unsqueeze(0);
