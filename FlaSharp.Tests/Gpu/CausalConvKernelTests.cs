@@ -197,7 +197,7 @@ public sealed class CausalConvKernelTests
         }
     }
 
-    private static void Check(Dictionary<string, Tensor> inputs, bool silu, long[]? offsets)
+    internal static void Check(Dictionary<string, Tensor> inputs, bool silu, long[]? offsets)
     {
         using var scope = NewDisposeScope();
         Assert.True(CudaRuntime.IsAvailable(0, out var reason), reason);
@@ -214,7 +214,7 @@ public sealed class CausalConvKernelTests
         FlaOps.CausalConv1d(i["x"], i["weight"], i.GetValueOrDefault("bias"), silu ? "silu" : null,
             i.GetValueOrDefault("initialState"), true, offsets is null ? null : tensor(offsets));
 
-    private static Dictionary<string, Tensor> Inputs(int sequences, int time, int channels, int width, ScalarType dtype,
+    internal static Dictionary<string, Tensor> Inputs(int sequences, int time, int channels, int width, ScalarType dtype,
         bool bias = true, bool state = true, bool packed = false)
     {
         manual_seed(time * 31 + channels);

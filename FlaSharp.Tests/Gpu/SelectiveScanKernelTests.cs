@@ -222,7 +222,7 @@ public sealed class SelectiveScanKernelTests
         Assert.Contains("narrow", plan.Reason, StringComparison.Ordinal);
     }
 
-    private static Dictionary<string, Tensor> Inputs(
+    internal static Dictionary<string, Tensor> Inputs(
         int sequences, int time, int channels, int states, int groups = 1, bool packed = false)
     {
         manual_seed(7);
@@ -244,7 +244,7 @@ public sealed class SelectiveScanKernelTests
     private static Dictionary<string, Tensor> OnGpu(Dictionary<string, Tensor> inputs, ScalarType dtype) =>
         inputs.ToDictionary(i => i.Key, i => s_halfInputs.Contains(i.Key) ? i.Value.to(dtype, CUDA) : i.Value.cuda());
 
-    private static void Check(Dictionary<string, Tensor> inputs, bool softplus = true, long[]? offsets = null,
+    internal static void Check(Dictionary<string, Tensor> inputs, bool softplus = true, long[]? offsets = null,
         int? segments = null, ScalarType dtype = ScalarType.Float32)
     {
         using var scope = NewDisposeScope();

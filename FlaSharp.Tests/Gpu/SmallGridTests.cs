@@ -51,10 +51,91 @@ public sealed class SmallGridTests
             Tensor Input(params long[] shape) => randn(shape, device: CUDA).to(dtype).requires_grad_();
             var (x, z, weight) = (Input(9, size), Input(9, size), Input(size));
             var y = FlaOps.GatedRmsNorm(x, z, weight, normBeforeGate: normBeforeGate);
-            y.sum().Backward();
-            foreach (var result in new[] { y, x.grad!, z.grad!, weight.grad! })
+            var (normed, sum) = FlaOps.AddRmsNorm(x, z, weight);
+            var plain = FlaOps.RmsNorm(x, weight);
+            (y + normed + sum + plain).sum().Backward();
+            foreach (var result in new[] { y, normed, sum, plain, x.grad!, z.grad!, weight.grad! })
                 Assert.True(result.isfinite().all().ToBoolean());
         }
+    }
+
+    [GpuTheory]
+    [InlineData(33, 4, ScalarType.Float32)]
+    [InlineData(64, 4, ScalarType.BFloat16)]
+    [InlineData(64, 2, ScalarType.Float16)]
+    [InlineData(19, 9, ScalarType.BFloat16)]
+    public void Convolutions(int channels, int width, ScalarType dtype)
+    {
+        long[] offsets = Array.ConvertAll(s_offsets, offset => (long)offset);
+        CausalConvKernelTests.Check(CausalConvKernelTests.Inputs(2, 130, channels, width, dtype), silu: true, null);
+        CausalConvKernelTests.Check(
+            CausalConvKernelTests.Inputs(4, 130, channels, width, dtype, packed: true), silu: false, offsets);
+
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        var inputs = CausalConvKernelTests.Inputs(2, 7, channels, width, dtype);
+        InPlace(inputs["initialState"], 7, (state, start, length, update) => FlaOps.CausalConv1d(
+            inputs["x"].narrow(1, start, length), inputs["weight"], inputs["bias"], "silu", state, true, updateState: update));
+    }
+
+    [GpuTheory]
+    [InlineData(40, 16, 1, ScalarType.Float32)]
+    [InlineData(64, 16, 1, ScalarType.BFloat16)]
+    [InlineData(33, 1, 3, ScalarType.Float16)]
+    [InlineData(24, 40, 2, ScalarType.BFloat16)]
+    public void Selective_scans(int channels, int states, int groups, ScalarType dtype)
+    {
+        long[] offsets = Array.ConvertAll(s_offsets, offset => (long)offset);
+        SelectiveScanKernelTests.Check(
+            SelectiveScanKernelTests.Inputs(1, 130, channels, states, groups), segments: 1, dtype: dtype);
+        foreach (var segments in new[] { 2, 3 }) // narrow and wide
+            SelectiveScanKernelTests.Check(SelectiveScanKernelTests.Inputs(4, 130, channels, states, groups, packed: true),
+                softplus: true, offsets, segments, dtype);
+
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        var inputs = SelectiveScanKernelTests.Inputs(2, 7, channels, states, groups);
+        Tensor Part(string name, long start, long length) => inputs[name].narrow(1, start, length).to(dtype, CUDA);
+        Tensor Whole(string name) => inputs[name].cuda();
+        InPlace(Whole("initialState"), 7, (state, start, length, update) => FlaOps.SelectiveScan(
+            Part("u", start, length), Part("delta", start, length), Whole("a"), Part("b", start, length),
+            Part("c", start, length), Whole("d"), Part("z", start, length), Whole("deltaBias"), deltaSoftplus: true, state, true,
+            updateState: update));
+    }
+
+    [GpuTheory]
+    [InlineData(16, 16, ScalarType.BFloat16)]
+    [InlineData(30, 21, ScalarType.BFloat16)]
+    [InlineData(64, 64, ScalarType.Float16)]
+    [InlineData(64, 128, ScalarType.BFloat16)]
+    [InlineData(128, 128, ScalarType.BFloat16)]
+    public void State_space_duality(int headSize, int stateSize, ScalarType dtype)
+    {
+        new SsdCase { T = 130, P = headSize, N = stateSize, Dtype = dtype, HasGate = true }.Check();
+        new SsdCase { T = 130, H = 4, G = 2, P = headSize, N = stateSize, Dtype = dtype, Offsets = s_offsets }.Check();
+    }
+
+    [GpuFact]
+    public void State_space_duality_of_the_largest_heads()
+    {
+        using var scope = NewDisposeScope();
+        var shape = new SsdCase { P = 256, N = 256 };
+        foreach (var (name, result) in shape.Run(shape.Inputs()))
+            Assert.True(result.isfinite().all().ToBoolean(), name);
+    }
+
+    [GpuTheory]
+    [InlineData(64, 128, ScalarType.BFloat16)]
+    [InlineData(30, 21, ScalarType.Float32)]
+    public void State_space_duality_step_by_step(int headSize, int stateSize, ScalarType dtype)
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        var inputs = new SsdCase { B = 2, T = 7, H = 4, G = 2, P = headSize, N = stateSize, Dtype = dtype, HasGate = true }.Inputs();
+        Tensor Part(string name, long start, long length) => inputs[name]!.narrow(1, start, length);
+        InPlace(inputs["initialState"]!, 7, (state, start, length, update) => FlaOps.Ssd(
+            Part("x", start, length), Part("dt", start, length), inputs["a"]!, Part("b", start, length), Part("c", start, length),
+            inputs["d"], Part("z", start, length), inputs["dtBias"], dtSoftplus: true, null, state, true, updateState: update));
     }
 
     [GpuFact]
@@ -64,5 +145,22 @@ public sealed class SmallGridTests
         var x = randn(new long[] { 3, 33, 50 }, device: CUDA).requires_grad_();
         new DecayGateCudaFunction(16, null).Run(x)[0]!.sum().Backward();
         Assert.True(x.grad!.isfinite().all().ToBoolean());
+    }
+
+    /// <summary>One token, then several, with the state written over in place, give what one call gives.</summary>
+    private static void InPlace(
+        Tensor initialState, long time, Func<Tensor, long, long, bool, (Tensor output, Tensor? finalState)> operation)
+    {
+        var (whole, wholeState) = operation(initialState, 0, time, false);
+        var state = initialState.clone();
+        var outputs = new List<Tensor>();
+        foreach (var (start, length) in new[] { (0L, 1L), (1L, time - 1) })
+        {
+            var (output, after) = operation(state, start, length, true);
+            Assert.Same(state, after);
+            outputs.Add(output);
+        }
+        Compare.Close(cat(outputs, 1), whole, 1e-4, "output"); // a last bit of 16 may differ
+        Compare.Close(state, wholeState!, 1e-6, "state");
     }
 }

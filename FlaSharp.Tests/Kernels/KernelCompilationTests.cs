@@ -6,23 +6,21 @@ using Xunit;
 namespace FlaSharp.Tests.Kernels;
 
 /// <summary>
-/// Compiles every kernel for every GPU. The user's cache makes a second run fast; what a compilation printed is kept with it.
+/// Compiles every kernel for every GPU, as <see cref="CompiledVariants"/> says. The user's cache makes a second run fast; what a
+/// compilation printed is kept with it.
 /// </summary>
 public sealed class KernelCompilationTests
 {
-    private static readonly CompilerTarget[] s_targets = [.. CompilerTarget.Binary, CompilerTarget.Ptx80];
-
-    public static TheoryData<string> Targets => [.. s_targets.Select(target => target.Architecture)];
+    public static TheoryData<string> Targets => [.. CompiledVariants.Targets.Select(target => target.Architecture)];
 
     [Theory]
     [MemberData(nameof(Targets))]
     public void Every_variant_compiles_without_spills_and_serialisation(string architecture)
     {
         TestKernels.RequireNvrtc();
-        var target = s_targets.Single(target => target.Architecture == architecture);
+        var target = CompiledVariants.Targets.Single(target => target.Architecture == architecture);
         var compiler = new KernelCompiler(TestKernels.Sources, CubinCache.Default);
-        var variants = KernelCatalog.AllVariants(target)
-            .Append(TestKernels.Axpy).Append(TestKernels.BlockSum).Concat(BlockKernels.All(target)).ToList();
+        var variants = CompiledVariants.Of(target);
         var problems = new ConcurrentBag<string>();
         Parallel.ForEach(variants, variant =>
         {
@@ -30,6 +28,23 @@ public sealed class KernelCompilationTests
                 problems.Add($"{variant}: {problem}");
         });
         Assert.True(problems.IsEmpty, $"{problems.Count} problems for {target}:\n{string.Join('\n', problems.Order())}");
+    }
+
+    [Fact]
+    public void Every_kernel_is_compiled_for_every_GPU_that_has_it_and_every_variant_for_one()
+    {
+        Assert.Equal([.. CompilerTarget.Binary, CompilerTarget.Ptx80], CompiledVariants.Targets.OrderBy(target => target.IsPtx)
+            .ThenBy(target => target.Number));
+        var missing = CompiledVariants.Targets.SelectMany(KernelCatalog.AllVariants).ToHashSet();
+        missing.ExceptWith(CompiledVariants.Targets.SelectMany(CompiledVariants.Of));
+        Assert.Empty(missing);
+        foreach (var target in CompiledVariants.Targets)
+        {
+            var (counts, all) = (CompiledVariants.Counts(target), CompiledVariants.All(target));
+            Assert.Equal(all.Select(CompiledVariants.Kernel).Distinct().Order(StringComparer.Ordinal), counts.Keys);
+            TestContext.Current.TestOutputHelper!.WriteLine(
+                $"{target}: {counts.Values.Sum()} of {all.Count}\n{string.Join('\n', counts.Select(count => $"{count.Value,6} {count.Key}"))}");
+        }
     }
 
     /// <summary>

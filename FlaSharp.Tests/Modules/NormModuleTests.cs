@@ -23,6 +23,18 @@ public sealed class NormModuleTests
     }
 
     [Fact]
+    public void A_residual_stream_is_added_to()
+    {
+        using var scope = NewDisposeScope();
+        using var norm = new RMSNorm(8, eps: 0, dtype: bfloat16);
+        var (output, stream) = norm.forward(full(2, 8, 3f, bfloat16), full(2, 8, 1f, float32));
+        Assert.Equal((ScalarType.BFloat16, ScalarType.Float32), (output.dtype, stream.dtype));
+        Assert.Equal(1f, output[0, 0].ToSingle());
+        Assert.Equal(4f, stream[1, 7].ToSingle());
+        Assert.Contains("8", Assert.Throws<ArgumentException>(() => norm.forward(ones(2, 7), ones(2, 7))).Message);
+    }
+
+    [Fact]
     public void Conversion_and_loading_reach_the_weight_in_use()
     {
         using var scope = NewDisposeScope();

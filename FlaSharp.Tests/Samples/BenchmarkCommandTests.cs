@@ -27,6 +27,7 @@ public sealed class BenchmarkCommandTests
     [InlineData("layers --sizes 1,32", "--sizes 1,32: use H,C,T, whole numbers of at least 1.")]
     [InlineData("layers --device cpu --sizes 3,32,64", "These sizes do not make a layer GatedLinearAttention")]
     [InlineData("memory --device cpu", "memory needs a GPU")]
+    [InlineData("decode --batches 1,0", "--batches 1,0: use whole numbers of at least 1 with commas between.")]
     [InlineData("first-call --mode fast", "--mode fast: choose auto, chunk, fusedchunk, fusedrecurrent.")]
     [InlineData("overhead --bursts 1", "--bursts 1: use a whole number of at least 20.")]
     [InlineData("advise --hidden 8 --seq 8", "--heads")]
@@ -94,7 +95,14 @@ public sealed class BenchmarkCommandTests
     public void The_convolution_and_the_norms_are_measured_against_a_copy()
     {
         using var folder = new TemporaryFolder();
-        (int code, _, string error) = Run(folder, $"kernels rows --shape 20,24 --json rows.json {Quick}");
+        File.WriteAllText(folder.File("peers.json"), """
+            {
+              "causal_conv1d|B1_E24_T20": { "fwd_ms": 2, "fwdbwd_ms": 6 },
+              "fla rmsnorm_gated|20x24": { "fwd_ms": 3, "fwdbwd_ms": 7 }
+            }
+            """);
+        (int code, _, string error) =
+            Run(folder, $"kernels rows --shape 20,24 --peers peers.json --json rows.json {Quick}");
         Assert.Equal((0, ""), (code, error));
         JsonArray rows = JsonNode.Parse(File.ReadAllText(folder.File("rows.json")))!["rows"]!.AsArray();
         Assert.Equal(["conv1d", "gated_norm", "norm_of_gated", "norm", "add_norm"],
@@ -106,6 +114,39 @@ public sealed class BenchmarkCommandTests
             Assert.Equal((double)row["forward_floor_ms"]! / forward, (double)row["forward_of_floor"]!, 9);
         }
         Assert.Equal(2.5, (double)rows[0]!["forward_backward_floor_ms"]! / (double)rows[0]!["forward_floor_ms"]!, 9);
+        Assert.Equal(["causal_conv1d", "fla rmsnorm_gated", null, null, null], rows.Select(row => (string?)row!["peer"]));
+        Assert.Equal(6 / (double)rows[0]!["forward_backward_ms"]!["median"]!, (double)rows[0]!["forward_backward_ratio"]!, 9);
+        Assert.Equal(3 / (double)rows[1]!["forward_ms"]!["median"]!, (double)rows[1]!["forward_ratio"]!, 9);
+    }
+
+    [Fact]
+    public void The_state_space_duality_is_measured_beside_its_peer()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder.File("peers.json"), """{ "mamba_ssm ssd N4|B1_T20_H2_D8": { "fwd_ms": 2, "fwdbwd_ms": 6 } }""");
+        (int code, _, string error) =
+            Run(folder, $"kernels ssd --shapes 1,20,2,8,4;1,20,2,8,5 --peers peers.json --json ssd.json {Quick}");
+        Assert.Equal((0, ""), (code, error));
+        JsonArray rows = JsonNode.Parse(File.ReadAllText(folder.File("ssd.json")))!["rows"]!.AsArray();
+        Assert.Equal(2 / (double)rows[0]!["forward_ms"]!["median"]!, (double)rows[0]!["forward_ratio"]!, 9);
+        Assert.Null(rows[1]!["forward_ratio"]); // of another state size
+    }
+
+    [Fact]
+    public void Generation_is_measured_by_layer_and_batch()
+    {
+        using var folder = new TemporaryFolder();
+        (int code, _, string error) = Run(folder, "decode --batches 1,3 --hidden 16 --layers 1 --heads 2 --vocabulary 11 "
+            + $"--prompt 5 --out out {Quick}");
+        Assert.Equal((0, ""), (code, error));
+        Assert.Equal(["decode-fp32-tokens.png", "decode-fp32.json", "decode-fp32.md"],
+            Directory.EnumerateFiles(folder.File("out")).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+        JsonArray rows =
+            JsonNode.Parse(File.ReadAllText(Path.Combine(folder.File("out"), "decode-fp32.json")))!["rows"]!.AsArray();
+        Assert.Equal(["Gla 1", "Gla 3", "Mamba 1", "Mamba 3", "Mamba2 1", "Mamba2 3", "Softmax 1", "Softmax 3", "Hybrid 1", "Hybrid 3"],
+            rows.Select(row => $"{row!["layer"]} {row["batch"]}"));
+        Assert.All(rows, row => Assert.Equal(
+            1000 * (double)row!["batch"]! / (double)row["step_ms"]!["median"]!, (double)row["tokens_per_second"]!, 6));
     }
 
     [Fact]
@@ -113,7 +154,7 @@ public sealed class BenchmarkCommandTests
     {
         using var folder = new TemporaryFolder();
         File.WriteAllText(folder.File("peers.json"),
-            """{ "mamba_ssm selective_scan|B1_E24_T20_N4": { "fwd_ms": 2, "fwdbwd_ms": 6 } }""");
+            """{ "mamba_ssm scan|B1_E24_T20_N4": { "fwd_ms": 2, "fwdbwd_ms": 6 } }""");
         (int code, _, string error) = Run(folder,
             $"kernels scan --shapes 1,24,20,4;2,8,3,1 --peers peers.json --json scan.json {Quick}");
         Assert.Equal((0, ""), (code, error));

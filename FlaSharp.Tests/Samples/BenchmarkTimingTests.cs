@@ -70,10 +70,27 @@ public sealed class BenchmarkTimingTests
     [Fact]
     public void Long_runs_are_timed_less_often_but_three_times()
     {
-        using var clock = new Stopclock(Target.Choose("cpu"), iterations: 20, seconds: 0.001, flush: false);
-        Timing timing = clock.Time(1, _ => Thread.Sleep(20));
+        using var clock = new Stopclock(Target.Choose("cpu"), iterations: 20, seconds: 1, flush: false);
+        Timing timing = clock.Time(1, _ => Thread.Sleep(400));
         Assert.Equal(3, timing.Count);
-        Assert.InRange(timing.Median, 19, 10_000);
+        Assert.InRange(timing.Median, 399, 10_000);
+    }
+
+    [Fact]
+    public void A_run_that_takes_longer_than_all_may_is_timed_once_unless_only_the_first_did()
+    {
+        using var clock = new Stopclock(Target.Choose("cpu"), iterations: 20, seconds: 0.1, flush: false);
+        int runs = 0;
+        Timing timing = clock.Time(1, _ =>
+        {
+            runs++;
+            Thread.Sleep(150);
+        });
+        Assert.Equal((1, 2), (timing.Count, runs));
+        Assert.InRange(timing.Median, 149, 10_000);
+
+        runs = 0;
+        Assert.Equal(20, clock.Time(1, _ => Thread.Sleep(runs++ == 0 ? 150 : 0)).Count);
     }
 
     [Fact]

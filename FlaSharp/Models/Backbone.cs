@@ -38,13 +38,11 @@ internal sealed class Backbone : nn.Module<Tensor, Tensor>
     public Tensor forward(Tensor inputIds, Tensor? cuSeqlens, ModelState? state)
     {
         using var scope = NewDisposeScope();
-        var x = _embeddings.forward(inputIds);
-        var dtype = x.dtype;
-        if (_float32Residual)
-            x = x.to(ScalarType.Float32);
+        var embedded = _embeddings.forward(inputIds);
+        var x = new Residual(_float32Residual ? embedded.to(ScalarType.Float32) : embedded);
         for (var i = 0; i < _layers.Count; i++)
             x = _layers[i].forward(x, cuSeqlens, state?.Layers[i]);
-        return _norm.forward(x.to(dtype)).MoveToOuterDisposeScope();
+        return x.Norm(_norm).normed.MoveToOuterDisposeScope();
     }
 
     /// <summary>The fields are registered above, under the names of the architecture.</summary>

@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 namespace FlaSharp.Models;
 
 /// <summary>One block of every model: x + mixer(norm(x)), then, where there is an MLP, x + mlp(norm(x)).</summary>
-internal sealed class Block : nn.Module<Tensor, Tensor>
+internal sealed class Block : nn.Module
 {
     private readonly RMSNorm _mixerNorm;
     private readonly SequenceLayer _mixer;
@@ -28,23 +28,24 @@ internal sealed class Block : nn.Module<Tensor, Tensor>
         register_module(names.Mlp, _mlp);
     }
 
-    /// <inheritdoc/>
-    public override Tensor forward(Tensor input) => forward(input, null, null);
-
-    /// <param name="x">[B, T, D], the residual stream: in the dtype of the weights, or float32. The result has the same.</param>
+    /// <param name="x">The residual stream; used up.</param>
     /// <param name="cuSeqlens">The bounds of packed sequences, if B is 1.</param>
     /// <param name="state">The mixer's state, if there is one to go on from or to keep.</param>
-    public Tensor forward(Tensor x, Tensor? cuSeqlens, LayerState? state)
+    public Residual forward(Residual x, Tensor? cuSeqlens, LayerState? state)
     {
         using var scope = NewDisposeScope();
-        x = x + _mixer.forward(Normalized(x, _mixerNorm), null, cuSeqlens, state);
+        var (normed, stream) = x.Norm(_mixerNorm);
+        var added = _mixer.forward(normed, null, cuSeqlens, state);
         if (_mlp is not null)
-            x = x + _mlp.forward(Normalized(x, _mlpNorm!));
-        return x.MoveToOuterDisposeScope();
+        {
+            (normed, stream) = new Residual(stream, added).Norm(_mlpNorm!);
+            added = _mlp.forward(normed);
+        }
+        if (!ReferenceEquals(stream, x.Stream)) // that one lies outside already
+            stream.MoveToOuterDisposeScope();
+        return new Residual(stream, added.MoveToOuterDisposeScope());
     }
 
     /// <summary>The fields are registered above, under the names of the architecture.</summary>
     protected override void RegisterComponents() { }
-
-    private static Tensor Normalized(Tensor x, RMSNorm norm) => norm.forward(x.to(norm.Weight!.dtype));
 }

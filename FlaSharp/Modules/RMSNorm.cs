@@ -42,4 +42,14 @@ public sealed class RMSNorm : nn.Module<Tensor, Tensor>
         NormSize.Check(x, _size);
         return FlaOps.RmsNorm(x, _weight, _eps);
     }
+
+    /// <summary>
+    /// x [..., D] and the residual stream that it is added to, both [..., D], to the norm of the sum, in the dtype of x, and the
+    /// sum: see <see cref="FlaOps.AddRmsNorm"/>.
+    /// </summary>
+    public (Tensor output, Tensor residual) forward(Tensor x, Tensor residual)
+    {
+        NormSize.Check(x, _size);
+        return FlaOps.AddRmsNorm(x, residual, _weight, _eps);
+    }
 }

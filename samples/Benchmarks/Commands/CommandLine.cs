@@ -13,6 +13,7 @@ internal static class CommandLine
         var root = new RootCommand("Measures FlaSharp's operations and layers on this machine.");
         root.Subcommands.Add(KernelsCommand.Create());
         root.Subcommands.Add(LayersCommand.Create());
+        root.Subcommands.Add(DecodeCommand.Create());
         root.Subcommands.Add(FirstCallCommand.Create());
         root.Subcommands.Add(FirstCallCommand.CreateChild());
         root.Subcommands.Add(MemoryCommand.Create());

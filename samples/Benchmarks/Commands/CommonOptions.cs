@@ -18,7 +18,7 @@ internal sealed class CommonOptions
     private readonly Option<string?> _peers = new("--peers") { Description = "What bench_peers.py wrote: adds ratios." };
     private readonly Option<int> _iterations = Choices.AtLeast("--iterations", "Timed runs of each, after a warm-up.", 20, 50);
     private readonly Option<double> _seconds =
-        Choices.AtLeast("--seconds", "For one timing; where they do not suffice there are fewer runs, at least 3.", 0.001, 20.0);
+        Choices.AtLeast("--seconds", "For one timing; where they do not suffice there are fewer runs, at least 3, or 1 that takes longer.", 0.001, 20.0);
     private readonly Option<bool> _flush = new("--flush")
     {
         Description = "Write 256 MiB before each run, as Triton's do_bench does: hides the host's time of short runs.",
@@ -32,7 +32,9 @@ internal sealed class CommonOptions
 
     public Target Target(ParseResult parsed) => Measuring.Target.Choose(parsed.GetValue(_device));
 
-    public ScalarType Dtype(ParseResult parsed) => ModelFactory.Type(parsed.GetValue(_dtype));
+    public ScalarType Dtype(ParseResult parsed) => ModelFactory.Type(PrecisionOf(parsed));
+
+    public Precision PrecisionOf(ParseResult parsed) => parsed.GetValue(_dtype);
 
     /// <summary>As on the command line.</summary>
     public string DtypeName(ParseResult parsed) => parsed.GetValue(_dtype).ToString().ToLowerInvariant();
@@ -49,7 +51,7 @@ internal sealed class CommonOptions
     /// <summary>How the timings came about.</summary>
     public string Method(ParseResult parsed, Target target) =>
         $"Times: median (10th-90th percentile) of {parsed.GetValue(_iterations)} runs, or of as many, at least 3, as "
-        + $"{Cell.Text(parsed.GetValue(_seconds))} s allow, after a warm-up; "
+        + $"{Cell.Text(parsed.GetValue(_seconds))} s allow, or of a single one that takes longer, after a warm-up; "
         + (target.Gpu is null ? "by the host's clock. " : "by CUDA events, without waiting between runs. ")
         + $"Inputs take turns over sets that together exceed twice the {target.CacheBytes >> 20} MiB cache"
         + $" (at most {InputSets.Most} sets)."

@@ -28,17 +28,19 @@ internal static class RowKernelsCommand
         };
         common.AddReport(command);
         common.AddTiming(command);
+        common.AddPeers(command);
         command.SetAction(parsed =>
         {
             long[] sizes = GlaShape.ParseSizes("--shape", parsed.GetValue(shape)!, "T,E");
             IReadOnlyList<RowOperation> chosen = Parse(parsed.GetValue(operations)!);
+            Peers peers = common.Peers(parsed);
             Target target = common.Target(parsed);
             ReportOutput output = common.Output(parsed);
             using Stopclock clock = common.Clock(parsed, target);
             string title = $"Convolution and norms of {sizes[0]} x {sizes[1]}, {common.DtypeName(parsed)}";
             var report = new Report("kernels-rows", title, Machine.Of(target), NewTable());
             report.Notes.Add(common.Method(parsed, target));
-            Measure(report, clock, chosen, sizes[0], sizes[1], common.Dtype(parsed), output);
+            Measure(report, clock, chosen, sizes[0], sizes[1], common.Dtype(parsed), peers, output);
             return output.Finish(report);
         });
         return command;
@@ -50,14 +52,16 @@ internal static class RowKernelsCommand
         new("operation", "operation"), new("takes", "takes"),
         new("forward_ms", "fwd, ms"), new("forward_backward_ms", "fwd+bwd, ms"),
         new("forward_floor_ms", "fwd floor, ms"), new("forward_backward_floor_ms", "fwd+bwd floor, ms"),
-        new("forward_of_floor", "floor / fwd"), new("forward_backward_of_floor", "floor / fwd+bwd"));
+        new("forward_of_floor", "floor / fwd"), new("forward_backward_of_floor", "floor / fwd+bwd"),
+        new("peer", "peer"), new("peer_forward_ms", "its fwd, ms"), new("peer_forward_backward_ms", "its fwd+bwd, ms"),
+        new("forward_ratio", "fwd: peer / own"), new("forward_backward_ratio", "fwd+bwd: peer / own"));
 
     private static IReadOnlyList<RowOperation> Parse(string names) =>
         [.. names.Split(',').Select(name => RowOperation.All.FirstOrDefault(operation => operation.Name == name)
             ?? throw new UserError($"--ops {name}: choose of {Names.Replace(",", ", ", StringComparison.Ordinal)}."))];
 
     private static void Measure(Report report, Stopclock clock, IReadOnlyList<RowOperation> operations, long time, long channels,
-        ScalarType dtype, ReportOutput output)
+        ScalarType dtype, Peers peers, ReportOutput output)
     {
         Target target = clock.Target;
         ByteFloor floor = ByteFloor.Measure(clock);
@@ -81,8 +85,12 @@ internal static class RowKernelsCommand
                     double forwardFloor = Milliseconds(operation.ForwardTensors);
                     double bothFloor = Milliseconds(operation.ForwardTensors + operation.BackwardTensors);
                     string path = paths.First(path => path.Operation == operation.Operation).Path;
+                    string? key = operation.PeerKey?.Invoke(time, channels);
+                    PeerFigure? peer = key is null ? null : peers.Find(key);
                     report.Table.Add(operation.Name, path, forward, both, forwardFloor, bothFloor,
-                        forwardFloor / forward.Median, bothFloor / both.Median);
+                        forwardFloor / forward.Median, bothFloor / both.Median,
+                        peer is null ? null : key!.Split('|')[0], peer?.ForwardMs, peer?.BothMs,
+                        Peers.Ratio(peer?.ForwardMs, forward.Median), Peers.Ratio(peer?.BothMs, both.Median));
                     ReportOutput.Progress($"{operation.Name}: {Cell.Text(forward)}, with backward {Cell.Text(both)} ms");
                 });
                 output.Save(report);

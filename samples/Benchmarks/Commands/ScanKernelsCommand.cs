@@ -89,7 +89,7 @@ internal static class ScanKernelsCommand
     {
         double forwardFloor = Milliseconds(shape.ForwardElements);
         double bothFloor = Milliseconds(shape.ForwardElements + shape.BackwardElements);
-        PeerFigure? peer = peers.Find($"mamba_ssm selective_scan|{shape.Key}");
+        PeerFigure? peer = peers.Find($"mamba_ssm scan|{shape.Key}");
         using Tensor one = empty([1], dtype, device);
         using Tensor u = one.expand(shape.B, shape.T, shape.E); // only the device and the sizes count
         return

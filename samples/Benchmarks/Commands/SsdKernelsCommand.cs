@@ -91,7 +91,7 @@ internal static class SsdKernelsCommand
     {
         double forwardFloor = Milliseconds(shape.ForwardElements);
         double bothFloor = Milliseconds(shape.ForwardElements + shape.BackwardElements);
-        PeerFigure? peer = peers.Find($"mamba_ssm ssd|{shape.Key}");
+        PeerFigure? peer = peers.Find($"mamba_ssm ssd N{shape.N}|{shape.Key}");
         using Tensor one = empty([1], dtype, device);
         using Tensor x = one.expand(shape.B, shape.T, shape.H, shape.P); // only the device and the sizes count
         return

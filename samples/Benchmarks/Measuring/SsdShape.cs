@@ -15,8 +15,8 @@ internal sealed record SsdShape(long B, long T, long H, long P, long N)
     /// <summary>Of b, and of c.</summary>
     public long SharedElements => B * T * N;
 
-    /// <summary>As the peers' figures are named.</summary>
-    public string Key => $"B{B}_T{T}_H{H}_P{P}_N{N}";
+    /// <summary>As the peers' figures are named, beside N.</summary>
+    public string Key => $"B{B}_T{T}_H{H}_D{P}";
 
     /// <summary>Elements that forward has to move: x, b, c in and y out.</summary>
     public long ForwardElements => (2 * Elements) + (2 * SharedElements);
