@@ -7,7 +7,7 @@ using static TorchSharp.torch;
 
 namespace FlaSharp.Tests.Gpu;
 
-/// <summary>Mamba and Mamba-2 on the GPU at sizes that their kernels take, against the same layer on the CPU in float32.</summary>
+/// <summary>Mamba and Mamba-2 on the GPU at sizes that their kernels take, and the same layer on the CPU in float32.</summary>
 public sealed class MambaLayersOnGpuTests
 {
     private const int HiddenSize = 64;

@@ -131,7 +131,8 @@ public sealed class SmallGridTests
     {
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
-        var inputs = new SsdCase { B = 2, T = 7, H = 4, G = 2, P = headSize, N = stateSize, Dtype = dtype, HasGate = true }.Inputs();
+        var shape = new SsdCase { B = 2, T = 7, H = 4, G = 2, P = headSize, N = stateSize, Dtype = dtype, HasGate = true };
+        var inputs = shape.Inputs();
         Tensor Part(string name, long start, long length) => inputs[name]!.narrow(1, start, length);
         InPlace(inputs["initialState"]!, 7, (state, start, length, update) => FlaOps.Ssd(
             Part("x", start, length), Part("dt", start, length), inputs["a"]!, Part("b", start, length), Part("c", start, length),

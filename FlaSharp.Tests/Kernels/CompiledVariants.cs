@@ -21,7 +21,8 @@ internal static class CompiledVariants
 
     /// <summary>How many there are, by kernel.</summary>
     public static IReadOnlyDictionary<string, int> Counts(CompilerTarget target) => Of(target)
-        .GroupBy(Kernel).OrderBy(kernel => kernel.Key, StringComparer.Ordinal).ToDictionary(kernel => kernel.Key, kernel => kernel.Count());
+        .GroupBy(Kernel).OrderBy(kernel => kernel.Key, StringComparer.Ordinal)
+        .ToDictionary(kernel => kernel.Key, kernel => kernel.Count());
 
     /// <summary>All that a GPU has.</summary>
     public static List<KernelVariant> All(CompilerTarget target) =>

@@ -42,8 +42,9 @@ public sealed class KernelCompilationTests
         {
             var (counts, all) = (CompiledVariants.Counts(target), CompiledVariants.All(target));
             Assert.Equal(all.Select(CompiledVariants.Kernel).Distinct().Order(StringComparer.Ordinal), counts.Keys);
-            TestContext.Current.TestOutputHelper!.WriteLine(
-                $"{target}: {counts.Values.Sum()} of {all.Count}\n{string.Join('\n', counts.Select(count => $"{count.Value,6} {count.Key}"))}");
+            var lines = counts.Select(count => $"{count.Value,6} {count.Key}").Prepend(
+                $"{target}: {counts.Values.Sum()} of {all.Count}");
+            TestContext.Current.TestOutputHelper!.WriteLine(string.Join('\n', lines));
         }
     }
 

@@ -12,6 +12,12 @@ namespace FlaSharp.Layers;
 /// Mamba (Gu and Dao, "Mamba: linear-time sequence modeling with selective state spaces", 2023): a gated block around a short
 /// convolution and a selective scan. Parameter names and defaults are those of state-spaces/mamba and Hugging Face.
 /// </summary>
+/// <remarks>
+/// On a CUDA GPU the convolution and the scan, with its gate, run on kernels in float32, float16 and bfloat16, forward and
+/// backward; both read their parts of in_proj's output where they lie. Under <c>torch.no_grad()</c> the states of a
+/// <see cref="LayerState"/> are written over in place. Runs are bitwise repeatable, states and sums are float32. See
+/// <see cref="FlaOps.SelectiveScan"/> and <see cref="FlaOps.CausalConv1d"/>.
+/// </remarks>
 public sealed class Mamba : SequenceLayer
 {
     private const string DecayName = "A_log";
@@ -113,8 +119,7 @@ public sealed class Mamba : SequenceLayer
         var (y, finalState) = FlaOps.SelectiveScan(
             u, delta, -_aLog.to(ScalarType.Float32).exp(), selected[1], selected[2],
             _d.to(ScalarType.Float32), uz[1], _dtProj.Bias.to(ScalarType.Float32), deltaSoftplus: true,
-            past, state is not null, cuSeqlens,
-            updateState: !is_grad_enabled() && past is { requires_grad: false } && past.is_contiguous());
+            past, state is not null, cuSeqlens, updateState: LayerState.CanUpdate(past));
         if (state is not null)
             (state[Recurrent], state[Conv]) = (finalState, inputs);
         return _outProj.forward(y);

@@ -12,6 +12,14 @@ namespace FlaSharp.Layers;
 /// Mamba-2 (Dao and Gu, "Transformers are SSMs", 2024): one projection, one short convolution, a state space with a scalar decay
 /// per head, a gated norm. Parameter names and defaults are those of state-spaces/mamba and Hugging Face.
 /// </summary>
+/// <remarks>
+/// On a CUDA GPU the convolution and the norm run on kernels in float32, float16 and bfloat16, forward and backward, and the
+/// state space in float16 and bfloat16 (head and state sizes up to 256); in float32 only a few tokens without gradients do, and
+/// longer sequences are libtorch's products over chunks, which keep all digits. All read their parts of in_proj's output where
+/// they lie. Under <c>torch.no_grad()</c> a few tokens write over the states of a <see cref="LayerState"/> in place. Runs are
+/// bitwise repeatable, states and sums are float32. See <see cref="FlaOps.Ssd"/>, <see cref="FlaOps.CausalConv1d"/> and
+/// <see cref="FlaOps.GatedRmsNorm"/>.
+/// </remarks>
 public sealed class Mamba2 : SequenceLayer
 {
     private const string DecayName = "A_log";
@@ -140,8 +148,7 @@ public sealed class Mamba2 : SequenceLayer
 
         var (d, past) = (_d.to(ScalarType.Float32), state?[Recurrent]);
         // In place where a kernel does that.
-        var updateState = x.device_type == DeviceType.CUDA && !is_grad_enabled() && past is { requires_grad: false }
-            && past.is_contiguous();
+        var updateState = x.device_type == DeviceType.CUDA && LayerState.CanUpdate(past);
         var (y, finalState) = FlaOps.Ssd(
             Heads(xbc[0]), dt, -_aLog.to(ScalarType.Float32).exp(),
             xbc[1].view(batch, time, _nGroups, _stateSize),

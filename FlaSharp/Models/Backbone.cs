@@ -38,6 +38,7 @@ internal sealed class Backbone : nn.Module<Tensor, Tensor>
     public Tensor forward(Tensor inputIds, Tensor? cuSeqlens, ModelState? state)
     {
         using var scope = NewDisposeScope();
+        cuSeqlens = cuSeqlens?.cpu(); // once, and not in each layer
         var embedded = _embeddings.forward(inputIds);
         var x = new Residual(_float32Residual ? embedded.to(ScalarType.Float32) : embedded);
         for (var i = 0; i < _layers.Count; i++)

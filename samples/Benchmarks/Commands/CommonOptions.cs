@@ -17,8 +17,8 @@ internal sealed class CommonOptions
     private readonly Option<string?> _commit = new("--commit") { Description = "The program's commit, for the record." };
     private readonly Option<string?> _peers = new("--peers") { Description = "What bench_peers.py wrote: adds ratios." };
     private readonly Option<int> _iterations = Choices.AtLeast("--iterations", "Timed runs of each, after a warm-up.", 20, 50);
-    private readonly Option<double> _seconds =
-        Choices.AtLeast("--seconds", "For one timing; where they do not suffice there are fewer runs, at least 3, or 1 that takes longer.", 0.001, 20.0);
+    private readonly Option<double> _seconds = Choices.AtLeast("--seconds",
+        "For one timing; where they do not suffice there are fewer runs, at least 3, or 1 that takes longer.", 0.001, 20.0);
     private readonly Option<bool> _flush = new("--flush")
     {
         Description = "Write 256 MiB before each run, as Triton's do_bench does: hides the host's time of short runs.",

@@ -51,8 +51,8 @@ internal static class DecodeCommand
                 $"Generation, {dtype}, width {options.Width}, {options.Layers} layers", Machine.Of(target), NewTable());
             report.Notes.Add(common.Method(parsed, target));
             report.Notes.Add($"A step feeds one token per sequence after a prompt of {parsed.GetValue(prompt)}, takes the "
-                + $"likeliest of {parsed.GetValue(vocabulary)} and brings it to the host: CausalLM.GenerateTokens. The states are "
-                + "updated in place where a kernel does that.");
+                + $"likeliest of {parsed.GetValue(vocabulary)} and brings it to the host: CausalLM.GenerateTokens. States "
+                + "are updated in place where a kernel does that.");
             Measure(report, clock, options, sizes, parsed.GetValue(vocabulary), parsed.GetValue(prompt), output);
             return output.Finish(report);
         });

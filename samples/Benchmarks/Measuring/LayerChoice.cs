@@ -1,7 +1,9 @@
 using System.Numerics;
 using FlaSharp;
 using FlaSharp.Layers;
+using FlaSharp.Ops;
 using LanguageModel;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Benchmarks.Measuring;
@@ -13,6 +15,7 @@ internal sealed record LayerChoice(string Name, LinearAttentionMode? Mode)
     public const string Attention = "SoftmaxAttention";
 
     private const double GlaExpandK = 0.5;
+    private const int Mamba2StateSize = 128;
 
     public static IReadOnlyList<LayerChoice> All { get; } =
     [
@@ -30,7 +33,8 @@ internal sealed record LayerChoice(string Name, LinearAttentionMode? Mode)
             {
                 Gla => new GatedLinearAttention(hidden, heads, GlaExpandK, mode: Mode!.Value, device: device, dtype: dtype),
                 "Mamba" => new Mamba(hidden, device: device, dtype: dtype),
-                "Mamba2" => new Mamba2(hidden, headDim: Mamba2HeadDim(hidden), device: device, dtype: dtype),
+                "Mamba2" => new Mamba2(hidden, headDim: Mamba2HeadDim(hidden), stateSize: Mamba2StateSize, device: device,
+                    dtype: dtype),
                 _ => new SoftmaxAttention(hidden, heads, device: device, dtype: dtype),
             };
         }
@@ -44,9 +48,25 @@ internal sealed record LayerChoice(string Name, LinearAttentionMode? Mode)
     public (string takes, bool isHopeless) Plan(long batch, long time, long hidden, int heads, ScalarType dtype, Device device)
     {
         if (Mode is not { } mode)
-            return ("", false);
+            return (PlanOfMamba(batch, time, hidden, dtype, device), false);
         var shape = new GlaShape(batch, time, heads, Math.Max(1, (long)(hidden * GlaExpandK) / heads));
         return (GlaModes.Plan(shape, mode, dtype, device), GlaModes.IsHopeless(shape, mode, dtype, device));
+    }
+
+    /// <summary>What computes the recurrence of Mamba and Mamba-2; empty for other layers.</summary>
+    private string PlanOfMamba(long batch, long time, long hidden, ScalarType dtype, Device device)
+    {
+        using Tensor one = empty([1], dtype, device); // only the device, the dtype and the sizes count
+        long inner = 2 * hidden, headDim = Mamba2HeadDim(hidden);
+        using Tensor x = Name == "Mamba"
+            ? one.expand(batch, time, inner)
+            : one.expand(batch, time, inner / headDim, headDim);
+        return Name switch
+        {
+            "Mamba" => FlaOps.PlanSelectiveScan(x).Path,
+            "Mamba2" => FlaOps.PlanSsd(x, Mamba2StateSize).Path,
+            _ => "",
+        };
     }
 
     public override string ToString() => Mode is { } mode ? $"{Name} {mode}" : Name;
