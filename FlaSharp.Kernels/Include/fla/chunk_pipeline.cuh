@@ -34,8 +34,8 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS, int BARRIERS> s
         static_assert(PRODUCING_SHARE * PRODUCER_THREADS + CONSUMING_SHARE * CONSUMER_THREADS <= SHARE * THREADS,
                       "more registers than the block has: warps would wait for them forever");
         if (threadIdx.x < DEPTH) {
-            full(threadIdx.x).init(PRODUCER_THREADS / 32);
-            empty(threadIdx.x).init(CONSUMER_THREADS / 32);
+            full(threadIdx.x).init(PRODUCER_THREADS);
+            empty(threadIdx.x).init(CONSUMER_THREADS);
         }
         __syncthreads();
         if (threadIdx.x < PRODUCER_THREADS) {
@@ -58,7 +58,7 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS, int BARRIERS> s
             copy_async_wait<DEPTH - 2>();
             sync_producers();
             prepare(n);
-            full(n).arrive_warp();
+            full(n).arrive(); // each thread: compute-sanitizer does not see what __syncwarp orders
             int next = n + DEPTH - 1;
             if (n > 0 && next < chunks) empty(n - 1).wait((n - 1) / DEPTH); // has the memory of `next`
             load(next);
@@ -68,7 +68,7 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS, int BARRIERS> s
 
     // The consumers' part of chunk `n`: wait for it, and give its memory back.
     static __device__ __forceinline__ void wait(int n) { full(n).wait(n / DEPTH); }
-    static __device__ __forceinline__ void release(int n) { empty(n).arrive_warp(); }
+    static __device__ __forceinline__ void release(int n) { empty(n).arrive(); }
 
 private:
     // Of chunk n's memory: phase n / DEPTH ends when all producers are done with the chunk, all consumers.
