@@ -8,7 +8,10 @@ internal static class KernelCatalog
 {
     // Each operation's launcher adds the function that lists its own.
     private static readonly Func<CompilerTarget, IEnumerable<KernelVariant>>[] s_operations =
-        [GlaChunkKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants, RmsNormKernels.Variants];
+    [
+        GlaChunkKernels.Variants, GlaSmallKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants,
+        RmsNormKernels.Variants,
+    ];
 
     public static IEnumerable<KernelVariant> AllVariants(CompilerTarget target) =>
         s_operations.SelectMany(variants => variants(target)).Distinct();
