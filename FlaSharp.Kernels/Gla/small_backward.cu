@@ -24,6 +24,7 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, THREADS = 32 * WARPS;
 constexpr int ELEMENTS = StateElement<K, V>::COUNT, THREAD_ELEMENTS = (ELEMENTS + THREADS - 1) / THREADS;
+constexpr int MIN_BLOCKS = WARPS > 4 ? 16 / WARPS : 3; // the elements of a small block's threads take more registers
 typedef GlaBlock<BLOCK_TOKENS, BLOCK_TOKENS * WARPS> Line;
 
 // What a warp works on.
@@ -176,7 +177,7 @@ __device__ __forceinline__ void store_gradients(const GlaSmallBackward& p, const
                             [&](int h, int c) { return gates.is_limited(h, c) ? 0.f : grad_g.at(h, c); });
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_backward(const __grid_constant__ GlaSmallBackward p) {
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_small_backward(const __grid_constant__ GlaSmallBackward p) {
     Line line(p.shape, blockIdx.x);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, keys = p.shape.key_size, values = p.shape.value_size;
     i64 sequence_state = line.sequence_state(p.shape) * keys * values;
