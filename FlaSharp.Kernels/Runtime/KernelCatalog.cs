@@ -12,8 +12,8 @@ internal static class KernelCatalog
     // Each operation's launcher adds the function that lists its own.
     private static readonly Func<CompilerTarget, IEnumerable<KernelVariant>>[] s_operations =
     [
-        GlaChunkKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants, RmsNormKernels.Variants,
-        CausalConvKernels.Variants, SelectiveScanKernels.Variants,
+        GlaChunkKernels.Variants, GlaSmallKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants,
+        RmsNormKernels.Variants, CausalConvKernels.Variants, SelectiveScanKernels.Variants,
         SsdChunkKernels.Variants, SsdRecurrenceKernel.Variants,
     ];
 

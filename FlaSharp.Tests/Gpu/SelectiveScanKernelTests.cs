@@ -254,7 +254,7 @@ public sealed class SelectiveScanKernelTests
                 i.GetValueOrDefault("z"), i.GetValueOrDefault("deltaBias"), softplus, i.GetValueOrDefault("initialState"),
                 offsets),
             rounded, float64);
-        var (limit, gradientLimit) = dtype == ScalarType.Float32 ? (1e-5, 2e-5) : (4e-3, 5e-3);
+        var (limit, gradientLimit) = dtype == ScalarType.Float32 ? (1e-5, 2e-5) : (4e-3, 1e-2); // dB and dC sum up what cancels
         Gradients.Close(Gradients.Of(i => Run(i, softplus, offsets, segments), rounded), expected, limit, gradientLimit,
             $"u [{string.Join(", ", inputs["u"].shape)}], b [{string.Join(", ", inputs["b"].shape)}], {dtype}, "
             + $"{segments} segments");

@@ -14,6 +14,8 @@ public sealed class SmallGridTests
     private static readonly int[] s_offsets = [0, 17, 17, 100, 130];
 
     [GpuTheory]
+    [InlineData(7, 13, ScalarType.BFloat16)]
+    [InlineData(16, 8, ScalarType.BFloat16)]
     [InlineData(20, 33, ScalarType.BFloat16)]
     [InlineData(64, 64, ScalarType.BFloat16)]
     [InlineData(64, 64, ScalarType.Float16)]

@@ -1,4 +1,5 @@
 using FlaSharp.Interop;
+using FlaSharp.Kernels.Gla;
 using FlaSharp.Kernels.Runtime;
 using FlaSharp.Ops.Reference;
 using TorchSharp;
@@ -55,13 +56,13 @@ public static partial class FlaOps
         var problem = GlaProblem.Of(q, k, v, g, initialState, sequences);
         if (updateState)
             CheckUpdate(initialState, problem.Gradients);
-        var (choice, missing) = GlaPlan.Of(problem, mode);
+        var (choice, missing, small) = GlaPlan.Of(problem, mode);
         if (missing is not null)
             CudaRuntime.FallBack(nameof(Gla), missing);
 
         var inPlace = updateState && choice.Mode == LinearAttentionMode.FusedRecurrent && choice.Path != TorchPath;
-        var (output, finalState) = RunGla(choice, GlaParts.Of(problem), q, k, v, g, factor, initialState, sequences, reverse,
-            outputFinalState || (updateState && !inPlace), inPlace);
+        var (output, finalState) = RunGla(choice, small, GlaParts.Of(problem), q, k, v, g, factor, initialState, sequences,
+            reverse, outputFinalState || (updateState && !inPlace), inPlace);
         if (!updateState || inPlace)
             return (output, finalState);
         using (finalState)
@@ -105,9 +106,12 @@ public static partial class FlaOps
     }
 
     /// <summary>As planned, with checked arguments; the state is updated in place only by the recurrence's kernels.</summary>
-    private static (Tensor output, Tensor? finalState) RunGla(ModeChoice choice, GlaParts parts, Tensor q, Tensor k, Tensor v,
-        Tensor g, double scale, Tensor? initialState, Sequences sequences, bool reverse, bool outputFinalState, bool updateState)
+    private static (Tensor output, Tensor? finalState) RunGla(ModeChoice choice, GlaSmallTile? small, GlaParts parts, Tensor q,
+        Tensor k, Tensor v, Tensor g, double scale, Tensor? initialState, Sequences sequences, bool reverse,
+        bool outputFinalState, bool updateState)
     {
+        if (small is not null)
+            return GlaSmallFunction.Run(small, q, k, v, g, scale, initialState, sequences, reverse, outputFinalState);
         if (choice.Path == CpuPath)
             return GlaRecurrence.Run(q, k, v, g, scale, initialState, sequences, reverse, outputFinalState, updateState);
         if (choice.Path == CudaPath)

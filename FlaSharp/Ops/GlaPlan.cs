@@ -7,7 +7,8 @@ namespace FlaSharp.Ops;
 /// <summary>How a call of <see cref="FlaOps.Gla"/> runs.</summary>
 /// <param name="Choice">The mode, what computes it, and why.</param>
 /// <param name="Missing">Why the CUDA kernel that should compute it cannot; null if it can, or none is meant to.</param>
-internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
+/// <param name="Small">The tile of the kernels for small heads, if these compute it.</param>
+internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null, GlaSmallTile? Small = null)
 {
     private const int ShortSequence = 16; // up to it the chunked form has nothing to gain over a handful of steps
 
@@ -49,28 +50,37 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null)
         var parts = GlaParts.Of(problem);
         var tile = GlaChunkTile.Choose(
             parts.Keys, parts.Values, element, gate, problem.Gradients, device.Target!, out var noChunks);
+        var small = GlaSmallTile.Choose(problem.KeySize, problem.ValueSize, element, gate,
+            (long)problem.Sequences.Count * problem.Heads, problem.Sequences.MaxLength, device.Info.MultiprocessorCount);
         var noRecurrence = Math.Max(problem.KeySize, problem.ValueSize) <= GlaRecurrentTile.MaxSize
             ? null
             : $"K = {problem.KeySize} and V = {problem.ValueSize}: the recurrence takes up to {GlaRecurrentTile.MaxSize}.";
         var (taken, reason) = mode == LinearAttentionMode.Auto
-            ? Auto(problem, parts, device, tile, noChunks, explain)
+            ? Auto(problem, parts, device, tile, small, noChunks, explain)
             : (mode, "Asked for.");
         var missing = taken == LinearAttentionMode.FusedRecurrent ? noRecurrence : tile is null ? noChunks : null;
         if (missing is not null)
             return new(new ModeChoice(taken, FlaOps.TorchPath, $"{reason} {missing}"), missing);
+        if (taken == LinearAttentionMode.FusedRecurrent)
+            small = null;
         if (!explain)
-            return new(new ModeChoice(taken, FlaOps.CudaPath, ""));
-        var manner = taken == LinearAttentionMode.FusedRecurrent ? "" : OverChunks(problem, parts, device, tile!);
-        return new(new ModeChoice(taken, FlaOps.CudaPath, $"{reason}{manner} {gpu}"));
+            return new(new ModeChoice(taken, FlaOps.CudaPath, ""), Small: small);
+        var manner = taken == LinearAttentionMode.FusedRecurrent ? ""
+            : small is not null ? $" The {small.Warps} warps of a block share a head's tokens, without chunks."
+            : OverChunks(problem, parts, device, tile!);
+        return new(new ModeChoice(taken, FlaOps.CudaPath, $"{reason}{manner} {gpu}"), Small: small);
     }
 
     /// <summary>The one place that says which mode is the fastest where.</summary>
     private static (LinearAttentionMode, string) Auto(
-        in GlaProblem problem, GlaParts parts, GpuDevice device, GlaChunkTile? tile, string noChunks, bool explain)
+        in GlaProblem problem, GlaParts parts, GpuDevice device, GlaChunkTile? tile, GlaSmallTile? small, string noChunks,
+        bool explain)
     {
         var length = problem.Sequences.MaxLength;
         if (length <= (problem.Element == ElementType.Float32 ? ShortFloat32Sequence : ShortSequence))
             return (LinearAttentionMode.FusedRecurrent, explain ? ShortReason(length) : "");
+        if (small is not null)
+            return (LinearAttentionMode.FusedChunk, explain ? $"K and V are at most {GlaSmallTile.MaxSize}: a single pass." : "");
         if (tile is null)
             return (LinearAttentionMode.FusedRecurrent, noChunks);
         var blocks = tile.BlockCount((long)problem.Sequences.Count * problem.Heads, parts.Values);

@@ -282,9 +282,9 @@ class PipelineTests(unittest.TestCase):
                 #include "fla/chunk_pipeline.cuh"
                 struct None {{ int none; }};
                 extern "C" __global__ void __launch_bounds__(384, {blocks}) shares(const __grid_constant__ None p) {{
-                    fla::ChunkPipeline<3, 128, 256>::run<{producers}, {consumers}, {blocks}>([] {{}}, [] {{}});
+                    fla::ChunkPipeline<3, 128, 256, 0>::run<{producers}, {consumers}, {blocks}>([] {{}}, [] {{}});
                 }}"""
-            emulate.launch(source, "shares", None, 1, 384, 0, ctypes.c_int(0))
+            emulate.launch(source, "shares", None, 1, 384, 48, ctypes.c_int(0))
 
         for shares in ((88, 208), (200, 152), (0, 0), (0, 168), (0, 0, 2), (80, 80, 2)):  # 168 for each thread, 80 of two blocks
             launch(*shares)

@@ -1,0 +1,182 @@
+using System.Collections.Concurrent;
+using System.Numerics;
+using FlaSharp.Kernels.Runtime;
+
+namespace FlaSharp.Kernels.Gla;
+
+/// <summary>
+/// Gated linear attention of small heads, on a GPU: the launches of Gla/small_*.cu. q, k, v, g and the gradients, of which every
+/// query head has its own, are [B, T, H or Hkv, K or V]; states are dense float32 [S, H, K, V].
+/// </summary>
+/// <remarks>
+/// A value that is not finite reaches the outputs of its channel from its token on, and of up to 15 tokens before it.
+/// </remarks>
+internal sealed class GlaSmallKernels
+{
+    private static readonly ConcurrentDictionary<(GlaSmallTile, bool, int), KernelVariant> s_variants = new();
+    private static readonly ConcurrentDictionary<(GpuDevice, GlaSmallTile, int), bool> s_expected = new();
+
+    public required GpuDevice Device { get; init; }
+
+    public required GlaSmallTile Tile { get; init; }
+
+    /// <summary>Tokens of each batch row: T.</summary>
+    public required int Time { get; init; }
+
+    public required SequenceLayout Sequences { get; init; }
+
+    /// <summary>H.</summary>
+    public required int Heads { get; init; }
+
+    /// <summary>Hkv, the heads of k, v and g: query head h reads head h / (H / Hkv).</summary>
+    public required int KvHeads { get; init; }
+
+    /// <summary>K.</summary>
+    public required int KeySize { get; init; }
+
+    /// <summary>V.</summary>
+    public required int ValueSize { get; init; }
+
+    public required float Scale { get; init; }
+
+    /// <summary>Floats of the states that <see cref="Forward"/> leaves for <see cref="Backward"/>.</summary>
+    public long SavedStateCount => Slots * Heads * Tile.StateSize;
+
+    // fla::GlaBlock::slot; packed sequences leave gaps.
+    private long Slots => Sequences.Offsets == 0
+        ? (long)Sequences.Count * GlaChunkKernels.ChunkCount(Time, Tile.Tokens)
+        : Time / Tile.Tokens + Sequences.Count;
+
+    private int Lines => checked(Sequences.Count * Heads);
+
+    private GlaChunkParameters.Shape Shape => new()
+    {
+        Sequences = Sequences,
+        Heads = Heads,
+        Group = Heads / KvHeads,
+        KeySize = KeySize,
+        ValueSize = ValueSize,
+        Segments = 1,
+        SegmentChunks = GlaChunkKernels.ChunkCount(Sequences.Length, GlaSmallTile.BlockTokens),
+    };
+
+    /// <summary>Kernels that stand for all: every tile of bfloat16, and one of each other type and alignment.</summary>
+    public static IEnumerable<KernelVariant> Variants(CompilerTarget target)
+    {
+        const ElementType BFloat16 = ElementType.BFloat16, Float16 = ElementType.Float16, Float32 = ElementType.Float32;
+        (GlaSmallTile tile, int vector)[] cases =
+        [
+            (new(8, 8, 16, BFloat16, BFloat16), 4),
+            (new(8, 16, 16, BFloat16, BFloat16), 4),
+            (new(16, 8, 16, BFloat16, BFloat16), 4),
+            (new(16, 16, 16, BFloat16, BFloat16), 4),
+            (new(16, 16, 8, BFloat16, BFloat16), 4),
+            (new(16, 16, 4, BFloat16, Float32), 4),
+            (new(16, 16, 16, Float16, Float32), 1),
+            (new(8, 16, 16, Float16, Float16), 2),
+        ];
+        foreach (var (tile, vector) in cases)
+        {
+            yield return Variant(tile, backward: false, vector);
+            yield return Variant(tile, backward: true, vector);
+        }
+    }
+
+    /// <summary>o and the final state.</summary>
+    /// <param name="q">[B, T, H, K].</param>
+    /// <param name="k">[B, T, Hkv, K].</param>
+    /// <param name="v">[B, T, Hkv, V].</param>
+    /// <param name="g">[B, T, Hkv, K].</param>
+    /// <param name="initialState">0 for zeros.</param>
+    /// <param name="o">[B, T, H, V].</param>
+    /// <param name="finalState">0 if unwanted.</param>
+    /// <param name="savedStates">0 if no backward follows.</param>
+    public void Forward(TensorView q, TensorView k, TensorView v, TensorView g, nint initialState, TensorView o, nint finalState,
+        nint savedStates)
+    {
+        var vector = Vector(g, q, k, v);
+        if (savedStates != 0)
+            ExpectBackward(vector);
+        Launch(backward: false, vector, new GlaSmallParameters.Forward
+        {
+            Shape = Shape,
+            Q = q,
+            K = k,
+            V = v,
+            G = g,
+            O = o,
+            Initial = initialState,
+            Final = finalState,
+            States = savedStates,
+            Scale = Scale,
+        });
+    }
+
+    /// <summary>The gradients of q, k, v, g and the initial state.</summary>
+    /// <param name="q">[B, T, H, K].</param>
+    /// <param name="k">[B, T, Hkv, K].</param>
+    /// <param name="v">[B, T, Hkv, V].</param>
+    /// <param name="g">[B, T, Hkv, K].</param>
+    /// <param name="outputGradient">[B, T, H, V].</param>
+    /// <param name="queryGradient">[B, T, H, K].</param>
+    /// <param name="keyGradient">[B, T, H, K].</param>
+    /// <param name="valueGradient">[B, T, H, V].</param>
+    /// <param name="decayGradient">[B, T, H, K].</param>
+    /// <param name="savedStates">Of <see cref="Forward"/>.</param>
+    /// <param name="finalStateGradient">0 for zeros.</param>
+    /// <param name="initialStateGradient">0 if unwanted.</param>
+    public void Backward(TensorView q, TensorView k, TensorView v, TensorView g, TensorView outputGradient,
+        TensorView queryGradient, TensorView keyGradient, TensorView valueGradient, TensorView decayGradient, nint savedStates,
+        nint finalStateGradient, nint initialStateGradient) =>
+        Launch(backward: true, Vector(g, q, k, v, outputGradient), new GlaSmallParameters.Backward
+        {
+            Shape = Shape,
+            Q = q,
+            K = k,
+            V = v,
+            G = g,
+            GradOutput = outputGradient,
+            GradQ = queryGradient,
+            GradK = keyGradient,
+            GradV = valueGradient,
+            GradG = decayGradient,
+            States = savedStates,
+            FinalGradient = finalStateGradient,
+            InitialGradient = initialStateGradient,
+            Scale = Scale,
+        });
+
+    private static KernelVariant Variant(GlaSmallTile tile, bool backward, int vector) =>
+        s_variants.GetOrAdd((tile, backward, vector),
+            static key => key.Item2 ? key.Item1.Backward(key.Item3) : key.Item1.Forward(key.Item3));
+
+    /// <summary>As in <see cref="GlaChunkKernels"/>: the first time, backward is loaded while forward runs.</summary>
+    private void ExpectBackward(int vector)
+    {
+        if (!s_expected.TryAdd((Device, Tile, vector), true))
+            return;
+        var (device, variant) = (Device, Variant(Tile, backward: true, vector));
+        _ = Task.Run(() => KernelLibrary.Get(device, variant));
+    }
+
+    /// <summary>How many elements, up to 4, are aligned together in every row of the inputs, and so of dense outputs.</summary>
+    private int Vector(TensorView g, params ReadOnlySpan<TensorView> others)
+    {
+        const int Most = 4;
+        var multiples = Places(g, Tile.Gate) | (long)KeySize | (long)ValueSize | Most;
+        foreach (var view in others)
+            multiples |= Places(view, Tile.Element);
+        return 1 << BitOperations.TrailingZeroCount(multiples);
+
+        // Its lowest bit is that of the largest power of 2 that divides address and strides.
+        static long Places(in TensorView view, ElementType type) => view.Data / type.Bytes() | view.Batch | view.Time | view.Head;
+    }
+
+    private void Launch<TParameters>(bool backward, int vector, in TParameters parameters)
+        where TParameters : unmanaged
+    {
+        if (Lines > 0)
+            KernelLibrary.Get(Device, Variant(Tile, backward, vector))
+                .Launch((uint)Lines, 1, 1, LaunchStream.Current, parameters);
+    }
+}

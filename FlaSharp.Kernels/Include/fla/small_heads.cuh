@@ -1,0 +1,326 @@
+// Gated linear attention of small heads, K and V up to 16: a warp has 16 tokens of a head in its registers and works alone.
+//
+// Every matrix of such a block is 16 x 16 or smaller, and a product with it an instruction or two. What a thread loads from global
+// memory is at once what these instructions take: rows and columns of a matrix may come in any order that its partners share.
+//   Row r of a matrix of tokens, r < 8, is token 2 r; row r + 8 the token after it. So each lane has two neighbouring tokens.
+//   Columns 2 c, 2 c + 1 and, of the larger sizes, 2 c + 8, 2 c + 9 are the SIZE / 4 channels from c SIZE / 4 on: neighbours as well.
+#pragma once
+#include "fla/gate_frame.cuh"
+#include "fla/gla.cuh"
+
+namespace fla {
+
+constexpr int BLOCK_TOKENS = 16;
+
+// A lane's two tokens and SIZE / 4 channels of a block, as they are stored; 0 where there are none.
+template <class T, int SIZE> struct TokenRows {
+    static constexpr int CHANNELS = SIZE / 4, PAIRS = SIZE / 8;
+    typedef typename Pair<T>::Type Both;
+    Both pair[2][PAIRS];
+
+    // The block of `rows` tokens from `first` on, of `size` channels. VEC of them are known to be aligned together.
+    template <int VEC> __device__ __forceinline__ void load(const Rows<T>& from, int first, int rows, int size, int lane) {
+        int col = lane % 4 * CHANNELS;
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int token = lane / 4 * 2 + h;
+            bool there = token < rows;
+            const T* row = from[first + token] + col;
+            if constexpr (VEC >= 4 && PAIRS == 2) {
+                if constexpr (sizeof(T) == 4) {
+                    float4 x = there && col < size ? *reinterpret_cast<const float4*>(row) : make_float4(0.f, 0.f, 0.f, 0.f);
+                    pair[h][0] = make_float2(x.x, x.y), pair[h][1] = make_float2(x.z, x.w);
+                } else {
+                    uint2 x = there && col < size ? *reinterpret_cast<const uint2*>(row) : make_uint2(0, 0);
+                    pair[h][0] = x.x, pair[h][1] = x.y;
+                }
+            } else {
+#pragma unroll
+                for (int i = 0; i < PAIRS; i++) {
+                    if constexpr (VEC >= 2) {
+                        pair[h][i] = there && col + 2 * i < size ? reinterpret_cast<const Both*>(row)[i] : Both{};
+                    } else {
+                        T low = there && col + 2 * i < size ? row[2 * i] : T{};
+                        T high = there && col + 2 * i + 1 < size ? row[2 * i + 1] : T{};
+                        if constexpr (sizeof(T) == 4)
+                            pair[h][i] = make_float2(low, high);
+                        else
+                            pair[h][i] = low.bits | (u32)high.bits << 16;
+                    }
+                }
+            }
+        }
+    }
+
+    __device__ __forceinline__ float at(int h, int c) const { return c % 2 ? Pair<T>::high(pair[h][c / 2]) : Pair<T>::low(pair[h][c / 2]); }
+};
+
+// x(h, c) for a lane's tokens and channels to global memory, as TokenRows loads them.
+template <int SIZE, int VEC, class T, class X>
+__device__ __forceinline__ void store_tokens(const Rows<T>& to, int first, int rows, int size, int lane, X x) {
+    constexpr int CHANNELS = SIZE / 4;
+    typedef typename Pair<T>::Type Both;
+    int col = lane % 4 * CHANNELS;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        int token = lane / 4 * 2 + h;
+        if (token >= rows) continue;
+        T* row = to[first + token] + col;
+        if constexpr (VEC >= 4 && CHANNELS == 4) {
+            if (col >= size) continue;
+            if constexpr (sizeof(T) == 4)
+                *reinterpret_cast<float4*>(row) = make_float4(x(h, 0), x(h, 1), x(h, 2), x(h, 3));
+            else
+                *reinterpret_cast<uint2*>(row) = make_uint2(Pair<T>::pack(x(h, 0), x(h, 1)), Pair<T>::pack(x(h, 2), x(h, 3)));
+        } else {
+#pragma unroll
+            for (int c = 0; c < CHANNELS; c += 2) {
+                if constexpr (VEC >= 2) {
+                    if (col + c < size) *reinterpret_cast<Both*>(row + c) = Pair<T>::pack(x(h, c), x(h, c + 1));
+                } else {
+                    if (col + c < size) row[c] = from_float<T>(x(h, c));
+                    if (col + c + 1 < size) row[c + 1] = from_float<T>(x(h, c + 1));
+                }
+            }
+        }
+    }
+}
+
+// A matrix of up to 16 x 16 bfloat16 numbers as a product takes it: of[h + 2 i] is that of row half h and column half i.
+struct Operand {
+    u32 of[4];
+};
+
+// A product, or a sum of products: of[i] has column half i, its elements 2 h and 2 h + 1 row half h.
+struct Product {
+    float of[2][4];
+
+    __device__ __forceinline__ float& at(int h, int c) { return of[c / 2][2 * h + c % 2]; }
+    __device__ __forceinline__ float at(int h, int c) const { return of[c / 2][2 * h + c % 2]; }
+};
+
+// d += a b^T, with b's rows, ROWS or fewer, becoming columns.
+template <int ROWS, class T = bf16> __device__ __forceinline__ void multiply(Product& d, const Operand& a, const Operand& b) {
+#pragma unroll
+    for (int i = 0; i < ROWS / 8; i++) mma_m16n8k16<T>(d.of[i], a.of, b.of[i], b.of[i + 2]);
+}
+
+__device__ __forceinline__ Operand transpose(const Operand& x) {
+    return {{transpose_8x8(x.of[0]), transpose_8x8(x.of[2]), transpose_8x8(x.of[1]), transpose_8x8(x.of[3])}};
+}
+
+// Tokens as an operand.
+template <class T, int SIZE> __device__ __forceinline__ Operand operand(const TokenRows<T, SIZE>& x) {
+    Operand y{};
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int i = 0; i < SIZE / 8; i++) {
+            if constexpr (same<T, bf16>())
+                y.of[h + 2 * i] = x.pair[h][i];
+            else
+                y.of[h + 2 * i] = Pair<bf16>::pack(Pair<T>::low(x.pair[h][i]), Pair<T>::high(x.pair[h][i]));
+        }
+    return y;
+}
+
+// f(h, c) for each of a lane's tokens and channels, as an operand.
+template <int SIZE, class F> __device__ __forceinline__ Operand operand_of(F f) {
+    Operand y{};
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int i = 0; i < SIZE / 8; i++) y.of[h + 2 * i] = Pair<bf16>::pack(f(h, 2 * i), f(h, 2 * i + 1));
+    return y;
+}
+
+// A product as an operand.
+template <int COLS> __device__ __forceinline__ Operand operand(const Product& x) {
+    return operand_of<COLS>([&](int h, int c) { return x.at(h, c); });
+}
+
+// A number of an operand again.
+__device__ __forceinline__ float number(const Operand& x, int h, int c) {
+    u32 pair = x.of[h + 2 * (c / 2)];
+    return c % 2 ? Pair<bf16>::high(pair) : Pair<bf16>::low(pair);
+}
+
+// Products between the tokens of a block: which two an element (h, c) of a lane is of.
+__device__ __forceinline__ int pair_row(int lane, int h) { return lane / 4 * 2 + h; }
+__device__ __forceinline__ int pair_column(int lane, int c) { return lane % 4 * 4 + c % 2 * 2 + c / 2; }
+
+// Those with keep(row, column) as an operand.
+template <class Keep> __device__ __forceinline__ Operand kept(const Product& x, int lane, Keep keep) {
+    return operand_of<BLOCK_TOKENS>([&](int h, int c) {
+        return keep(pair_row(lane, h), pair_column(lane, c)) ? x.at(h, c) : 0.f;
+    });
+}
+
+// The decays of a block, which tokens beyond the end leave as they are. A lane has its two tokens and its channels.
+template <int K> struct BlockGates {
+    static constexpr int CHANNELS = K / 4;
+    float sum[2][CHANNELS];              // of log-decays from the block's first token on
+    float middle[CHANNELS], end[CHANNELS]; // of the first half, of the block
+    bool strong;                           // too strong for a frame
+    u32 limited = 0;                       // of which numbers: these have no gradient
+
+    template <class G> __device__ __forceinline__ BlockGates(const TokenRows<G, K>& g, int lane) {
+        bool out = false;
+#pragma unroll
+        for (int c = 0; c < CHANNELS; c++) {
+            float first = log2_decay(g.at(0, c)), both = first + log2_decay(g.at(1, c));
+#pragma unroll
+            for (int lanes = 4; lanes < 32; lanes *= 2) {
+                float other = __shfl_up_sync(~0u, both, lanes);
+                if (lane >= lanes) both += other;
+            }
+            float before = __shfl_up_sync(~0u, both, 4);
+            sum[0][c] = lane < 4 ? first : before + first;
+            sum[1][c] = both;
+            middle[c] = __shfl_sync(~0u, both, 12 + lane % 4);
+            end[c] = __shfl_sync(~0u, both, 28 + lane % 4);
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                out |= sum[h][c] - middle[c] > MAX_FRAME || middle[c] - sum[h][c] > MAX_FRAME;
+                limited |= (u32)(g.at(h, c) * LOG2E < MIN_LOG2_DECAY) << (2 * c + h);
+            }
+            out |= middle[c] < -MAX_FACTOR; // the state before the block would be lost on the way to the middle
+        }
+        strong = __any_sync(~0u, out);
+    }
+
+    __device__ __forceinline__ bool is_limited(int h, int c) const { return limited >> (2 * c + h) & 1; }
+
+    // Where scaled queries and keys have the factor 1: in the middle, or at the edges.
+    __device__ __forceinline__ float query_origin(int c) const { return strong ? 0.f : middle[c]; }
+    __device__ __forceinline__ float key_origin(int c) const { return strong ? end[c] : middle[c]; }
+    __device__ __forceinline__ float query_decay(int h, int c) const { return pow2(sum[h][c] - query_origin(c)); }
+    __device__ __forceinline__ float key_decay(int h, int c) const { return pow2(key_origin(c) - sum[h][c]); }
+    // From the block's start to the queries' origin, and from the keys' origin to its end.
+    __device__ __forceinline__ float start(int c) const { return pow2(query_origin(c)); }
+    __device__ __forceinline__ float rest(int c) const { return pow2(end[c] - key_origin(c)); }
+
+    // Lets the compiler compute decays once more, instead of keeping them all from here on.
+    __device__ __forceinline__ void forget() {
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int c = 0; c < CHANNELS; c++) sum[h][c] = __int_as_float(opaque(__float_as_int(sum[h][c])));
+    }
+
+    // At a level of binary splitting (see gate_frame.cuh), in blocks of 2 * half: the decay of a lane's token to or from the border between
+    // the halves. Tokens in the second half are queries.
+    __device__ __forceinline__ float border(int lane, int half, int c) const {
+        int last = (lane / 4 * 2 & ~(2 * half - 1)) + half - 1; // of the first half
+        float far = __shfl_sync(~0u, sum[1][c], last / 2 * 4 + lane % 4);
+        return half == 1 ? sum[0][c] : far;
+    }
+    static __device__ __forceinline__ bool is_query(int lane, int h, int half) { return (lane / 4 * 2 + h) & half; }
+};
+
+// Whether two tokens of a block are apart at a level of binary splitting.
+__device__ __forceinline__ bool tokens_apart(int i, int j, int half) { return (i ^ j) / half == 1; }
+
+// Sums over channels of x y for a lane's two tokens, which four lanes share.
+template <int SIZE, class X, class Y> __device__ __forceinline__ void dot_tokens(float (&sums)[2], const X& x, const Y& y) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        sums[h] = 0.f;
+#pragma unroll
+        for (int c = 0; c < SIZE / 4; c++) sums[h] += x.at(h, c) * y.at(h, c);
+        sums[h] += __shfl_xor_sync(~0u, sums[h], 1);
+        sums[h] += __shfl_xor_sync(~0u, sums[h], 2);
+    }
+}
+
+// The operand of a level of binary splitting.
+template <class T, int K>
+__device__ __forceinline__ Operand split_operand(const BlockGates<K>& gates, const TokenRows<T, K>& q, const TokenRows<T, K>& k,
+                                                 float scale, int half, int lane) {
+    Operand x{};
+#pragma unroll
+    for (int i = 0; i < K / 8; i++) {
+        float border[2] = {gates.border(lane, half, 2 * i), gates.border(lane, half, 2 * i + 1)};
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            bool query = gates.is_query(lane, h, half);
+            auto pair = query ? q.pair[h][i] : k.pair[h][i];
+            auto decay = [&](int c) {
+                float away = gates.sum[h][2 * i + c] - border[c];
+                return pow2(query ? away : -away) * (query ? scale : 1.f);
+            };
+            x.of[h + 2 * i] = Pair<bf16>::pack(Pair<T>::low(pair) * decay(0), Pair<T>::high(pair) * decay(1));
+        }
+    }
+    return x;
+}
+
+// The products of queries and keys that decay from the one to the other, however strongly; rows and columns may be either.
+template <class T, int K>
+__device__ __forceinline__ Product split_pairs(const BlockGates<K>& gates, const TokenRows<T, K>& q, const TokenRows<T, K>& k,
+                                               float scale, int lane) {
+    Product pairs{};
+    float diagonal[2];
+    dot_tokens<K>(diagonal, q, k);
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+            if (pair_row(lane, h) == pair_column(lane, c)) pairs.at(h, c) = diagonal[h] * scale;
+#pragma unroll 1
+    for (int half = BLOCK_TOKENS / 2; half > 0; half /= 2) {
+        Operand x = split_operand(gates, q, k, scale, half, lane);
+        Product level{};
+        multiply<BLOCK_TOKENS>(level, x, x);
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int c = 0; c < 4; c++)
+                if (tokens_apart(pair_row(lane, h), pair_column(lane, c), half)) pairs.at(h, c) = level.at(h, c);
+    }
+    return pairs;
+}
+
+// A state transposed, [V x K], lies in a product's elements: rows are value channels in their columns' order. Which key and value
+// channel element `e` of all is, counted lane by lane, a column half after the other.
+template <int K, int V> struct StateElement {
+    static constexpr int COUNT = K / 8 * 128;
+    int key, value;
+    bool exists;
+
+    __device__ __forceinline__ StateElement(int e, int keys, int values) {
+        int lane = e / 4 % 32, row = lane / 4, high = e / 2 % 2;
+        key = lane % 4 * (K / 4) + e / 128 * 2 + e % 2;
+        value = row / 2 * (V / 4) + high * 2 + row % 2;
+        exists = e < COUNT && key < keys && value < values && (V > 8 || !high);
+    }
+    __device__ __forceinline__ int place(int values) const { return key * values + value; }
+};
+
+// What each warp has: a state's elements.
+template <int K> __device__ __forceinline__ void store_state(float (&to)[StateElement<K, 16>::COUNT], const Product& x, int lane) {
+#pragma unroll
+    for (int i = 0; i < K / 8; i++)
+        *reinterpret_cast<float4*>(&to[i * 128 + lane * 4]) = make_float4(x.of[i][0], x.of[i][1], x.of[i][2], x.of[i][3]);
+}
+template <int K> __device__ __forceinline__ Product load_state(const float (&from)[StateElement<K, 16>::COUNT], int lane) {
+    Product x{};
+#pragma unroll
+    for (int i = 0; i < K / 8; i++) {
+        float4 part = *reinterpret_cast<const float4*>(&from[i * 128 + lane * 4]);
+        x.of[i][0] = part.x, x.of[i][1] = part.y, x.of[i][2] = part.z, x.of[i][3] = part.w;
+    }
+    return x;
+}
+
+// A state times a factor for each of a lane's key channels.
+template <int K, class Factor> __device__ __forceinline__ Product scaled(const Product& x, Factor factor) {
+    Product y{};
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int c = 0; c < K / 4; c++) y.at(h, c) = x.at(h, c) * factor(c);
+    return y;
+}
+
+} // namespace fla
