@@ -138,7 +138,7 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const Block& blo
             for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.y(), j, row + m * 16, lane);
             state.add(a, stage.x(), j, lane);
         }
-        Pipeline::release(n);
+        Pipeline::release(opaque(n)); // the number alone waits in a register, not the address too
     }
 
     if (p.local) state.store(p.local + block.state * state_size, shape.key_size, shape.value_size, value, lane);
