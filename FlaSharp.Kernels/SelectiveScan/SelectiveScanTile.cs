@@ -19,7 +19,6 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false)
     private const int Warps = 4;
     private const int Threads = 32 * Warps;
     private const int PartSteps = 8; // of scan_backward.cu
-    private const int RowGap = 8; // of sums over states
     private const int Float = sizeof(float);
 
     /// <summary>Channels of a block, neighbours in a group.</summary>
@@ -30,7 +29,10 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false)
     // In shared memory at once.
     private int Steps => IsNarrow ? 2 * SavedSteps : SavedSteps;
 
-    private int SegmentBytes => Float * Steps * (2 * Channels + 2 * Slice);
+    private int SegmentBytes => Float * Steps * (2 * (Channels + Channels / 8) + 2 * Slice);
+
+    // A number for each step and channel.
+    private int SumBytes => Float * Steps * (Channels + 32 / Lanes);
 
     /// <summary>Blocks of a group's channels.</summary>
     /// <param name="channels">E.</param>
@@ -42,12 +44,12 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false)
     public long Blocks(long channels, long groups) => groups * GroupBlocks(channels, groups);
 
     public KernelVariant Forward(ElementType element, bool isGated, bool hasSoftplus) =>
-        Variant("scan_forward", SegmentBytes + Float * Steps * (Channels + RowGap), element, isGated, hasSoftplus,
+        Variant("scan_forward", SegmentBytes + SumBytes, element, isGated, hasSoftplus,
             $"SAVED_STEPS={SavedSteps}");
 
     public KernelVariant Backward(ElementType element, bool isGated, bool hasSoftplus) =>
         Variant("scan_backward",
-            Float * Steps * (8 * Channels + 2 * Slice + 3 * (Channels + RowGap)) // step, slope, totals; matrices; y, du, ddelta
+            Float * Steps * (8 * Channels + 2 * Slice) + 3 * SumBytes // steps, slope, totals; matrices; y, du, ddelta
                 + Float * (Steps / PartSteps * Threads * (Slice / Lanes) + Warps * Steps * 2 * Slice), // starts, sums
             element, isGated, hasSoftplus);
 

@@ -36,17 +36,23 @@ struct SelectiveScanBackward {
     i64 tokens;
 };
 
-constexpr int SUM_ROW = CHANNELS + 8;  // rows so that LANES of them do not meet in a bank
+// Of a tile's steps, for each channel: delta, delta u, g, u. Exchanged positions in odd rows keep from meeting in a bank both a
+// Column's threads and those that read the operands of matrix instructions.
+struct StepRows {
+    float4 rows[STEPS][CHANNELS];
+
+    __device__ __forceinline__ float4& at(u32 step, int position) { return rows[step][position ^ step % 2 * 5]; }
+};
 
 struct Shared {
-    float4 step[STEPS][CHANNELS];                     // delta, delta u, g, u
-    float2 slope[STEPS][CHANNELS];                    // of delta by the raw one, of y by z
-    float matrices[2][STEPS][SLICE];                  // B, C
-    float y[STEPS][SUM_ROW];                          // C h
-    float du[STEPS][SUM_ROW], ddelta[STEPS][SUM_ROW]; // sums over states: of B dh, and of A p / ln(2)
+    StepRows steps;
+    float2 slope[Column::COUNT * VECTOR][THREADS];  // of delta by the raw one, of y by z; each thread's own
+    float matrices[2][STEPS][SLICE];                // B, C
+    Sums y;                                         // C h
+    Sums du, ddelta;                                // sums over states: of B dh, and of A p / ln(2)
     States starts[PARTS][THREADS];
-    float sums[WARPS][STEPS][2][SLICE];               // of a warp's channels: of dC, of dB
-    float2 totals[STEPS][CHANNELS];                   // of every STEPS-th step: of g u, of ddelta
+    float sums[WARPS][STEPS][2][SLICE];             // of a warp's channels: of dC, of dB
+    float2 totals[Column::COUNT * VECTOR][THREADS]; // of every STEPS-th step: of g u, of ddelta; each thread's own
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 
@@ -91,7 +97,7 @@ struct ChannelSums {
             }
         }
     }
-    __device__ __forceinline__ void store(float (&sums)[2][SLICE], const Lane& lane) const {
+    __device__ __forceinline__ void store(float (&sums)[2][SLICE], const Lane<1>& lane) const {
         *reinterpret_cast<float4*>(sums[0] + lane.state) = make_float4(d[0][0], d[0][1], d[1][0], d[1][1]);
         *reinterpret_cast<float4*>(sums[1] + lane.state) = make_float4(d[0][2], d[0][3], d[1][2], d[1][3]);
     }
@@ -109,15 +115,20 @@ __device__ __forceinline__ States advance(States& h, const States& rates, float 
 }
 
 // A part's states again, its sums, and the walk back: dh is the gradient of the state after the part, then of that before it.
-__device__ __forceinline__ void walk_part(Shared& shared, const Lane& lane, int part, const States& rates, States& dh,
-                                          States& da) {
-    int first = part * PART, q = threadIdx.x % LANES;
+// `add`: whether the sums join those of other states.
+__device__ __forceinline__ void walk_part(Shared& shared, const Lane<1>& lane, int part, bool add, const States& rates,
+                                          States& dh, States& da) {
+    int first = part * PART;
+    auto put = [&](Sums& to, int step, const float (&x)[LANES]) {
+        float& place = to.at(first + step + lane.index, lane.position);
+        place = (add ? place : 0.f) + lane.sum(x);
+    };
     States h = shared.starts[part][threadIdx.x];
     States states[PART], decays[PART];
     float sums[LANES], more[LANES];
 #pragma unroll
     for (int i = 0; i < PART; i++) {
-        float4 step = shared.step[first + i][lane.channel];
+        float4 step = shared.steps.at(first + i, lane.position);
         decays[i] = advance(h, rates, step.x, step.y, load_states(shared.matrices[0][first + i] + lane.state));
         states[i] = h;
         if constexpr (GATED) {
@@ -125,17 +136,19 @@ __device__ __forceinline__ void walk_part(Shared& shared, const Lane& lane, int 
             sums[i % LANES] = c.at[0] * h.at[0];
 #pragma unroll
             for (int n = 1; n < STATES; n++) sums[i % LANES] = fmaf(c.at[n], h.at[n], sums[i % LANES]);
-            if (i % LANES == LANES - 1) shared.y[first + i - LANES + 1 + q][lane.channel] += sum_over_lanes(sums);
+            if (i % LANES == LANES - 1) put(shared.y, i - LANES + 1, sums);
         }
     }
 
     __syncwarp();  // the walk back is not to begin before: its operands would take registers
-    const float4* pair = &shared.step[first + threadIdx.x % 32 / 4][lane.channel / 8 * 8 + 2 * q];
-    Operand g(pair[0].z, pair[1].z), input(pair[0].y, pair[1].y);
+    // What follows is not to be kept in registers from part to part.
+    int thread = opaque(threadIdx.x), row = first + thread % 32 / 4, pair = thread / 32 * 8 + thread % 4 * 2;
+    float4 one = shared.steps.at(row, pair), other = shared.steps.at(row, pair + 1);
+    Operand g(one.z, other.z), input(one.y, other.y);
     ChannelSums channels;
 #pragma unroll
     for (int i = PART - 1; i >= 0; i--) {
-        float4 step = shared.step[first + i][lane.channel];
+        float4 step = shared.steps.at(first + i, lane.position);
         States b = load_states(shared.matrices[0][first + i] + lane.state);
         States c = load_states(shared.matrices[1][first + i] + lane.state);
         States before = i > 0 ? states[i - 1] : shared.starts[part][threadIdx.x];
@@ -153,8 +166,8 @@ __device__ __forceinline__ void walk_part(Shared& shared, const Lane& lane, int 
             exponent_gradient = n == 0 ? p * rates.at[n] : fmaf(p, rates.at[n], exponent_gradient);
         }
         if (i % LANES == 0) {
-            shared.du[first + i + q][lane.channel] += sum_over_lanes(sums);
-            shared.ddelta[first + i + q][lane.channel] += sum_over_lanes(more);
+            put(shared.du, i, sums);
+            put(shared.ddelta, i, more);
         }
     }
     channels.store(shared.sums[threadIdx.x / 32][first + threadIdx.x % 32 / 4], lane);
@@ -166,15 +179,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
     ScanBlock block(p.scan, blockIdx.x);
     Column column(block);
     Cells cells;
-    Lane lane;
+    Lane<1> lane;
     int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
     auto place = [&](int slice, i64 index) { return StatePlace(p.scan, block, lane, index, slice); };
     i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index, part = block.part(p.scan);
 
     int tiles = (end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
-    auto shared_total = [&](int i, int v) -> float2& {
-        return shared.totals[column.row + i * Column::DISTANCE][column.channel + v];
-    };
+    auto shared_total = [&](int i, int v) -> float2& { return shared.totals[i * VECTOR + v][threadIdx.x]; };
 #pragma unroll
     for (int i = 0; i < Column::COUNT; i++)
 #pragma unroll
@@ -209,7 +220,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
 #pragma unroll 1
     for (int first = last; first >= block.first; first -= STEPS) {
         int steps = min(STEPS, end - first), left = column.left(first, end);
-        auto bias = column.load(p.scan.delta_bias, block), skip = column.load(p.scan.d, block);
+        auto bias = column.load(p.scan.delta_bias, block);
 #pragma unroll 1
         for (int i = 0; i < Column::COUNT; i++) {
             if (!AHEAD) load_inputs(first, i);
@@ -217,7 +228,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
             bool exists = i * Column::DISTANCE < left;
 #pragma unroll
             for (int v = 0; v < VECTOR; v++) {
-                int channel = column.channel + v;
                 float x = inputs.u[v], g = inputs.dy[v], gate_gradient = 0;
                 StepSize size(exists ? inputs.delta[v] + bias[v] : StepSize::NONE);
                 if constexpr (GATED) {
@@ -225,11 +235,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
                     gate_gradient = g * s * fmaf(z, 1 - s, 1.f);
                     g *= z * s;
                 }
-                shared.step[row][channel] = make_float4(size.value, size.value * x, g, x);
-                shared.slope[row][channel] = make_float2(size.slope, gate_gradient);
-                shared.y[row][channel] = skip[v] * x;
-                shared.du[row][channel] = 0;
-                shared.ddelta[row][channel] = 0;
+                shared.steps.at(row, column.position(v)) = make_float4(size.value, size.value * x, g, x);
+                shared.slope[i * VECTOR + v][threadIdx.x] = make_float2(size.slope, gate_gradient);
             }
         }
 #pragma unroll 1
@@ -255,13 +262,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
             for (int next = 1; next < parts; next++) {
 #pragma unroll
                 for (int i = (next - 1) * PART; i < next * PART; i++) {
-                    float4 step = shared.step[i][lane.channel];
+                    float4 step = shared.steps.at(i, lane.position);
                     advance(h, rates, step.x, step.y, load_states(shared.matrices[0][i] + lane.state));
                 }
                 shared.starts[next][threadIdx.x] = h;
             }
 #pragma unroll 1
-            for (int walked = parts - 1; walked >= 0; walked--) walk_part(shared, lane, walked, rates, dh, da);
+            for (int walked = parts - 1; walked >= 0; walked--) walk_part(shared, lane, walked, slice > 0, rates, dh, da);
 
             if (slices > 1 || first == block.first) {
                 if (first == block.first && block.segment == 0) {
@@ -298,20 +305,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
             }
         }
 
-        skip = column.load(p.scan.d, block);
+        auto skip = column.load(p.scan.d, block);
 #pragma unroll 1
         for (int i = 0; i < Column::COUNT; i++) {
             int row = column.row + i * Column::DISTANCE;
             float du[VECTOR], ddelta[VECTOR], dz[VECTOR];
 #pragma unroll
             for (int v = 0; v < VECTOR; v++) {
-                int channel = column.channel + v;
-                float4 step = shared.step[row][channel];
-                float2 slope = shared.slope[row][channel];
-                float input_gradient = shared.du[row][channel];
+                int position = column.position(v);
+                float4 step = shared.steps.at(row, position);
+                float2 slope = shared.slope[i * VECTOR + v][threadIdx.x];
+                float input_gradient = shared.du.at(row, position);
                 du[v] = fmaf(input_gradient, step.x, skip[v] * step.z);
-                ddelta[v] = fmaf(input_gradient, step.w, LN2 * shared.ddelta[row][channel]) * slope.x;
-                dz[v] = shared.y[row][channel] * slope.y;
+                ddelta[v] = fmaf(input_gradient, step.w, LN2 * shared.ddelta.at(row, position)) * slope.x;
+                if (GATED) dz[v] = fmaf(skip[v], step.w, shared.y.at(row, position)) * slope.y;
                 float2& total = shared_total(i, v);
                 total = make_float2(fmaf(step.z, step.w, total.x), total.y + (i * Column::DISTANCE < left ? ddelta[v] : 0.f));
             }
@@ -328,8 +335,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
     if (threadIdx.x < block.channels) {
         float d = 0, bias = 0;
 #pragma unroll 4
-        for (int step = 0; step < STEPS; step++) {
-            float2 total = shared.totals[step][threadIdx.x];
+        for (int row = 0; row < STEPS; row++) {
+            int i = row / Column::DISTANCE, thread = row % Column::DISTANCE * PACKS + threadIdx.x / VECTOR;
+            float2 total = shared.totals[i * VECTOR + threadIdx.x % VECTOR][thread];
             d += total.x, bias += total.y;
         }
         i64 to = part * p.scan.channels + block.first_channel + threadIdx.x;

@@ -19,9 +19,9 @@ struct SelectiveScanForward {
 };
 
 struct Shared {
-    float2 step[STEPS][CHANNELS];  // delta, delta u
+    float2 step[STEPS][PAIR_ROW];  // delta, delta u
     float matrices[2][STEPS][SLICE];  // B, C
-    float sum[STEPS][CHANNELS + 8];  // D u + C h; rows so that LANES of them do not meet in a bank
+    Sums sums;  // D u + C h
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 static_assert(SAVED_STEPS % (2 * LANES) == 0, "states are saved between batches");
@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
     ScanBlock block(p.scan, blockIdx.x);
     Column column(block);
     Cells cells;
-    Lane lane;
+    Lane<2> lane;
     int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
     bool last = block.segment + 1 == p.scan.segments;
 
@@ -78,8 +78,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
 #pragma unroll
             for (int v = 0; v < VECTOR; v++) {
                 float x = u[i][v], size = StepSize(exists ? delta[i][v] + bias[v] : StepSize::NONE).value;
-                shared.step[column.row + i * Column::DISTANCE][column.channel + v] = make_float2(size, size * x);
-                shared.sum[column.row + i * Column::DISTANCE][column.channel + v] = skip[v] * x;
+                shared.step[column.row + i * Column::DISTANCE][column.position(v)] = make_float2(size, size * x);
+                shared.sums.at(column.row + i * Column::DISTANCE, column.position(v)) = skip[v] * x;
             }
         }
         if (GATED) z_strand.load(z, left), z_strand.move(1);
@@ -106,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
                     float sums[LANES] = {};
 #pragma unroll
                     for (int i = batch; i < batch + LANES; i++) {
-                        float2 step = shared.step[i][lane.channel];
+                        float2 step = shared.step[i][lane.position];
                         States b = load_states(shared.matrices[0][i] + lane.state);
                         States c = load_states(shared.matrices[1][i] + lane.state);
 #pragma unroll
@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
                             sums[i - batch] = fmaf(c.at[n], h.at[n], sums[i - batch]);
                         }
                     }
-                    shared.sum[batch + threadIdx.x % LANES][lane.channel] += sum_over_lanes(sums);
+                    shared.sums.at(batch + lane.index, lane.position) += lane.sum(sums);
                 }
             }
             if (slices > 1 || first + STEPS >= end) store_end(slice, h, first + STEPS < end);
@@ -126,7 +126,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
             float y[VECTOR];
 #pragma unroll
             for (int v = 0; v < VECTOR; v++) {
-                y[v] = shared.sum[column.row + i * Column::DISTANCE][column.channel + v];
+                y[v] = shared.sums.at(column.row + i * Column::DISTANCE, column.position(v));
                 if (GATED) y[v] *= z[i][v] * sigmoid(z[i][v]);
             }
             Pack pack;

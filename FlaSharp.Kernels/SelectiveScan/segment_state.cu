@@ -18,7 +18,7 @@ struct SelectiveScanSegmentState {
 };
 
 struct Shared {
-    float2 step[STEPS][CHANNELS];  // delta; delta u or g
+    float2 step[STEPS][PAIR_ROW];  // delta; delta u or g
     float matrices[2][STEPS][SLICE];
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS)
     if (block.segment == (BACKWARD ? 0 : p.scan.segments - 1)) return;
     Column column(block);
     Cells cells;
-    Lane lane;
+    Lane<2> lane;
     int end = block.end, tiles = (end - block.first + STEPS - 1) / STEPS;
     constexpr int MOVE = BACKWARD ? -1 : 1;
     int start = BACKWARD ? block.first + (tiles - 1) * STEPS : block.first;
@@ -67,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS)
                     x *= size;
                 else if (GATED)
                     x *= z[i][v] * sigmoid(z[i][v]);
-                shared.step[column.row + i * Column::DISTANCE][column.channel + v] = make_float2(size, x);
+                shared.step[column.row + i * Column::DISTANCE][column.position(v)] = make_float2(size, x);
             }
         }
         cells.store(shared.matrices, matrix);
@@ -80,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS)
 #pragma unroll
             for (int i = 0; i < BATCH; i++) {
                 int at = BACKWARD ? (steps + BATCH - 1) / BATCH * BATCH - 1 - batch - i : batch + i;
-                float2 step = shared.step[at][lane.channel];
+                float2 step = shared.step[at][lane.position];
                 States x = load_states(shared.matrices[BACKWARD][at] + lane.state);
                 delta_sum += step.x;
 #pragma unroll

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import emulate
 
 SLICE = 16
-SUM_GAP = 8
 PART = 8
 
 
@@ -87,15 +86,19 @@ class Tile:
 
     @property
     def state_bytes(self):
-        return self.steps * (8 * self.channels + 8 * SLICE)
+        return self.steps * (9 * self.channels + 8 * SLICE)
+
+    @property
+    def sum_bytes(self):
+        return self.steps * 4 * (self.channels + 32 // self.lanes)
 
     @property
     def forward_bytes(self):
-        return self.state_bytes + self.steps * 4 * (self.channels + SUM_GAP)
+        return self.state_bytes + self.sum_bytes
 
     @property
     def backward_bytes(self):
-        return (self.steps * (32 * self.channels + 8 * SLICE + 12 * (self.channels + SUM_GAP))
+        return (self.steps * (32 * self.channels + 8 * SLICE) + 3 * self.sum_bytes
                 + self.steps // PART * self.threads * 16 + self.warps * self.steps * 8 * SLICE)
 
     def defines(self, shared_bytes, **more):

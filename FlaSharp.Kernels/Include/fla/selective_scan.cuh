@@ -24,7 +24,27 @@ constexpr int SLICE = 16;
 constexpr int STATES = SLICE / LANES;
 constexpr int THREADS = 32 * WARPS;
 constexpr int CHANNELS = THREADS / LANES;
+constexpr int PACKS = CHANNELS / VECTOR;
 static_assert(STEPS % (LANES * VECTOR) == 0, "threads share a tile evenly");
+
+// A row of shared memory has the first channel of each pack, then the second ones: what threads with neighbouring packs access at
+// once are neighbours.
+__device__ __forceinline__ int position_of(int channel) { return channel % VECTOR * PACKS + channel / VECTOR; }
+__device__ __forceinline__ int channel_at(int position) { return position % PACKS * VECTOR + position / PACKS; }
+
+// Rows of pairs of numbers such that a Column's threads, which access one position of each pack, do not meet in a bank.
+constexpr int PAIR_ROW = CHANNELS + CHANNELS / 8;
+
+// Rows of a number for each channel. In a scan, LANES steps of a warp's channels are accessed at once; by a Column, all packs of
+// as many steps as a warp has. Neither meets in a bank.
+struct Sums {
+    static constexpr int ROW = CHANNELS + 32 / LANES;
+    float rows[STEPS][ROW];
+
+    __device__ __forceinline__ float& at(u32 step, int position) {
+        return rows[step][position + step / LANES % 2 * (CHANNELS / 8)];
+    }
+};
 
 struct SelectiveScan {
     TensorView u, delta, z;   // [B, T, 1, E]
@@ -100,7 +120,7 @@ struct Strand {
 
 // A thread's part of tensors [T, CHANNELS].
 struct Column {
-    static constexpr int DISTANCE = THREADS / (CHANNELS / VECTOR);
+    static constexpr int DISTANCE = THREADS / PACKS;
     using Inputs = Strand<DISTANCE>;
     static constexpr int COUNT = Inputs::COUNT;
 
@@ -108,8 +128,10 @@ struct Column {
     bool exists;
 
     __device__ __forceinline__ explicit Column(const ScanBlock& block)
-        : channel(threadIdx.x % (CHANNELS / VECTOR) * VECTOR), row(threadIdx.x / (CHANNELS / VECTOR)),
-          exists(channel < block.channels) {}
+        : channel(threadIdx.x % PACKS * VECTOR), row(threadIdx.x / PACKS), exists(channel < block.channels) {}
+
+    // Where its v-th channels lie.
+    __device__ __forceinline__ int position(int v) const { return threadIdx.x % PACKS + v * PACKS; }
 
     // Its numbers in a vector [E], 0 without one.
     __device__ __forceinline__ Vector<float, VECTOR> load(const float* vector, const ScanBlock& block) const {
@@ -195,11 +217,35 @@ struct StepSize {
 
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.f, 1.f + pow2(-LOG2E * x)); }
 
-// A thread's part of the block's states.
+// A thread's part of the block's states. NEIGHBOURS threads with the same states come first, then those that share a channel.
+// With 2, all loads of a warp have pairs of threads, one or two apart, that read the same: wide loads then need fewer accesses.
+template <int NEIGHBOURS>
 struct Lane {
-    int channel, state;  // of the block, and of a slice: the first one
+    int index;              // among those that share a channel
+    int position, channel;  // in shared memory, and of the block
+    int state;              // the first one of a slice
 
-    __device__ __forceinline__ Lane() : channel(threadIdx.x / LANES), state(threadIdx.x % LANES * STATES) {}
+    __device__ __forceinline__ Lane()
+        : index(threadIdx.x / NEIGHBOURS % LANES),
+          position(threadIdx.x / (NEIGHBOURS * LANES) * NEIGHBOURS + threadIdx.x % NEIGHBOURS), channel(channel_at(position)),
+          state(index * STATES) {}
+
+    // Sums over those that share the channel: the first one gets that of x[0], and so on.
+    template <int N>
+    __device__ __forceinline__ float sum(const float (&x)[N]) const {
+        if constexpr (N == 1) {
+            return x[0];
+        } else {
+            constexpr int HALF = N / 2;
+            bool upper = index & HALF;
+            float kept[HALF];
+#pragma unroll
+            for (int i = 0; i < HALF; i++)
+                kept[i] = (upper ? x[i + HALF] : x[i])
+                        + __shfl_xor_sync(~0u, upper ? x[i] : x[i + HALF], HALF * NEIGHBOURS);
+            return sum(kept);
+        }
+    }
 };
 
 struct alignas(4 * STATES) States {
@@ -213,7 +259,8 @@ struct StatePlace {
     i64 offset;
     int count;
 
-    __device__ __forceinline__ StatePlace(const SelectiveScan& p, const ScanBlock& block, const Lane& lane, i64 index,
+    template <class AnyLane>
+    __device__ __forceinline__ StatePlace(const SelectiveScan& p, const ScanBlock& block, const AnyLane& lane, i64 index,
                                           int slice) {
         int first = slice * SLICE + lane.state;
         offset = (index * p.channels + block.first_channel + lane.channel) * p.states + first;
@@ -253,21 +300,5 @@ private:
         return count == STATES && (reinterpret_cast<u64>(p) & (sizeof(States) - 1)) == 0;
     }
 };
-
-// Sums over the lanes of a channel: the first lane gets that of x[0], and so on.
-template <int N>
-__device__ __forceinline__ float sum_over_lanes(const float (&x)[N]) {
-    if constexpr (N == 1) {
-        return x[0];
-    } else {
-        constexpr int HALF = N / 2;
-        bool upper = threadIdx.x & HALF;
-        float kept[HALF];
-#pragma unroll
-        for (int i = 0; i < HALF; i++)
-            kept[i] = (upper ? x[i + HALF] : x[i]) + __shfl_xor_sync(~0u, upper ? x[i] : x[i + HALF], HALF);
-        return sum_over_lanes(kept);
-    }
-}
 
 }  // namespace fla
