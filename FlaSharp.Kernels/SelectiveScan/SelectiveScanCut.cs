@@ -9,8 +9,8 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
     private const int FewestSteps = 256;
 
     /// <summary>
-    /// For the forward pass: narrow blocks where wide ones leave a quarter of the multiprocessors idle; and segments, which
-    /// increase the work by half, where a third of them are idle even so.
+    /// For the forward pass: narrow blocks where there are fewer than three wide ones for two multiprocessors; and segments, which
+    /// increase the work by half, where even of the narrow ones there are no more.
     /// </summary>
     /// <param name="channels">E.</param>
     /// <param name="groups">G.</param>
@@ -19,9 +19,9 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
     /// <param name="multiprocessors">Of the GPU.</param>
     public static SelectiveScanCut Forward(long channels, long groups, long sequences, int length, int multiprocessors)
     {
-        var isNarrow = 4 * sequences * Blocks(false) < 3L * multiprocessors;
+        var isNarrow = 2 * sequences * Blocks(false) < 3L * multiprocessors;
         var blocks = sequences * Blocks(isNarrow);
-        return Of(isNarrow, 3 * blocks >= 2L * multiprocessors ? 1 : Wanted(2 * multiprocessors, blocks, length), length);
+        return Of(isNarrow, 2 * blocks >= 3L * multiprocessors ? 1 : Wanted(3L * multiprocessors, blocks, length), length);
 
         long Blocks(bool isNarrow) => new SelectiveScanTile(IsAligned: true, isNarrow).Blocks(channels, groups);
     }

@@ -346,7 +346,7 @@ public sealed class GlaKernelTests
         Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath), Taken(FlaOps.PlanGla(Queries(8, 16, 4, 64))));
         Assert.Equal((LinearAttentionMode.Chunk, FlaOps.CudaPath), Taken(FlaOps.PlanGla(narrow.to(float32))));
         Assert.Equal((LinearAttentionMode.FusedRecurrent, FlaOps.CudaPath),
-            Taken(FlaOps.PlanGla(Queries(8, 64, 4, 64).to(float32))));
+            Taken(FlaOps.PlanGla(Queries(8, 32, 4, 64).to(float32))));
         Assert.Equal((LinearAttentionMode.FusedChunk, FlaOps.CudaPath),
             Taken(FlaOps.PlanGla(narrow, LinearAttentionMode.FusedChunk)));
         Assert.Contains("multiprocessors", FlaOps.PlanGla(wide).Reason, StringComparison.Ordinal);

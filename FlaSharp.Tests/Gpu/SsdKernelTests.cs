@@ -39,7 +39,7 @@ public sealed class SsdKernelTests
     public void Lengths(int time)
     {
         new SsdCase { B = 2, T = time, H = 1, P = 32 }.Check();
-        new SsdCase { T = time, H = 3, HasInitialState = false, Rate = 0.05 }.Check();
+        new SsdCase { T = time, H = 3, G = 3, HasInitialState = false, Rate = 0.05 }.Check(); // sums of few heads may cancel
     }
 
     [GpuTheory]

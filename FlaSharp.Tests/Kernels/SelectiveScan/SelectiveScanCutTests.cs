@@ -6,13 +6,14 @@ namespace FlaSharp.Tests.Kernels.SelectiveScan;
 public sealed class SelectiveScanCutTests
 {
     [Theory]
-    [InlineData(4096, 1, 1, 8192, false, 1)] // 128 blocks for 132 multiprocessors
-    [InlineData(3168, 1, 1, 8192, false, 1)] // 99: three quarters
-    [InlineData(3136, 1, 1, 8192, true, 1)]
-    [InlineData(2048, 1, 1, 65536, true, 1)]
-    [InlineData(1408, 1, 1, 8192, true, 1)] // 88 narrow ones: two thirds
-    [InlineData(1392, 1, 1, 8192, true, 3)]
-    [InlineData(64, 1, 1, 200_000, true, 66)]
+    [InlineData(6336, 1, 1, 8192, false, 1)] // 198 blocks: three for two of 132 multiprocessors
+    [InlineData(6304, 1, 1, 8192, true, 1)]
+    [InlineData(4096, 1, 1, 8192, true, 1)]
+    [InlineData(3168, 1, 1, 8192, true, 1)] // 198 narrow ones
+    [InlineData(3136, 1, 1, 8192, true, 2)]
+    [InlineData(2048, 1, 1, 65536, true, 3)]
+    [InlineData(1392, 1, 1, 8192, true, 4)]
+    [InlineData(64, 1, 1, 200_000, true, 98)]
     [InlineData(64, 1, 8, 2048, true, 8)] // 256 steps in each
     [InlineData(8, 8, 4, 1000, true, 3)] // each group has its own blocks
     [InlineData(16, 1, 1, 511, true, 1)]
