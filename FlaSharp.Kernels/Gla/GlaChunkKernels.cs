@@ -297,11 +297,10 @@ internal sealed class GlaChunkKernels
             multiples |= Misalignment(view, Tile.Element);
         return 1 << BitOperations.TrailingZeroCount(multiples);
 
-        // Its lowest bit is that of the largest power of 2 that divides address and strides.
         static long Misalignment(in TensorView view, ElementType type)
         {
             const int FloatsOfCopy = 4; // 16 bytes take no more of them
-            var multiples = view.Data / type.Bytes() | view.Batch | view.Time | view.Head;
+            var multiples = view.Multiples(type);
             return type == ElementType.Float32 && multiples % FloatsOfCopy == 0 ? 0 : multiples;
         }
     }

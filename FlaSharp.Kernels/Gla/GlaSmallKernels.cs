@@ -163,13 +163,10 @@ internal sealed class GlaSmallKernels
     private int Vector(TensorView g, params ReadOnlySpan<TensorView> others)
     {
         const int Most = 4;
-        var multiples = Places(g, Tile.Gate) | (long)KeySize | (long)ValueSize | Most;
+        var multiples = g.Multiples(Tile.Gate) | (long)KeySize | (long)ValueSize | Most;
         foreach (var view in others)
-            multiples |= Places(view, Tile.Element);
+            multiples |= view.Multiples(Tile.Element);
         return 1 << BitOperations.TrailingZeroCount(multiples);
-
-        // Its lowest bit is that of the largest power of 2 that divides address and strides.
-        static long Places(in TensorView view, ElementType type) => view.Data / type.Bytes() | view.Batch | view.Time | view.Head;
     }
 
     private void Launch<TParameters>(bool backward, int vector, in TParameters parameters)

@@ -369,8 +369,7 @@ internal sealed class SsdChunkKernels
         const int Most = 8;
         var multiples = (long)HeadSize | (long)StateSize | Most;
         foreach (var view in views)
-            multiples |= view.Data / Tile.Element.Bytes() | view.Batch | view.Time | view.Head;
-        // Its lowest bit is that of the largest power of 2 that divides address and strides.
+            multiples |= view.Multiples(Tile.Element);
         return 1 << BitOperations.TrailingZeroCount(multiples);
     }
 
