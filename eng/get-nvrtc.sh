@@ -17,8 +17,10 @@ if compgen -G "$target/libnvrtc.so.*" > /dev/null; then
 fi
 
 [[ $(. /etc/os-release 2> /dev/null && echo "$ID") == debian && $(uname -m) == x86_64 ]] || fail "this is not Debian on x86-64"
-# The archive itself, not the one of security updates.
-mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' | awk '$2 !~ /security/ { print $1; exit }')
+# The archive itself, not the one of security updates. Without release information, also where the lists were never fetched.
+codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+mirror=$(apt-get indextargets --no-release-info --format '$(REPO_URI) $(RELEASE)' |
+    awk -v codename="$codename" '$2 == codename { print $1; exit }')
 [[ -n $mirror ]] || fail "apt knows no mirror"
 
 work=$(mktemp -d)
