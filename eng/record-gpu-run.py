@@ -5,7 +5,7 @@
                           [--sanitizers memcheck,racecheck,synccheck] [--limit SECONDS]
 
 BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs. The namespaces of
-the tests and the sanitizers have a process each, all at the same time; the main job runs alone after them.
+the tests have a process each, all at the same time; the sanitizers come after them, then the main job, one by one.
 """
 import argparse
 import concurrent.futures
@@ -132,10 +132,10 @@ def main() -> None:
     record = {"date": time.strftime("%Y-%m-%d"), "commit": options.commit, **machine()}
     namespaces = [] if options.skip_tests else options.namespaces.split(",")
     tools = [tool for tool in options.sanitizers.split(",") if tool]
-    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(namespaces) + len(tools))) as pool:
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(namespaces))) as pool:
         tests = [pool.submit(run_tests, options.bundle, options.out, namespace, options.limit) for namespace in namespaces]
-        sanitizers = [pool.submit(run_sanitizer, options.bundle, options.out, tool, options.limit) for tool in tools]
-        record["tests"], record["sanitizers"] = [test.result() for test in tests], [tool.result() for tool in sanitizers]
+        record["tests"] = [test.result() for test in tests]
+    record["sanitizers"] = [run_sanitizer(options.bundle, options.out, tool, options.limit) for tool in tools]
     record["main_job"] = [run_main_job(options.bundle, options.out, layer, options.arguments.split())
                           for layer in options.layers.split(",") if layer]
     (options.out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
