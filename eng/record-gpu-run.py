@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Runs the tests and the main job of a GPU bundle on this machine and records what came of it.
 
-    eng/record-gpu-run.py BUNDLE OUT --commit COMMIT [--arguments ...] [--layers gla,mamba,...] [--namespaces A,B] [--skip-tests]
+    eng/record-gpu-run.py BUNDLE OUT --commit COMMIT [--arguments ...] [--layers gla,mamba,...] [--tests A,B] [--skip-tests]
                           [--sanitizers memcheck,racecheck,synccheck] [--limit SECONDS]
 
-BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs. The namespaces of
-the tests have a process each, all at the same time; the sanitizers come after them, then the main job, one by one.
+BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs. The namespaces
+and classes of --tests have a process each, all at the same time; the sanitizers come after them, then the main job, one by one.
 """
 import argparse
 import concurrent.futures
@@ -45,11 +45,11 @@ def run(bundle: pathlib.Path, log: pathlib.Path, command: list[str], under: tupl
     return log.read_text(), code, round(time.monotonic() - start, 1)
 
 
-def run_tests(bundle: pathlib.Path, out: pathlib.Path, namespace: str, limit: float | None) -> dict:
-    """The tests of a namespace, or all."""
-    results = out / f"tests-{namespace or 'all'}.xml"
+def run_tests(bundle: pathlib.Path, out: pathlib.Path, name: str, limit: float | None) -> dict:
+    """The tests of a class, whose name ends in Tests, of a namespace, or all."""
+    results = out / f"tests-{name or 'all'}.xml"
     results.unlink(missing_ok=True)  # of an earlier run: one that is cut off leaves none
-    chosen = ["FlaSharp.Tests", *(["-namespace", namespace] if namespace else [])]
+    chosen = ["FlaSharp.Tests", *(["-class" if name.endswith("Tests") else "-namespace", name] if name else [])]
     command = [*chosen, "-noColor", "-reporter", "verbose", "-result-xml", str(results)]
     _, code, seconds = run(bundle, results.with_suffix(".log"), command, limit=limit, FLASHARP_REQUIRE_GPU="1")
     cases = list(xml.parse(results).getroot().iter("test")) if results.exists() else []
@@ -122,18 +122,18 @@ def main() -> None:
     parser.add_argument("--commit", required=True)
     parser.add_argument("--layers", default="gla,mamba,mamba2,softmax,hybrid")
     parser.add_argument("--arguments", default="--minutes 1", help="of the main job")
-    parser.add_argument("--namespaces", default="", help="of the tests; all if empty")
+    parser.add_argument("--tests", default="", help="namespaces, and classes, whose names end in Tests; all if empty")
     parser.add_argument("--skip-tests", action="store_true")
-    parser.add_argument("--limit", type=float, help="seconds for the tests of a namespace, or a sanitizer")
+    parser.add_argument("--limit", type=float, help="seconds for each process of tests, and each sanitizer")
     parser.add_argument("--sanitizers", default="", help="tools of compute-sanitizer to run the small grid under")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
     record = {"date": time.strftime("%Y-%m-%d"), "commit": options.commit, **machine()}
-    namespaces = [] if options.skip_tests else options.namespaces.split(",")
+    names = [] if options.skip_tests else options.tests.split(",")
     tools = [tool for tool in options.sanitizers.split(",") if tool]
-    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(namespaces))) as pool:
-        tests = [pool.submit(run_tests, options.bundle, options.out, namespace, options.limit) for namespace in namespaces]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
+        tests = [pool.submit(run_tests, options.bundle, options.out, name, options.limit) for name in names]
         record["tests"] = [test.result() for test in tests]
     record["sanitizers"] = [run_sanitizer(options.bundle, options.out, tool, options.limit) for tool in tools]
     record["main_job"] = [run_main_job(options.bundle, options.out, layer, options.arguments.split())
