@@ -21,7 +21,11 @@ internal sealed class GlaChunkKernels
     private static readonly KernelVariant s_scan = new("Gla/segment_scan.cu", "gla_segment_scan", [], ScanThreads, 0);
     private static readonly ConcurrentDictionary<(GlaChunkTile, Pass, int), KernelVariant> s_variants = new();
 
-    private static readonly ConcurrentDictionary<(GpuDevice, GlaChunkTile, int), bool> s_expected = new();
+    private static readonly ExpectedKernels<(GlaChunkTile Tile, int Vector)> s_expected = new(static call =>
+    [
+        Variant(call.Tile, Pass.StateBackward, call.Vector), Variant(call.Tile, Pass.Backward, call.Vector),
+        Variant(call.Tile, Pass.BackwardPairs, call.Vector),
+    ]);
 
     private enum Pass
     {
@@ -138,7 +142,7 @@ internal sealed class GlaChunkKernels
     {
         var vector = Vector(g, q, k, v);
         if (savedStates != 0)
-            ExpectBackward(vector);
+            s_expected.Begin(Device, (Tile, vector));
         if (Segments.Count > 1)
             initialState = JoinSegments(
                 new() { X = k, Y = v, G = g, Scale = 1, XGroup = Group, YGroup = Group }, Pass.State, vector, initialState,
@@ -239,19 +243,6 @@ internal sealed class GlaChunkKernels
             Pass.BackwardPairs => key.Item1.BackwardPairs(key.Item3),
             var pass => key.Item1.State(key.Item3, pass == Pass.StateBackward),
         });
-
-    /// <summary>
-    /// Begins to load the kernels of backward, the first time, while forward runs: compiling them one after the other would be the
-    /// longest part of a first step. A failure shows when they are launched.
-    /// </summary>
-    private void ExpectBackward(int vector)
-    {
-        if (!s_expected.TryAdd((Device, Tile, vector), true))
-            return;
-        var (device, tile) = (Device, Tile);
-        foreach (var pass in new[] { Pass.StateBackward, Pass.Backward, Pass.BackwardPairs })
-            _ = Task.Run(() => KernelLibrary.Get(device, Variant(tile, pass, vector)));
-    }
 
     /// <summary>Leaves the state that each segment begins with, or its gradient, in <paramref name="segmentStates"/>.</summary>
     private nint JoinSegments(GlaChunkParameters.State parameters, Pass pass, int vector, nint initial, nint segmentStates,

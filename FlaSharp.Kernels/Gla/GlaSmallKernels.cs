@@ -14,7 +14,8 @@ namespace FlaSharp.Kernels.Gla;
 internal sealed class GlaSmallKernels
 {
     private static readonly ConcurrentDictionary<(GlaSmallTile, bool, int), KernelVariant> s_variants = new();
-    private static readonly ConcurrentDictionary<(GpuDevice, GlaSmallTile, int), bool> s_expected = new();
+    private static readonly ExpectedKernels<(GlaSmallTile Tile, int Vector)> s_expected =
+        new(static call => [Variant(call.Tile, backward: true, call.Vector)]);
 
     public required GpuDevice Device { get; init; }
 
@@ -66,14 +67,14 @@ internal sealed class GlaSmallKernels
         const ElementType BFloat16 = ElementType.BFloat16, Float16 = ElementType.Float16, Float32 = ElementType.Float32;
         (GlaSmallTile tile, int vector)[] cases =
         [
-            (new(8, 8, 16, BFloat16, BFloat16), 4),
-            (new(8, 16, 16, BFloat16, BFloat16), 4),
-            (new(16, 8, 16, BFloat16, BFloat16), 4),
-            (new(16, 16, 16, BFloat16, BFloat16), 4),
-            (new(16, 16, 8, BFloat16, BFloat16), 4),
-            (new(16, 16, 4, BFloat16, Float32), 4),
-            (new(16, 16, 16, Float16, Float32), 1),
-            (new(8, 16, 16, Float16, Float16), 2),
+            (new(8, 8, 16, 4, BFloat16, BFloat16), 4),
+            (new(8, 16, 16, 4, BFloat16, BFloat16), 4),
+            (new(16, 8, 16, 2, BFloat16, BFloat16), 4),
+            (new(16, 16, 16, 2, BFloat16, BFloat16), 4),
+            (new(16, 16, 8, 2, BFloat16, BFloat16), 4),
+            (new(16, 16, 4, 2, BFloat16, Float32), 4),
+            (new(16, 16, 16, 1, Float16, Float32), 1),
+            (new(8, 16, 16, 2, Float16, Float16), 2),
         ];
         foreach (var (tile, vector) in cases)
         {
@@ -96,7 +97,7 @@ internal sealed class GlaSmallKernels
     {
         var vector = Vector(g, q, k, v);
         if (savedStates != 0)
-            ExpectBackward(vector);
+            s_expected.Begin(Device, (Tile, vector));
         Launch(backward: false, vector, new GlaSmallParameters.Forward
         {
             Shape = Shape,
@@ -149,15 +150,6 @@ internal sealed class GlaSmallKernels
     private static KernelVariant Variant(GlaSmallTile tile, bool backward, int vector) =>
         s_variants.GetOrAdd((tile, backward, vector),
             static key => key.Item2 ? key.Item1.Backward(key.Item3) : key.Item1.Forward(key.Item3));
-
-    /// <summary>As in <see cref="GlaChunkKernels"/>: the first time, backward is loaded while forward runs.</summary>
-    private void ExpectBackward(int vector)
-    {
-        if (!s_expected.TryAdd((Device, Tile, vector), true))
-            return;
-        var (device, variant) = (Device, Variant(Tile, backward: true, vector));
-        _ = Task.Run(() => KernelLibrary.Get(device, variant));
-    }
 
     /// <summary>How many elements, up to 4, are aligned together in every row of the inputs, and so of dense outputs.</summary>
     private int Vector(TensorView g, params ReadOnlySpan<TensorView> others)

@@ -5,10 +5,11 @@ namespace FlaSharp.Kernels.Gla;
 /// <summary>The constants that Gla/small_*.cu are compiled with.</summary>
 /// <param name="Keys">KEY_TILE: K, rounded up.</param>
 /// <param name="Values">VALUE_TILE: V, rounded up.</param>
-/// <param name="Warps">WARPS: each has <see cref="BlockTokens"/> tokens.</param>
+/// <param name="Warps">WARPS: each has <see cref="BlockTokens"/> tokens at once.</param>
+/// <param name="Blocks">BLOCKS: forward's warps have so many times as many in their registers, one after the other.</param>
 /// <param name="Element">Of q, k, v and o.</param>
 /// <param name="Gate">Of g.</param>
-internal sealed record GlaSmallTile(int Keys, int Values, int Warps, ElementType Element, ElementType Gate)
+internal sealed record GlaSmallTile(int Keys, int Values, int Warps, int Blocks, ElementType Element, ElementType Gate)
 {
     /// <summary>Tokens of a warp.</summary>
     public const int BlockTokens = 16;
@@ -20,15 +21,26 @@ internal sealed record GlaSmallTile(int Keys, int Values, int Warps, ElementType
     private const int FewestWarps = 4;
     private const int MostWarps = 16;
 
+    // As registers allow.
+    private const int MostBlocks = 4;
+    private const int MostBlocksOfLargeKeys = 2;
+    private const int MostSharedBytes = 99 << 10; // that every GPU has
+
     // A sequence is not cut into segments. Where few blocks have to walk through long ones, that costs more than it saves.
     private const int ShortSequence = 8192;
     private const int FewestOfMultiprocessors = 16;
 
-    /// <summary>Tokens that a block works on at once. Forward saves a state for each so many.</summary>
+    /// <summary>Tokens that a thread block of backward works on at once. Forward saves a state for each so many.</summary>
     public int Tokens => BlockTokens * Warps;
 
     /// <summary>Floats of a saved state.</summary>
     public int StateSize => MaxSize * Keys;
+
+    /// <summary>Forward's inputs under way: dynamic shared memory.</summary>
+    public int ForwardBytes => Tokens * Blocks * (((2 * Keys) + Values) * Element.Bytes() + (Keys * Gate.Bytes()));
+
+    // Two sets of all warps' states and decays.
+    private int ForwardStateBytes => 2 * Warps * (StateSize + Keys) * sizeof(float);
 
     /// <summary>The tile for a call, or null if the kernels over chunks are to take it.</summary>
     /// <param name="keySize">K.</param>
@@ -48,22 +60,29 @@ internal sealed record GlaSmallTile(int Keys, int Values, int Warps, ElementType
         var warps = lines > 2L * multiprocessors ? MostWarps / 2 : MostWarps;
         while (warps > FewestWarps && BlockTokens * warps >= 2 * length)
             warps /= 2;
-        return new GlaSmallTile(RoundUp(keySize), RoundUp(valueSize), warps, element, gate);
+        var keys = RoundUp(keySize);
+        var blocks = keys == FewestChannels ? MostBlocks : MostBlocksOfLargeKeys;
+        while (blocks > 1 && BlockTokens * warps * blocks >= 2 * length)
+            blocks /= 2;
+        var tile = new GlaSmallTile(keys, RoundUp(valueSize), warps, blocks, element, gate);
+        while (tile.ForwardBytes + tile.ForwardStateBytes > MostSharedBytes)
+            tile = tile with { Blocks = tile.Blocks / 2 };
+        return tile;
     }
 
     /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2 or 4.</param>
-    public KernelVariant Forward(int vector) => Variant("forward", vector);
+    public KernelVariant Forward(int vector) => Variant("forward", vector, ForwardBytes, $"BLOCKS={Blocks}");
 
     /// <summary>As <see cref="Forward"/>.</summary>
-    public KernelVariant Backward(int vector) => Variant("backward", vector);
+    public KernelVariant Backward(int vector) => Variant("backward", vector, sharedBytes: 0);
 
     private static int RoundUp(int size) => size <= FewestChannels ? FewestChannels : MaxSize;
 
-    private KernelVariant Variant(string pass, int vector) =>
+    private KernelVariant Variant(string pass, int vector, int sharedBytes, params ReadOnlySpan<string> defines) =>
         new($"Gla/small_{pass}.cu", $"gla_small_{pass}",
             [
                 $"TYPE={Element.Name()}", $"GATE_TYPE={Gate.Name()}", $"KEY_TILE={Keys}", $"VALUE_TILE={Values}",
-                $"WARPS={Warps}", $"VECTOR={vector}",
+                $"WARPS={Warps}", $"VECTOR={vector}", .. defines,
             ],
-            32 * Warps, 0);
+            32 * Warps, sharedBytes);
 }

@@ -1,10 +1,12 @@
-// Gated linear attention backward of small heads: a block takes a head of a sequence from its end to its start, each of its warps 16
-// tokens at the same time.
+// Gated linear attention backward of small heads: a block takes a head of a sequence from its end to its start, each of its warps
+// 16 tokens at the same time.
 //
-// Each warp finds what its tokens add to the state and to the gradient of the state; then the states are added up from the first warp on
-// and their gradients from the last one on, decayed. The state before the warps' tokens is one that forward saved.
-//   With q and k scaled, S the state before a warp's tokens and dS the gradient of that after them, A = tril(q k^T), dA = tril(do v^T):
-//   dv = A^T do + k dS,   dq = dA k + do S^T,   dk = dA^T q + v dS^T,   dg_t = sum(q dq - k dk, over tokens from t on) + sum(S' dS)
+// Each warp finds what its tokens add to the state and to the gradient of the state; then the states are added up from the first
+// warp on and their gradients from the last one on, decayed. The state before the warps' tokens is one that forward saved.
+//   With q and k scaled, S the state before a warp's tokens and dS the gradient of that after them, A = tril(q k^T), dA = tril(do
+//   v^T):
+//   dv = A^T do + k dS,   dq = dA k + do S^T,   dk = dA^T q + v dS^T,   dg_t = sum(q dq - k dk, over tokens from t on) + sum(S'
+//   dS)
 // with S' the state after the tokens. Pairs (t, t), which cancel in dg, are left out there and added to dq and dk as they are.
 #include "fla/small_heads.cuh"
 
@@ -40,18 +42,19 @@ struct Tokens {
         }
         int first = n * BLOCK_TOKENS, rows = line.rows(n), head = opaque(line.head), kv_head = head / p.shape.group;
         lane = opaque(lane);
-        g.template load<VECTOR>(line.sequence.template rows<G>(p.g, kv_head), first, rows, p.shape.key_size, lane);
-        k.template load<VECTOR>(line.sequence.template rows<T>(p.k, kv_head), first, rows, p.shape.key_size, lane);
-        q.template load<VECTOR>(line.sequence.template rows<T>(p.q, head), first, rows, p.shape.key_size, lane);
-        v.template load<VECTOR>(line.sequence.template rows<T>(p.v, kv_head), first, rows, p.shape.value_size, lane);
-        grad_output.template load<VECTOR>(line.sequence.template rows<T>(p.grad_output, head), first, rows, p.shape.value_size, lane);
+        g.template load<VECTOR>(lane_rows<K, G>(line.sequence, p.g, kv_head, first, lane), rows, p.shape.key_size, lane);
+        k.template load<VECTOR>(lane_rows<K, T>(line.sequence, p.k, kv_head, first, lane), rows, p.shape.key_size, lane);
+        q.template load<VECTOR>(lane_rows<K, T>(line.sequence, p.q, head, first, lane), rows, p.shape.key_size, lane);
+        v.template load<VECTOR>(lane_rows<V, T>(line.sequence, p.v, kv_head, first, lane), rows, p.shape.value_size, lane);
+        grad_output.template load<VECTOR>(lane_rows<V, T>(line.sequence, p.grad_output, head, first, lane), rows,
+                                          p.shape.value_size, lane);
     }
 };
 
 __shared__ float states[WARPS][ELEMENTS], state_grads[WARPS][ELEMENTS], decays[WARPS][K];
 
-// Leaves in each warp's memory the state before its tokens, and the gradient of that after them, in place of what they add. `state` is
-// the one before all of them, `grad` the gradient of the one after them and then of that before.
+// Leaves in each warp's memory the state before its tokens, and the gradient of that after them, in place of what they add.
+// `state` is the one before all of them, `grad` the gradient of the one after them and then of that before.
 __device__ __forceinline__ void add_up(const float (&state)[THREAD_ELEMENTS], float (&grad)[THREAD_ELEMENTS]) {
 #pragma unroll
     for (int i = 0; i < THREAD_ELEMENTS; i++) {
@@ -76,8 +79,8 @@ __device__ __forceinline__ void add_up(const float (&state)[THREAD_ELEMENTS], fl
     }
 }
 
-// Gradients by way of pairs whose decays are too strong for a frame, level by level of binary splitting: a token is a query or a key
-// there, and its gradient that of the level's operand.
+// Gradients by way of pairs whose decays are too strong for a frame, level by level of binary splitting: a token is a query or a
+// key there, and its gradient that of the level's operand.
 __device__ __forceinline__ void add_split_gradients(const BlockGates<K>& gates, const Tokens& x, float scale, int lane,
                                                     Product& grad_q, Product& grad_k, Product& grad_g) {
 #pragma unroll 1
@@ -89,7 +92,7 @@ __device__ __forceinline__ void add_split_gradients(const BlockGates<K>& gates, 
             if (gates.is_query(lane, i % 2, half)) read.of[i] = grad_output.of[i];
         Product both{}, grad{}; // dA of the level and its transpose
         multiply<BLOCK_TOKENS>(both, read, read);
-        multiply<K>(grad, kept(both, lane, [=](int i, int j) { return tokens_apart(i, j, half); }), transpose(numbers));
+        multiply<K>(grad, kept(both, lane, [=](int i, int j) { return tokens_apart(i, j, half); }), transpose<K>(numbers));
 #pragma unroll
         for (int c = 0; c < K / 4; c++) {
             float border = gates.border(lane, half, c);
@@ -107,11 +110,11 @@ __device__ __forceinline__ void add_split_gradients(const BlockGates<K>& gates, 
 
 // The gradients of a warp's tokens.
 __device__ __forceinline__ void store_gradients(const GlaSmallBackward& p, const Line& line, int n, const Tokens& x,
-                                                const BlockGates<K>& gates, const Operand& q, const Operand& k, const Product& added,
-                                                const Product& state, const Product& state_grad, int lane) {
+                                                const BlockGates<K>& gates, const Operand& q, const Operand& k,
+                                                const Product& added, const Product& state, const Product& state_grad, int lane) {
     Operand v = operand(x.v), grad_output = operand(x.grad_output);
-    Operand start = operand<K>(scaled<K>(state, [&](int c) { return gates.start(c); }));
-    Operand end = operand<K>(scaled<K>(state_grad, [&](int c) { return gates.rest(c); }));
+    Operand start = operand<K>(scaled<K, V>(state, [&](int c) { return gates.start(c); }));
+    Operand end = operand<K>(scaled<K, V>(state_grad, [&](int c) { return gates.rest(c); }));
     int first = n * BLOCK_TOKENS, rows = line.rows(n), keys = p.shape.key_size, head = opaque(line.head);
 
     float beyond[K / 4];
@@ -130,20 +133,20 @@ __device__ __forceinline__ void store_gradients(const GlaSmallBackward& p, const
         pairs = split_pairs(gates, x.q, x.k, p.scale, lane);
     else
         multiply<BLOCK_TOKENS>(pairs, k, q);
-    multiply<V>(grad_v, kept(pairs, lane, [](int j, int i) { return j <= i; }), transpose(grad_output));
+    multiply<V>(grad_v, kept(pairs, lane, [](int j, int i) { return j <= i; }), transpose<V>(grad_output));
     multiply<V>(grad_v, k, end);
-    store_tokens<V, VECTOR>(line.sequence.template rows<T>(p.grad_v, head), first, rows, p.shape.value_size, lane,
+    store_tokens<V, VECTOR>(lane_rows<V, T>(line.sequence, p.grad_v, head, opaque(first), lane), rows, p.shape.value_size, lane,
                             [&](int h, int c) { return grad_v.at(h, c); });
 
     Product grad_q{}, grad_k{}, grad_g{};
-    multiply<K>(grad_q, grad_output, transpose(start));
-    multiply<K>(grad_k, v, transpose(end));
+    multiply<K>(grad_q, grad_output, transpose<K>(start));
+    multiply<K>(grad_k, v, transpose<K>(end));
     if (!gates.strong) {
         Product of_queries{}, of_keys{};
         multiply<BLOCK_TOKENS>(of_queries, grad_output, v);
         multiply<BLOCK_TOKENS>(of_keys, v, grad_output);
-        multiply<K>(grad_q, kept(of_queries, lane, [](int i, int j) { return j < i; }), transpose(k));
-        multiply<K>(grad_k, kept(of_keys, lane, [](int j, int i) { return j < i; }), transpose(q));
+        multiply<K>(grad_q, kept(of_queries, lane, [](int i, int j) { return j < i; }), transpose<K>(k));
+        multiply<K>(grad_k, kept(of_keys, lane, [](int j, int i) { return j < i; }), transpose<K>(q));
     }
 #pragma unroll
     for (int c = 0; c < K / 4; c++) {
@@ -157,9 +160,9 @@ __device__ __forceinline__ void store_gradients(const GlaSmallBackward& p, const
 
     float diagonal[2];
     dot_tokens<V>(diagonal, x.grad_output, x.v);
-    store_tokens<K, VECTOR>(line.sequence.template rows<T>(p.grad_q, head), first, rows, keys, lane,
+    store_tokens<K, VECTOR>(lane_rows<K, T>(line.sequence, p.grad_q, head, opaque(first), lane), rows, keys, lane,
                             [&](int h, int c) { return (grad_q.at(h, c) + diagonal[h] * x.k.at(h, c)) * p.scale; });
-    store_tokens<K, VECTOR>(line.sequence.template rows<T>(p.grad_k, head), first, rows, keys, lane,
+    store_tokens<K, VECTOR>(lane_rows<K, T>(line.sequence, p.grad_k, head, opaque(first), lane), rows, keys, lane,
                             [&](int h, int c) { return grad_k.at(h, c) + diagonal[h] * x.q.at(h, c) * p.scale; });
 #pragma unroll
     for (int c = 0; c < K / 4; c++) {
@@ -173,7 +176,7 @@ __device__ __forceinline__ void store_gradients(const GlaSmallBackward& p, const
         grad_g.at(1, c) += (lane < 28 ? after : 0.f) + beyond[c];
         grad_g.at(0, c) = sum + beyond[c];
     }
-    store_tokens<K, VECTOR>(line.sequence.template rows<G>(p.grad_g, head), first, rows, keys, lane,
+    store_tokens<K, VECTOR>(lane_rows<K, G>(line.sequence, p.grad_g, head, opaque(first), lane), rows, keys, lane,
                             [&](int h, int c) { return gates.is_limited(h, c) ? 0.f : grad_g.at(h, c); });
 }
 
@@ -204,10 +207,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_small_back
         Operand q = operand_of<K>([&](int h, int c) { return x.q.at(h, c) * gates.query_decay(h, c) * p.scale; });
         Operand k = operand_of<K>([&](int h, int c) { return x.k.at(h, c) * gates.key_decay(h, c); });
         Product added{}, added_grad{};
-        multiply<K>(added, transpose(operand(x.v)), transpose(k));
-        multiply<K>(added_grad, transpose(operand(x.grad_output)), transpose(q));
-        store_state<K>(states[warp], scaled<K>(added, [&](int c) { return gates.rest(c); }), lane);
-        store_state<K>(state_grads[warp], scaled<K>(added_grad, [&](int c) { return gates.start(c); }), lane);
+        multiply<K>(added, transpose<V>(operand(x.v)), transpose<K>(k));
+        multiply<K>(added_grad, transpose<V>(operand(x.grad_output)), transpose<K>(q));
+        store_state<K>(states[warp], scaled<K, V>(added, [&](int c) { return gates.rest(c); }), lane);
+        store_state<K>(state_grads[warp], scaled<K, V>(added_grad, [&](int c) { return gates.start(c); }), lane);
         if (lane < 4)
 #pragma unroll
             for (int c = 0; c < K / 4; c++) decays[warp][lane * (K / 4) + c] = pow2(gates.end[c]);

@@ -1,7 +1,8 @@
-// Gated linear attention forward of small heads: a block takes a head of a sequence, each of its warps 16 tokens at the same time.
+// Gated linear attention forward of small heads: a block takes a head of a sequence, each of its warps BLOCKS times 16 tokens in
+// a row.
 //
-// Each warp finds what its tokens add to the state, and what they get from one another. Then the states are added up over the warps,
-// decayed, and each adds to its outputs what its queries read of the state before them.
+// Each warp finds what its tokens get from one another, and what they add to the state. From that and the decays of the warps
+// before it, it finds the state before its tokens, and adds what their queries read of it.
 #include "fla/small_heads.cuh"
 
 using namespace fla;
@@ -18,46 +19,79 @@ struct GlaSmallForward {
 typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, THREADS = 32 * WARPS;
-constexpr int ELEMENTS = StateElement<K, V>::COUNT, THREAD_ELEMENTS = (ELEMENTS + THREADS - 1) / THREADS;
+constexpr int ELEMENTS = StateElement<K, V>::COUNT;
 typedef GlaBlock<BLOCK_TOKENS, BLOCK_TOKENS * WARPS> Line;
+static_assert(WARPS % BLOCKS == 0, "states to be saved are such before a warp's tokens");
 
-// What a warp works on.
-struct Tokens {
-    TokenRows<T, K> q, k;
-    TokenRows<T, V> v;
-    TokenRows<G, K> g;
+typedef Inputs<T, G, K, V> Tokens;
 
-    __device__ __forceinline__ void load(const GlaSmallForward& p, const Line& line, int n, int lane) {
-        if (n >= line.chunks) {
-            *this = {};
-            return;
-        }
-        int first = n * BLOCK_TOKENS, rows = line.rows(n), head = opaque(line.head), kv_head = head / p.shape.group;
-        lane = opaque(lane);
-        g.template load<VECTOR>(line.sequence.template rows<G>(p.g, kv_head), first, rows, p.shape.key_size, lane);
-        k.template load<VECTOR>(line.sequence.template rows<T>(p.k, kv_head), first, rows, p.shape.key_size, lane);
-        q.template load<VECTOR>(line.sequence.template rows<T>(p.q, head), first, rows, p.shape.key_size, lane);
-        v.template load<VECTOR>(line.sequence.template rows<T>(p.v, kv_head), first, rows, p.shape.value_size, lane);
-    }
+// A block once its warp has worked on it: outputs without what is in the state before the warp's tokens, and queries to read
+// that.
+struct Part {
+    Operand q;
+    Product out;
+    bool strong; // without what its tokens get from one another
 };
 
-__shared__ float states[WARPS][ELEMENTS], decays[WARPS][K];
+// What a warp's tokens make of the state; decays are logarithms.
+struct Change {
+    Product added;
+    float decay[K / 4];
+};
 
-// Leaves in each warp's memory the state before its block in place of what the block adds, and in `state` that after all blocks.
-__device__ __forceinline__ void add_up(float (&state)[THREAD_ELEMENTS]) {
+// Works on the next block of a warp.
+__device__ __forceinline__ Part attend(Change& change, const Tokens& x, float scale, int lane) {
+    Part part{};
+    BlockGates<K> gates(x.g, lane);
+    auto query = [&](int h, int c) { return x.q.at(h, c) * gates.query_decay(h, c) * scale; };
+    Operand q = operand_of<K>(query), k = operand_of<K>([&](int h, int c) { return x.k.at(h, c) * gates.key_decay(h, c); });
+    Operand v = transpose<V>(operand(x.v));
+    float before[K / 4]; // decays from the warp's first token to the queries' origin
 #pragma unroll
-    for (int i = 0; i < THREAD_ELEMENTS; i++) {
-        int e = threadIdx.x + i * THREADS;
-        if (e >= ELEMENTS) break;
-        int key = StateElement<K, V>(e, K, V).key;
-        float added[WARPS];
+    for (int c = 0; c < K / 4; c++) before[c] = pow2(change.decay[c] + gates.query_origin(c));
+    part.q = operand_of<K>([&](int h, int c) { return query(h, c) * before[c]; });
+
+    Product pairs{}, added{};
+    multiply<BLOCK_TOKENS>(pairs, q, k);
+    multiply<V>(part.out, kept(pairs, lane, [&](int i, int j) { return j <= i && !gates.strong; }), v);
+    multiply<V>(part.out, q, operand<K>(scaled<K, V>(change.added, [&](int c) { return gates.start(c); })));
+
+    multiply<K>(added, v, transpose<K>(k));
+    added = scaled<K, V>(added, [&](int c) { return gates.rest(c); });
+    advance<K, V>(change.added, [&](int c) { return pow2(gates.end[c]); }, added);
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) added[w] = states[w][e];
+    for (int c = 0; c < K / 4; c++) change.decay[c] += gates.end[c];
+    part.strong = gates.strong;
+    return part;
+}
+
+// What tokens get from one another by strong decays.
+__device__ __forceinline__ Product attend_strongly(const Tokens& x, float scale, int lane) {
+    BlockGates<K> gates(x.g, lane);
+    Product out{}, pairs = split_pairs(gates, x.q, x.k, scale, lane);
+    multiply<V>(out, kept(pairs, lane, [](int i, int j) { return j <= i; }), transpose<V>(operand(x.v)));
+    return out;
+}
+
+// Of each warp; two sets, as some warps write the next while others read.
+__shared__ __align__(16) float all_added[2][WARPS][ELEMENTS], all_decays[2][WARPS][K];
+
+// The state after the tokens of warps `from` to `to` - 1.
+__device__ __forceinline__ void advance_over(Product& state, int set, int from, int to, int lane) {
+    constexpr int BATCH = 4; // loads under way at once
+    for (int first = from; first < to; first += BATCH) {
+        Product added[BATCH];
+        float decay[BATCH][K / 4];
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) {
-            states[w][e] = state[i];
-            state[i] = state[i] * decays[w][key] + added[w];
+        for (int i = 0; i < BATCH; i++) {
+            int w = min(first + i, WARPS - 1);
+            added[i] = load_state<K>(all_added[set][w], lane);
+#pragma unroll
+            for (int c = 0; c < K / 4; c++) decay[i][c] = all_decays[set][w][lane % 4 * (K / 4) + c];
         }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++)
+            if (first + i < to) advance<K, V>(state, [&](int c) { return decay[i][c]; }, added[i]);
     }
 }
 
@@ -65,55 +99,68 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
     Line line(p.shape, blockIdx.x);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, keys = p.shape.key_size, values = p.shape.value_size;
     i64 sequence_state = line.sequence_state(p.shape) * keys * values;
-    float state[THREAD_ELEMENTS];
+    Product state{};
+    if (p.initial) state = load_dense_state<K, V>(p.initial + sequence_state, keys, values, lane);
+
+    // A warp's blocks of a round; once it has worked on them, those of the next.
+    u32 memory = shared_memory() + warp * (BLOCKS * Tokens::WARP_BYTES);
+    auto fetch = [&](int n) {
+        int left = line.sequence.length - n * BLOCK_TOKENS, thread = opaque(lane);
+        InputRows<T, G, K, V> inputs(p, line.sequence, opaque(line.head), n * BLOCK_TOKENS, thread);
+#pragma unroll 1
+        for (int i = 0; i < BLOCKS; i++) {
+            Tokens::fetch<VECTOR>(memory + i * Tokens::WARP_BYTES, inputs, left - i * BLOCK_TOKENS, keys, values, thread);
+            copy_async_commit();
+            inputs.advance(BLOCK_TOKENS);
+        }
+    };
+    fetch(warp * BLOCKS);
+
+    for (int first = 0, set = 0; first < line.chunks; first += WARPS * BLOCKS, set ^= 1) {
+        int n = first + warp * BLOCKS;
+        bool more = first + WARPS * BLOCKS < line.chunks;
+        Change change{};
+        Part part[BLOCKS];
 #pragma unroll
-    for (int i = 0; i < THREAD_ELEMENTS; i++) {
-        StateElement<K, V> element(threadIdx.x + i * THREADS, keys, values);
-        state[i] = p.initial && element.exists ? p.initial[sequence_state + element.place(values)] : 0.f;
-    }
-
-    Tokens next;
-    next.load(p, line, warp, lane);
-    for (int first = 0; first < line.chunks; first += WARPS) {
-        int n = first + warp;
-        Tokens x = next;
-        next.load(p, line, n + WARPS, lane);
-
-        BlockGates<K> gates(x.g, lane);
-        Operand q = operand_of<K>([&](int h, int c) { return x.q.at(h, c) * gates.query_decay(h, c) * p.scale; });
-        Operand k = operand_of<K>([&](int h, int c) { return x.k.at(h, c) * gates.key_decay(h, c); });
-        Operand v = transpose(operand(x.v));
-        Product added{}, pairs{}, out{};
-        multiply<K>(added, v, transpose(k));
-        store_state<K>(states[warp], scaled<K>(added, [&](int c) { return gates.rest(c); }), lane);
+        for (int i = 0; i < BLOCKS; i++) {
+            copy_async_wait<BLOCKS - 1>();
+            Tokens x;
+            x.load(memory + i * Tokens::WARP_BYTES, lane);
+            copy_async_commit(); // an empty group: as many come after the next block's
+            part[i] = attend(change, x, p.scale, lane);
+        }
+#pragma unroll 1
+        for (int i = 0; i < BLOCKS; i++) {
+            bool strong = false;
+#pragma unroll
+            for (int j = 0; j < BLOCKS; j++) strong |= i == j && part[j].strong;
+            if (!strong) continue;
+            Tokens x;
+            x.load(memory + i * Tokens::WARP_BYTES, lane);
+            Product out = attend_strongly(x, p.scale, lane);
+#pragma unroll
+            for (int j = 0; j < BLOCKS; j++)
+                if (i == j) part[j].out += out;
+        }
+        if (more) fetch(n + WARPS * BLOCKS);
+        store_state<K>(all_added[set][warp], change.added, lane);
         if (lane < 4)
 #pragma unroll
-            for (int c = 0; c < K / 4; c++) decays[warp][lane * (K / 4) + c] = pow2(gates.end[c]);
-        if (gates.strong)
-            pairs = split_pairs(gates, x.q, x.k, p.scale, lane);
-        else
-            multiply<BLOCK_TOKENS>(pairs, q, k);
-        multiply<V>(out, kept(pairs, lane, [](int i, int j) { return j <= i; }), v);
-
-        if (p.states)
-#pragma unroll
-            for (int i = 0; i < THREAD_ELEMENTS; i++)
-                if (int e = threadIdx.x + i * THREADS; e < ELEMENTS)
-                    p.states[(line.slot(p.shape.sequences, first) * p.shape.heads + line.head) * ELEMENTS + e] = state[i];
+            for (int c = 0; c < K / 4; c++) all_decays[set][warp][lane * (K / 4) + c] = pow2(change.decay[c]);
         __syncthreads();
-        add_up(state);
-        __syncthreads();
-        multiply<V>(out, q, operand<K>(scaled<K>(load_state<K>(states[warp], lane), [&](int c) { return gates.start(c); })));
-        if (n < line.chunks)
-            store_tokens<V, VECTOR>(line.sequence.template rows<T>(p.o, opaque(line.head)), n * BLOCK_TOKENS, line.rows(n), values, lane,
-                                    [&](int h, int c) { return out.at(h, c); });
-        __syncwarp(); // the state before the block is read
-    }
 
-    if (!p.final) return;
+        advance_over(state, set, 0, warp, lane);
+        if (p.states && n % WARPS == 0 && n < line.chunks)
+            store_state<K>(p.states + (line.slot(p.shape.sequences, n) * p.shape.heads + line.head) * ELEMENTS, state, lane);
+        Operand before = operand<K>(state);
+        Rows<T> o = lane_rows<V, T>(line.sequence, p.o, opaque(line.head), n * BLOCK_TOKENS, opaque(lane));
 #pragma unroll
-    for (int i = 0; i < THREAD_ELEMENTS; i++) {
-        StateElement<K, V> element(threadIdx.x + i * THREADS, keys, values);
-        if (element.exists) p.final[sequence_state + element.place(values)] = state[i];
+        for (int i = 0; i < BLOCKS; i++) {
+            multiply<V>(part[i].out, part[i].q, before);
+            store_tokens<V, VECTOR>(o, line.rows(n + i), values, lane, [&](int h, int c) { return part[i].out.at(h, c); });
+            advance(o, BLOCK_TOKENS);
+        }
+        if (more || warp == WARPS - 1) advance_over(state, set, warp, WARPS, lane);
     }
+    if (p.final && warp == WARPS - 1) store_dense_state<K, V>(p.final + sequence_state, state, keys, values, lane);
 }

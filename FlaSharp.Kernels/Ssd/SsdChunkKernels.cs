@@ -25,7 +25,11 @@ internal sealed class SsdChunkKernels
         [.. ElementTypes.All.Select(type => StepVariant("steps_backward", type))];
 
     private static readonly ConcurrentDictionary<(SsdTile, Pass, int), KernelVariant> s_variants = new();
-    private static readonly ConcurrentDictionary<(GpuDevice, SsdTile, ElementType, int), bool> s_expected = new();
+    private static readonly ExpectedKernels<(SsdTile Tile, ElementType Step, int Vector)> s_expected = new(static call =>
+    [
+        Variant(call.Tile, Pass.BackwardScan, call.Vector), Variant(call.Tile, Pass.Backward, call.Vector),
+        s_stepsBackward[(int)call.Step],
+    ]);
 
     private enum Pass
     {
@@ -181,7 +185,7 @@ internal sealed class SsdChunkKernels
     {
         var vector = Vector(x, b, c);
         if (savedStates != 0)
-            ExpectBackward(vector);
+            s_expected.Begin(Device, (Tile, Step, vector));
         Scan(backward: false, vector, new SsdParameters.Scan
         {
             Query = c,
@@ -305,19 +309,6 @@ internal sealed class SsdChunkKernels
                 statesOnly: key.Item2 is Pass.ForwardStates or Pass.BackwardStates));
 
     private int StepBlocks => (Heads + (StepThreads / WarpSize) - 1) / (StepThreads / WarpSize);
-
-    /// <summary>Begins to load the kernels of backward, the first time, while forward runs.</summary>
-    private void ExpectBackward(int vector)
-    {
-        if (!s_expected.TryAdd((Device, Tile, Step, vector), true))
-            return;
-        var device = Device;
-        foreach (var variant in new[]
-                 {
-                     Variant(Tile, Pass.BackwardScan, vector), Variant(Tile, Pass.Backward, vector), s_stepsBackward[(int)Step],
-                 })
-            _ = Task.Run(() => KernelLibrary.Get(device, variant));
-    }
 
     private void Scan(bool backward, int vector, SsdParameters.Scan parameters, nint segmentStates, nint segmentDecays)
     {

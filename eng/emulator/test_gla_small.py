@@ -28,9 +28,9 @@ class Backward(ctypes.Structure):
 class SmallCase(Case):
     """A call of the kernels for small heads, with the launches of GlaSmallKernels.cs."""
 
-    def __init__(self, K, V, *, warps=4, **options):
+    def __init__(self, K, V, *, warps=4, blocks=2, **options):
         super().__init__(K, V, **{"element": "bf16", **options})
-        self.warps = warps
+        self.warps, self.blocks = warps, blocks
         self.length = self.q.shape[1] if self.offsets is None else int(np.diff(self.offsets).max())
         self.keys, self.values = (8 if size <= 8 else 16 for size in (K, V))
 
@@ -54,11 +54,11 @@ class SmallCase(Case):
         def address(array):
             return None if array is None else array.ctypes.data
 
-        def launch(kernel, parameters):
+        def launch(kernel, parameters, shared=0, **defines):
             defines = {"TYPE": self.element, "GATE_TYPE": self.gate, "KEY_TILE": self.keys, "VALUE_TILE": self.values,
-                       "WARPS": self.warps, "VECTOR": vector}
-            emulate.launch(GLA / f"small_{kernel}.cu", f"gla_small_{kernel}", defines, self.count * H, 32 * self.warps, 0, parameters,
-                           seed=self.seed, buffers=buffers)
+                       "WARPS": self.warps, "VECTOR": vector, **defines}
+            emulate.launch(GLA / f"small_{kernel}.cu", f"gla_small_{kernel}", defines, self.count * H, 32 * self.warps, shared,
+                           parameters, seed=self.seed, buffers=buffers)
 
         q, k, v, do = (tensor(n, x, self.element) for n, x in (("q", self.q), ("k", self.k), ("v", self.v), ("do", self.do)))
         g, o = tensor("g", self.g, self.gate), output("o", V, self.element)
@@ -73,8 +73,10 @@ class SmallCase(Case):
         slots = self.count * -(-T // saved_tokens) if offsets is None else T // saved_tokens + self.count
         states = floats("states", np.full((slots, H, 16 * self.keys), np.nan))
 
+        token_bytes = 2 * (2 * self.keys + self.values) + self.keys * (4 if self.gate == "float" else 2)
         launch("forward", Forward(
-            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (initial, final, states)), self.scale))
+            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (initial, final, states)), self.scale),
+            saved_tokens * self.blocks * token_bytes, BLOCKS=self.blocks)
         results = {"o": fetch(o, self.element), "final": final}
         gradients = [output(name, size, kind) for name, size, kind in (
             ("dq", K, self.element), ("dk", K, self.element), ("dv", V, self.element), ("dg", K, self.gate))]
@@ -141,6 +143,12 @@ class GlaSmallTests(unittest.TestCase):
         for warps in (8, 16):
             with self.subTest(warps):
                 self.check(SmallCase(16, 16, T=16 * warps + 100, warps=warps, H=1))
+
+    def test_blocks(self):
+        for blocks in (1, 4):
+            for size in (8, 16):
+                with self.subTest(blocks=blocks, size=size):
+                    self.check(SmallCase(size, size, T=2 * 64 * blocks + 20, blocks=blocks, H=2, gates="mixed"))
 
     def test_orders(self):
         for seed in range(6):

@@ -26,8 +26,8 @@ template <int C, int SAVED> struct GlaBlock {
 
     __device__ __forceinline__ GlaBlock(const GlaShape& shape, int block)
         : head(block % shape.heads),
-          segment(block / shape.heads % shape.segments),
-          sequence(shape.sequences, block / shape.heads / shape.segments) {
+          segment(shape.segments == 1 ? 0 : block / shape.heads % shape.segments),
+          sequence(shape.sequences, shape.segments == 1 ? block / shape.heads : block / shape.heads / shape.segments) {
         int all = (sequence.length + C - 1) / C;
         first = segment * shape.segment_chunks;
         chunks = max(0, segment == shape.segments - 1 ? all - first : min(shape.segment_chunks, all - first));

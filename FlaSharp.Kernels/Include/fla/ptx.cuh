@@ -30,6 +30,12 @@ template <class T> __device__ __forceinline__ T* opaque(T* p) {
     asm volatile("" : "+l"(p));
     return p;
 }
+// Of global memory, which the compiler still knows it to be.
+template <class T> __device__ __forceinline__ T* opaque_global(T* p) {
+    u64 address = __cvta_generic_to_global(p);
+    asm volatile("" : "+l"(address));
+    return static_cast<T*>(__cvta_global_to_generic(address));
+}
 __device__ __forceinline__ int opaque(int x) {
     asm volatile("" : "+r"(x));
     return x;

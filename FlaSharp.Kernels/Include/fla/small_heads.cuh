@@ -1,9 +1,11 @@
 // Gated linear attention of small heads, K and V up to 16: a warp has 16 tokens of a head in its registers and works alone.
 //
-// Every matrix of such a block is 16 x 16 or smaller, and a product with it an instruction or two. What a thread loads from global
-// memory is at once what these instructions take: rows and columns of a matrix may come in any order that its partners share.
+// Every matrix of such a block is 16 x 16 or smaller, and a product with it an instruction or two. What a thread loads from
+// global memory is at once what these instructions take: rows and columns of a matrix may come in any order that its partners
+// share.
 //   Row r of a matrix of tokens, r < 8, is token 2 r; row r + 8 the token after it. So each lane has two neighbouring tokens.
-//   Columns 2 c, 2 c + 1 and, of the larger sizes, 2 c + 8, 2 c + 9 are the SIZE / 4 channels from c SIZE / 4 on: neighbours as well.
+//   Columns 2 c, 2 c + 1 and, of the larger sizes, 2 c + 8, 2 c + 9 are the SIZE / 4 channels from c SIZE / 4 on: neighbours as
+//   well.
 #pragma once
 #include "fla/gate_frame.cuh"
 #include "fla/gla.cuh"
@@ -12,20 +14,50 @@ namespace fla {
 
 constexpr int BLOCK_TOKENS = 16;
 
+// A lane's rows of the block from token `first` on, its two tokens, beginning with its channels.
+template <int SIZE, class T>
+__device__ __forceinline__ Rows<T> lane_rows(const Sequence& sequence, const TensorView& view, int head, int first, int lane) {
+    Rows<T> rows = sequence.rows<T>(view, head);
+    return {rows[first + lane / 4 * 2] + lane % 4 * (SIZE / 4), rows.stride};
+}
+
+// The same of a later or earlier block: step by step, lest the compiler compute the addresses of many ahead.
+template <class T> __device__ __forceinline__ void advance(Rows<T>& rows, int tokens) {
+    rows.first = opaque_global(rows[tokens]);
+}
+
 // A lane's two tokens and SIZE / 4 channels of a block, as they are stored; 0 where there are none.
 template <class T, int SIZE> struct TokenRows {
-    static constexpr int CHANNELS = SIZE / 4, PAIRS = SIZE / 8;
+    static constexpr int CHANNELS = SIZE / 4, PAIRS = SIZE / 8, BYTES = CHANNELS * sizeof(T), WARP_BYTES = 64 * BYTES;
     typedef typename Pair<T>::Type Both;
     Both pair[2][PAIRS];
 
-    // The block of `rows` tokens from `first` on, of `size` channels. VEC of them are known to be aligned together.
-    template <int VEC> __device__ __forceinline__ void load(const Rows<T>& from, int first, int rows, int size, int lane) {
+    // Begins to copy them to a warp's WARP_BYTES of shared memory: from lane_rows, of a block of `rows` tokens and `size`
+    // channels. VEC of these are known to be aligned together. Each lane copies what it loads, so that no other has to wait for
+    // it.
+    template <int VEC> static __device__ __forceinline__ void fetch(u32 to, const Rows<T>& from, int rows, int size, int lane) {
+        constexpr int PIECE = VEC < CHANNELS ? VEC : CHANNELS;
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int c = 0; c < CHANNELS; c += PIECE) {
+                bool there = lane / 4 * 2 + h < rows && lane % 4 * CHANNELS + c < size;
+                const T* piece = from[h] + c;
+                u32 address = to + (h * 32 + lane) * BYTES + c * sizeof(T);
+                if constexpr (PIECE * sizeof(T) >= 4)
+                    copy_async<PIECE * sizeof(T)>(address, piece, there);
+                else
+                    shared_store(address, there ? *piece : T{});
+            }
+    }
+
+    // The same without a copy.
+    template <int VEC> __device__ __forceinline__ void load(const Rows<T>& from, int rows, int size, int lane) {
         int col = lane % 4 * CHANNELS;
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            int token = lane / 4 * 2 + h;
-            bool there = token < rows;
-            const T* row = from[first + token] + col;
+            bool there = lane / 4 * 2 + h < rows;
+            const T* row = from[h];
             if constexpr (VEC >= 4 && PAIRS == 2) {
                 if constexpr (sizeof(T) == 4) {
                     float4 x = there && col < size ? *reinterpret_cast<const float4*>(row) : make_float4(0.f, 0.f, 0.f, 0.f);
@@ -52,20 +84,38 @@ template <class T, int SIZE> struct TokenRows {
         }
     }
 
-    __device__ __forceinline__ float at(int h, int c) const { return c % 2 ? Pair<T>::high(pair[h][c / 2]) : Pair<T>::low(pair[h][c / 2]); }
+    // What fetch has brought.
+    __device__ __forceinline__ void load(u32 from, int lane) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            u32 address = from + (h * 32 + lane) * BYTES;
+            if constexpr (BYTES == 16) {
+                float4 x = shared_load<float4>(address);
+                pair[h][0] = make_float2(x.x, x.y), pair[h][1] = make_float2(x.z, x.w);
+            } else if constexpr (PAIRS == 2) {
+                uint2 x = shared_load<uint2>(address);
+                pair[h][0] = x.x, pair[h][1] = x.y;
+            } else {
+                pair[h][0] = shared_load<Both>(address);
+            }
+        }
+    }
+
+    __device__ __forceinline__ float at(int h, int c) const {
+        return c % 2 ? Pair<T>::high(pair[h][c / 2]) : Pair<T>::low(pair[h][c / 2]);
+    }
 };
 
 // x(h, c) for a lane's tokens and channels to global memory, as TokenRows loads them.
 template <int SIZE, int VEC, class T, class X>
-__device__ __forceinline__ void store_tokens(const Rows<T>& to, int first, int rows, int size, int lane, X x) {
+__device__ __forceinline__ void store_tokens(const Rows<T>& to, int rows, int size, int lane, X x) {
     constexpr int CHANNELS = SIZE / 4;
     typedef typename Pair<T>::Type Both;
     int col = lane % 4 * CHANNELS;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        int token = lane / 4 * 2 + h;
-        if (token >= rows) continue;
-        T* row = to[first + token] + col;
+        if (lane / 4 * 2 + h >= rows) continue;
+        T* row = to[h];
         if constexpr (VEC >= 4 && CHANNELS == 4) {
             if (col >= size) continue;
             if constexpr (sizeof(T) == 4)
@@ -86,6 +136,47 @@ __device__ __forceinline__ void store_tokens(const Rows<T>& to, int first, int r
     }
 }
 
+// A lane's rows of the inputs of both passes.
+template <class T, class G, int K, int V> struct InputRows {
+    Rows<T> q, k, v;
+    Rows<G> g;
+
+    template <class Parameters>
+    __device__ __forceinline__ InputRows(const Parameters& p, const Sequence& sequence, int head, int first, int lane) {
+        int kv_head = p.shape.group == 1 ? head : head / p.shape.group;
+        g = lane_rows<K, G>(sequence, p.g, kv_head, first, lane);
+        q = lane_rows<K, T>(sequence, p.q, head, first, lane);
+        k = lane_rows<K, T>(sequence, p.k, kv_head, first, lane);
+        v = lane_rows<V, T>(sequence, p.v, kv_head, first, lane);
+    }
+
+    __device__ __forceinline__ void advance(int tokens) {
+        fla::advance(q, tokens), fla::advance(k, tokens), fla::advance(v, tokens), fla::advance(g, tokens);
+    }
+};
+
+// These inputs of a block's tokens.
+template <class T, class G, int K, int V> struct Inputs {
+    TokenRows<T, K> q, k;
+    TokenRows<T, V> v;
+    TokenRows<G, K> g;
+    static constexpr int AT_Q = TokenRows<G, K>::WARP_BYTES, AT_K = AT_Q + TokenRows<T, K>::WARP_BYTES;
+    static constexpr int AT_V = AT_K + TokenRows<T, K>::WARP_BYTES, WARP_BYTES = AT_V + TokenRows<T, V>::WARP_BYTES;
+
+    // As TokenRows.
+    template <int VEC>
+    static __device__ __forceinline__ void fetch(u32 to, const InputRows<T, G, K, V>& from, int rows, int keys, int values,
+                                                 int lane) {
+        TokenRows<G, K>::template fetch<VEC>(to, from.g, rows, keys, lane);
+        TokenRows<T, K>::template fetch<VEC>(to + AT_Q, from.q, rows, keys, lane);
+        TokenRows<T, K>::template fetch<VEC>(to + AT_K, from.k, rows, keys, lane);
+        TokenRows<T, V>::template fetch<VEC>(to + AT_V, from.v, rows, values, lane);
+    }
+    __device__ __forceinline__ void load(u32 from, int lane) {
+        g.load(from, lane), q.load(from + AT_Q, lane), k.load(from + AT_K, lane), v.load(from + AT_V, lane);
+    }
+};
+
 // A matrix of up to 16 x 16 bfloat16 numbers as a product takes it: of[h + 2 i] is that of row half h and column half i.
 struct Operand {
     u32 of[4];
@@ -97,6 +188,12 @@ struct Product {
 
     __device__ __forceinline__ float& at(int h, int c) { return of[c / 2][2 * h + c % 2]; }
     __device__ __forceinline__ float at(int h, int c) const { return of[c / 2][2 * h + c % 2]; }
+    __device__ __forceinline__ void operator+=(const Product& x) {
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) of[i][j] += x.of[i][j];
+    }
 };
 
 // d += a b^T, with b's rows, ROWS or fewer, becoming columns.
@@ -105,8 +202,14 @@ template <int ROWS, class T = bf16> __device__ __forceinline__ void multiply(Pro
     for (int i = 0; i < ROWS / 8; i++) mma_m16n8k16<T>(d.of[i], a.of, b.of[i], b.of[i + 2]);
 }
 
-__device__ __forceinline__ Operand transpose(const Operand& x) {
-    return {{transpose_8x8(x.of[0]), transpose_8x8(x.of[2]), transpose_8x8(x.of[1]), transpose_8x8(x.of[3])}};
+// Of a matrix with COLS columns.
+template <int COLS> __device__ __forceinline__ Operand transpose(const Operand& x) {
+    Operand y{};
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int i = 0; i < COLS / 8; i++) y.of[i + 2 * h] = transpose_8x8(x.of[h + 2 * i]);
+    return y;
 }
 
 // Tokens as an operand.
@@ -208,8 +311,8 @@ template <int K> struct BlockGates {
             for (int c = 0; c < CHANNELS; c++) sum[h][c] = __int_as_float(opaque(__float_as_int(sum[h][c])));
     }
 
-    // At a level of binary splitting (see gate_frame.cuh), in blocks of 2 * half: the decay of a lane's token to or from the border between
-    // the halves. Tokens in the second half are queries.
+    // At a level of binary splitting (see gate_frame.cuh), in blocks of 2 * half: the decay of a lane's token to or from the
+    // border between the halves. Tokens in the second half are queries.
     __device__ __forceinline__ float border(int lane, int half, int c) const {
         int last = (lane / 4 * 2 & ~(2 * half - 1)) + half - 1; // of the first half
         float far = __shfl_sync(~0u, sum[1][c], last / 2 * 4 + lane % 4);
@@ -297,13 +400,13 @@ template <int K, int V> struct StateElement {
     __device__ __forceinline__ int place(int values) const { return key * values + value; }
 };
 
-// What each warp has: a state's elements.
-template <int K> __device__ __forceinline__ void store_state(float (&to)[StateElement<K, 16>::COUNT], const Product& x, int lane) {
+// A state's elements in this order.
+template <int K> __device__ __forceinline__ void store_state(float* to, const Product& x, int lane) {
 #pragma unroll
     for (int i = 0; i < K / 8; i++)
         *reinterpret_cast<float4*>(&to[i * 128 + lane * 4]) = make_float4(x.of[i][0], x.of[i][1], x.of[i][2], x.of[i][3]);
 }
-template <int K> __device__ __forceinline__ Product load_state(const float (&from)[StateElement<K, 16>::COUNT], int lane) {
+template <int K> __device__ __forceinline__ Product load_state(const float* from, int lane) {
     Product x{};
 #pragma unroll
     for (int i = 0; i < K / 8; i++) {
@@ -313,14 +416,46 @@ template <int K> __device__ __forceinline__ Product load_state(const float (&fro
     return x;
 }
 
+// A state [keys, values] in global memory.
+template <int K, int V>
+__device__ __forceinline__ void store_dense_state(float* to, const Product& x, int keys, int values, int lane) {
+#pragma unroll
+    for (int i = 0; i < K / 8; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            StateElement<K, V> element(i * 128 + lane * 4 + j, keys, values);
+            if (element.exists) to[element.place(values)] = x.of[i][j];
+        }
+}
+template <int K, int V> __device__ __forceinline__ Product load_dense_state(const float* from, int keys, int values, int lane) {
+    Product x{};
+#pragma unroll
+    for (int i = 0; i < K / 8; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            StateElement<K, V> element(i * 128 + lane * 4 + j, keys, values);
+            if (element.exists) x.of[i][j] = from[element.place(values)];
+        }
+    return x;
+}
+
 // A state times a factor for each of a lane's key channels.
-template <int K, class Factor> __device__ __forceinline__ Product scaled(const Product& x, Factor factor) {
+template <int K, int V, class Factor> __device__ __forceinline__ Product scaled(const Product& x, Factor factor) {
     Product y{};
 #pragma unroll
-    for (int h = 0; h < 2; h++)
+    for (int h = 0; h < V / 8; h++)
 #pragma unroll
         for (int c = 0; c < K / 4; c++) y.at(h, c) = x.at(h, c) * factor(c);
     return y;
+}
+
+// The state after tokens: what it was, decayed, and what they add to it.
+template <int K, int V, class Factor>
+__device__ __forceinline__ void advance(Product& state, Factor decay, const Product& added) {
+#pragma unroll
+    for (int h = 0; h < V / 8; h++)
+#pragma unroll
+        for (int c = 0; c < K / 4; c++) state.at(h, c) = state.at(h, c) * decay(c) + added.at(h, c);
 }
 
 } // namespace fla

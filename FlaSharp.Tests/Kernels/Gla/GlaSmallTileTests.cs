@@ -22,6 +22,29 @@ public sealed class GlaSmallTileTests
     }
 
     [Theory]
+    [InlineData(8, 8, 1024, 4)]
+    [InlineData(8, 8, 512, 2)]
+    [InlineData(8, 8, 256, 1)]
+    [InlineData(16, 8, 1024, 2)]
+    [InlineData(16, 16, 1024, 2)]
+    public void Warps_take_as_many_blocks_as_there_are_up_to_their_registers(int keySize, int valueSize, int length, int blocks)
+    {
+        var tile = Choose(keySize, valueSize, length: length)!;
+        Assert.Equal((16, blocks), (tile.Warps, tile.Blocks));
+        Assert.Contains($"BLOCKS={blocks}", tile.Forward(4).Defines);
+    }
+
+    [Fact]
+    public void Inputs_under_way_fit_on_every_GPU()
+    {
+        Assert.Equal(2, Wide(8)!.Blocks);
+        Assert.Equal(1, Wide(16)!.Blocks);
+
+        static GlaSmallTile? Wide(int keySize) => GlaSmallTile.Choose(
+            keySize, 16, ElementType.BFloat16, ElementType.Float32, 128, 1024, Multiprocessors);
+    }
+
+    [Theory]
     [InlineData(128, 1024, 16)]
     [InlineData(1024, 1024, 8)] // two blocks on a multiprocessor
     [InlineData(128, 100, 8)]

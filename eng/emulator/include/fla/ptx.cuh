@@ -20,6 +20,7 @@ inline float max_nan(float a, float b) {
 inline void prefetch(const void*) {}
 
 template <class T> __forceinline__ T* opaque(T* p) { return p; }
+template <class T> __forceinline__ T* opaque_global(T* p) { return p; }
 __forceinline__ int opaque(int x) { return x; }
 
 __forceinline__ u32 shared_address(const void* p) { return emulator::shared_address(p); }
