@@ -1,5 +1,6 @@
 // Gated linear attention backward, all chunks at once: a block has one chunk of one head, with the state S before it (saved by
-// gla_chunk_forward) and the gradient dS of the state after it (saved by gla_chunk_state). With q, k scaled by the chunk's decays:
+// gla_chunk_forward) and the gradient dS of the state after it (saved by gla_chunk_state). With q, k scaled by the chunk's
+// decays:
 //   A = tril(q k^T)   dA = tril(do v^T)
 //   dv = A^T do + k dS     dq = dA k + do S^T     dk = dA^T q + v dS^T
 // The gradient of the log-decays is a sum over all pairs of tokens that they lie between,
@@ -175,7 +176,8 @@ __device__ __forceinline__ void add_products(float (&products)[8], const StateTi
 }
 
 // The last part: thread by thread of those that hold the decays.
-__device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, const Gates& gates, u64 limited) {
+__device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, const Gates& gates,
+                                                u64 limited) {
     KeyTile q(memory + Q), k(memory + KEY);
     GradTile query_grads(memory + QUERY_GRADS), key_grads(memory + KEY_GRADS);
     auto query_target = chunk.rows_of<T>(p.grad_q, chunk.block.head), key_target = chunk.rows_of<T>(p.grad_k, chunk.block.head);
@@ -185,10 +187,12 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
     u32 query_top = q.operand_at(gates.row, gates.col), key_top = k.operand_at(gates.row, gates.col);
     u32 diagonal_top = memory + DIAGONAL + gates.row * 4;
     u32 query_grad_top = query_grads.at(gates.row, gates.col), key_grad_top = key_grads.at(gates.row, gates.col);
-    T *query_there = query_target[chunk.first + gates.row] + gates.col, *key_there = key_target[chunk.first + gates.row] + gates.col;
+    T *query_there = query_target[chunk.first + gates.row] + gates.col,
+      *key_there = key_target[chunk.first + gates.row] + gates.col;
 #pragma unroll
     for (int i = 0; i < Gates::ROWS; i++, query_there += query_target.stride, key_there += key_target.stride) {
-        float2 grad_q = shared_load<float2>(GradTile::step(query_grad_top, i)), grad_k = shared_load<float2>(GradTile::step(key_grad_top, i));
+        float2 grad_q = shared_load<float2>(GradTile::step(query_grad_top, i)),
+               grad_k = shared_load<float2>(GradTile::step(key_grad_top, i));
         u32 query[TERMS], key[TERMS];
         q.load(query, q.step(query_top, i, 0)), k.load(key, k.step(key_top, i, 0));
         float2 of_query = gates.decay(i, 1.f, start), of_key = gates.decay(i, -1.f, end);
@@ -256,7 +260,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
         if (value + SLICE < p.state_values) load_states(p, chunk, memory, slice + 1);
 
         SharedTile<T, C, V> output(memory + VALUE); // over the values of this slice
-        grad_v.visit([&](int row, int col, float& x, float& y) { shared_store(output.at(row, value + col), Pair<T>::pack(x, y)); });
+        grad_v.visit(
+            [&](int row, int col, float& x, float& y) { shared_store(output.at(row, value + col), Pair<T>::pack(x, y)); });
         __syncthreads();
         constexpr int PIECE = 16 / sizeof(T);
         for (int i = threadIdx.x; i < C * SLICE / PIECE; i += THREADS) {

@@ -52,8 +52,8 @@ __device__ __forceinline__ void load_level(TermFragment& a, const Tile& grad_pai
 }
 
 // The gradients of the chunk's queries, or of its keys. Adds q dq or subtracts k dk in grad_g.
-__device__ __forceinline__ void add_gradients(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, const Gates& gates, bool of_queries,
-                                              float (&grad_g)[Gates::ROWS][2]) {
+__device__ __forceinline__ void add_gradients(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, const Gates& gates,
+                                              bool of_queries, float (&grad_g)[Gates::ROWS][2]) {
     int thread = opaque(threadIdx.x), lane = thread % 32;
     KeyTile q(memory + Q), k(memory + KEY), split(memory + SPLIT), own = of_queries ? q : k, other = of_queries ? k : q;
     PairTile grad_pairs(memory + GRAD_PAIRS);
@@ -157,7 +157,8 @@ __device__ __forceinline__ void add_chunk(const GlaChunkBackward& p, const Chunk
 #pragma unroll
     for (int i = 0; i < Gates::ROWS; i++)
         if (gates.row + i < chunk.rows && cols > 0)
-            add_pair(gate_target[chunk.first + gates.row + i] + gates.col, cols, limited >> 2 * i & 1 ? 0.f : grad_g[i][0] + beyond.x,
+            add_pair(gate_target[chunk.first + gates.row + i] + gates.col, cols,
+                     limited >> 2 * i & 1 ? 0.f : grad_g[i][0] + beyond.x,
                      limited >> (2 * i + 1) & 1 ? 0.f : grad_g[i][1] + beyond.y);
     __syncthreads();
 }

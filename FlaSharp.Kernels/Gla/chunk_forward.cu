@@ -44,12 +44,12 @@ typedef GlaBlock<C, SAVED_TOKENS<T>> Block;
 
 constexpr int TERMS = KeyTile::TERMS; // of a number as an operand, and in a saved state
 
-// One chunk on its way. What is no longer needed makes room: the output may overwrite the queries; the operands of binary splitting,
-// and then the state's factors, overwrite the decays; and A the totals of these.
+// One chunk on its way. What is no longer needed makes room: the output may overwrite the queries; the operands of binary
+// splitting, and then the state's factors, overwrite the decays; and A the totals of these.
 struct Stage {
-    static constexpr int Q = 0, OUTPUT = V <= K ? Q : Q + KeyTile::BYTES, KEY = V <= K ? Q + KeyTile::BYTES : OUTPUT + OutputTile::BYTES,
-                         VALUE = KEY + KeyTile::BYTES, GATE = VALUE + ValueTile::BYTES, PAIRS = GATE + GateTile::BYTES,
-                         BYTES = PAIRS + PairTile::BYTES;
+    static constexpr int Q = 0, OUTPUT = V <= K ? Q : Q + KeyTile::BYTES,
+                         KEY = V <= K ? Q + KeyTile::BYTES : OUTPUT + OutputTile::BYTES, VALUE = KEY + KeyTile::BYTES,
+                         GATE = VALUE + ValueTile::BYTES, PAIRS = GATE + GateTile::BYTES, BYTES = PAIRS + PairTile::BYTES;
     static_assert(BYTES % (HOPPER ? 1024 : 128) == 0);
     static constexpr int START = GATE, MIDDLE = START + K * 4, END = MIDDLE + K * 4, SAVING = END + K * 4;
     static_assert(SAVING + K * 4 <= PAIRS && Gates::Totals::BYTES <= PairTile::BYTES);
@@ -64,8 +64,8 @@ struct Stage {
     __device__ __forceinline__ PairTile pairs() const { return PairTile(memory + PAIRS); }
     __device__ __forceinline__ Gates::Totals totals() const { return Gates::Totals(memory + PAIRS); }
     __device__ __forceinline__ OutputTile output() const { return OutputTile(memory + OUTPUT); }
-    // Factors of the state for each key channel: before the chunk, between output and update, and after it. Those in the middle are
-    // less than 0 where there are none: only decays too strong for a frame need them.
+    // Factors of the state for each key channel: before the chunk, between output and update, and after it. Those in the middle
+    // are less than 0 where there are none: only decays too strong for a frame need them.
     __device__ __forceinline__ u32 start() const { return memory + START; }
     __device__ __forceinline__ u32 middle() const { return memory + MIDDLE; }
     __device__ __forceinline__ u32 end() const { return memory + END; }
@@ -93,8 +93,9 @@ __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
     gates.scale<T>(stage.k(), -1.f, gates.end, 1.f);
 }
 
-// Scales queries and keys of a loaded chunk and makes A. `pending` is the state's decay that is still to be applied. If the state before
-// the chunk is saved, `plain` is told whether backward's chunk, which begins with this one, has too strong decays before its middle.
+// Scales queries and keys of a loaded chunk and makes A. `pending` is the state's decay that is still to be applied. If the state
+// before the chunk is saved, `plain` is told whether backward's chunk, which begins with this one, has too strong decays before
+// its middle.
 __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2], float scale, int* plain) {
     int thread = opaque(threadIdx.x);
     Gates gates(thread);
@@ -146,8 +147,8 @@ __device__ __forceinline__ bool saves(const GlaChunkForward& p, const Block& blo
 __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& block) {
     // The rows of the chunk to be loaded next: they move on with it.
     int first = block.first * C, kv_head = block.head / p.shape.group, value = blockIdx.y * V;
-    auto q = block.sequence.rows<Operand>(p.q, block.head).from(first), k = block.sequence.rows<Operand>(p.k, kv_head).from(first),
-         v = block.sequence.rows<Operand>(p.v, kv_head).from(first);
+    auto q = block.sequence.rows<Operand>(p.q, block.head).from(first),
+         k = block.sequence.rows<Operand>(p.k, kv_head).from(first), v = block.sequence.rows<Operand>(p.v, kv_head).from(first);
     auto g = block.sequence.rows<G>(p.g, kv_head).from(first);
     v.first += value;
     auto load = [&](int n) {
@@ -163,7 +164,8 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& b
 
     float pending[2] = {0.f, 0.f};
     Pipeline::produce(block.chunks, load, [&](int n) {
-        int* plain = saves(p, block, n) ? p.plain + block.slot(p.shape.sequences, n) * p.shape.heads + opaque(block.head) : nullptr;
+        int* plain =
+            saves(p, block, n) ? p.plain + block.slot(p.shape.sequences, n) * p.shape.heads + opaque(block.head) : nullptr;
         prepare(Stage(n), pending, p.scale, plain);
 #if HOPPER
         fence_for_products();
@@ -203,8 +205,8 @@ __device__ __forceinline__ void output_one_by_one(float (&out)[C / 8][4], const 
     }
 }
 
-// The consumers' work on a chunk, the state being scaled for it: its output, and the state after it. `row` is the warp's first value
-// channel in the tiles.
+// The consumers' work on a chunk, the state being scaled for it: its output, and the state after it. `row` is the warp's first
+// value channel in the tiles.
 __device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& block, const Stage& stage, int n, State& state,
                                         int row, int lane) {
     constexpr int GROUP = 128;                      // threads that share products
@@ -228,7 +230,8 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& b
     commit_products();
 
     wait_products<1>(out);
-    // A value that is not finite made its channel NaN all over the chunk: a product with the 0 of later pairs reaches tokens before it.
+    // A value that is not finite made its channel NaN all over the chunk: a product with the 0 of later pairs reaches tokens
+    // before it.
     if (!__all_sync(~0u, isfinite(out[0][0]) && isfinite(out[0][2]))) output_one_by_one(out, left, stage, row, lane);
     if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // the queries are read
 #pragma unroll
@@ -291,13 +294,15 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& b
                              transpose_8x8(Pair<T>::pack(out[m][t / 8][e * 2], out[m][t / 8][e * 2 + 1])));
     __syncwarp();
     auto o = block.sequence.rows<T>(p.o, opaque(block.head));
-    store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, o, (block.first + n) * C, block.rows(n), blockIdx.y * V + row, p.shape.value_size, lane);
+    store_tile<VECTOR, ROW_TILES * 16>(stage.output(), row, o, (block.first + n) * C, block.rows(n), blockIdx.y * V + row,
+                                       p.shape.value_size, lane);
 }
 #endif
 
 __device__ __forceinline__ void consume(const GlaChunkForward& p, const Block& block) {
     int warp = threadIdx.x / 32 - PRODUCERS, lane = threadIdx.x % 32;
-    int row = warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first value channel in the tiles and in the tensors
+    int row = warp * ROW_TILES * 16,
+        value = blockIdx.y * V + row; // the warp's first value channel in the tiles and in the tensors
     const GlaShape& shape = p.shape;
     i64 state_size = (i64)shape.key_size * shape.value_size;
     State state;

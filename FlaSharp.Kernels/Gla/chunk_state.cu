@@ -73,8 +73,9 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&decay)[2], f
         u32 place = gates.col * 4;
         shared_store(stage.decay() + place, make_float2(pow2(gates.end[0]), pow2(gates.end[1])));
         if (BACKWARD)
-            shared_store(stage.saving() + place, strong ? make_float2(1.f, 1.f)
-                                                        : make_float2(pow2(gates.end[0] - gates.middle[0]), pow2(gates.end[1] - gates.middle[1])));
+            shared_store(stage.saving() + place,
+                         strong ? make_float2(1.f, 1.f)
+                                : make_float2(pow2(gates.end[0] - gates.middle[0]), pow2(gates.end[1] - gates.middle[1])));
         decay[0] += gates.end[0], decay[1] += gates.end[1];
     }
     float start[2] = {0.f, 0.f};
@@ -116,7 +117,8 @@ __device__ __forceinline__ void produce(const GlaChunkState& p, const Block& blo
 
 __device__ __forceinline__ void consume(const GlaChunkState& p, const Block& block) {
     int warp = threadIdx.x / 32 - PRODUCERS, lane = threadIdx.x % 32;
-    int row = warp * ROW_TILES * 16, value = blockIdx.y * V + row; // the warp's first value channel in the tile and in the tensors
+    int row = warp * ROW_TILES * 16,
+        value = blockIdx.y * V + row; // the warp's first value channel in the tile and in the tensors
     const GlaShape& shape = p.shape;
     i64 state_size = (i64)shape.key_size * shape.value_size;
     TransposedState<ROW_TILES, K> state;

@@ -1,5 +1,5 @@
-// Joins segments that gla_chunk_state treated on their own: the state at each segment's beginning (or, against time, the gradient of
-// the state at its end), in place of where the segment alone leads to.
+// Joins segments that gla_chunk_state treated on their own: the state at each segment's beginning (or, against time, the gradient
+// of the state at its end), in place of where the segment alone leads to.
 #include "fla/ptx.cuh"
 #include "fla/tensor.cuh"
 

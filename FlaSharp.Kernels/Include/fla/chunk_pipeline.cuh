@@ -1,4 +1,5 @@
-// Chunks on their way through shared memory: producer warps load and prepare them, consumer warps use them, DEPTH of them at a time.
+// Chunks on their way through shared memory: producer warps load and prepare them, consumer warps use them, DEPTH of them at a
+// time.
 #pragma once
 #include "fla/mbarrier.cuh"
 

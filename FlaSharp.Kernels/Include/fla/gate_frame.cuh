@@ -1,9 +1,9 @@
 // The decays of one chunk of gated linear attention, and the operands scaled by them.
 //
-// With G the sum of the log-decays from the chunk's first token, a pair of tokens i >= j decays by 2^(G_i - G_j) in each key channel.
-// Products of matrices need that split into a factor of the query and one of the key:
-//   frame   q 2^(G - r) and k 2^(r - G) with r = G in the middle of the chunk. Exact as long as neither leaves the range of bfloat16.
-//   edges   q 2^G and k 2^(e - G) with e = G at the end: at most 1 whatever the decays are, right for the state, of no use for pairs.
+// With G the sum of the log-decays from the chunk's first token, a pair of tokens i >= j decays by 2^(G_i - G_j) in each key
+// channel. Products of matrices need that split into a factor of the query and one of the key:
+//   frame   q 2^(G - r) and k 2^(r - G) with r = G in the middle of the chunk. Exact as long as neither leaves bfloat16's range.
+//   edges   q 2^G and k 2^(e - G) with e = G at the end: at most 1 whatever the decays are, right for the state only.
 // The pairs of a chunk whose decays are too strong for a frame come by binary splitting: a pair belongs to the one level at which
 // i and j lie in two halves of one block; there G at the border between the halves serves as a reference, and both factors are at
 // most 1.
@@ -23,7 +23,8 @@ constexpr float MAX_FACTOR = 125.f;
 __device__ __forceinline__ float log2_decay(float g) { return max_nan(g * LOG2E, MIN_LOG2_DECAY); }
 
 // Two neighbouring log-decays of a tile.
-template <class G, int ROWS, int COLS> __device__ __forceinline__ float2 load_gates(const PlainTile<G, ROWS, COLS>& tile, int row, int col) {
+template <class G, int ROWS, int COLS>
+__device__ __forceinline__ float2 load_gates(const PlainTile<G, ROWS, COLS>& tile, int row, int col) {
     if constexpr (sizeof(G) == 4) {
         return shared_load<float2>(tile.at(row, col));
     } else {
@@ -91,8 +92,8 @@ template <int C, int K, int THREADS> struct ChunkGates {
         }
     }
 
-    // Sums each channel from every row to the strip's end, in place, and adds to `beyond` what the later strips hold. `sync` joins the
-    // threads; what they wrote to `totals` before is lost.
+    // Sums each channel from every row to the strip's end, in place, and adds to `beyond` what the later strips hold. `sync`
+    // joins the threads; what they wrote to `totals` before is lost.
     template <class Sync>
     __device__ __forceinline__ void sum_to_end(float (&x)[ROWS][2], float2& beyond, const Totals& totals, Sync sync) const {
 #pragma unroll
@@ -106,8 +107,8 @@ template <int C, int K, int THREADS> struct ChunkGates {
         }
     }
 
-    // Whether a frame would leave the range, before or after the middle: for queries and for keys. NaN counts as in range and so stays
-    // visible.
+    // Whether a frame would leave the range, before or after the middle: for queries and for keys. NaN counts as in range and so
+    // stays visible.
     __device__ __forceinline__ bool queries_too_strong(const float (&middle)[2]) const {
         return before[0] + sum[0][0] - middle[0] > MAX_FRAME || before[1] + sum[0][1] - middle[1] > MAX_FRAME;
     }
@@ -148,8 +149,8 @@ template <int C, int K, int THREADS> struct ChunkGates {
         }
     }
 
-    // Visits the rows at one level of binary splitting, where blocks of 2 * half rows have keys in their first half and queries in
-    // the second one: visit(row of the strip, whether it is a query, its decays to or from the border between the halves).
+    // Visits the rows at one level of binary splitting, where blocks of 2 * half rows have keys in their first half and queries
+    // in the second one: visit(row of the strip, whether it is a query, its decays to or from the border between the halves).
     template <class Visit> __device__ __forceinline__ void visit_level(int half, const Totals& totals, Visit visit) const {
         float border[2] = {0.f, 0.f}; // relative to the strip's start; blocks larger than a strip have it outside
         if (half >= ROWS) {

@@ -38,7 +38,9 @@ template <int C, int SAVED> struct GlaBlock {
     __device__ __forceinline__ int rows(int n) const { return min(C, sequence.length - (first + n) * C); }
 
     // Which of the states [sequences, H].
-    __device__ __forceinline__ i64 sequence_state(const GlaShape& shape) const { return (i64)sequence.index * shape.heads + head; }
+    __device__ __forceinline__ i64 sequence_state(const GlaShape& shape) const {
+        return (i64)sequence.index * shape.heads + head;
+    }
 
     // Which of the saved states is that of chunk `n` of the segment; packed sequences leave gaps.
     __device__ __forceinline__ i64 slot(const Sequences& all, int n) const {

@@ -36,8 +36,8 @@ template <int C> struct GlaChunk {
     }
 };
 
-// The chunk's log-decays, from global memory: they are needed at the beginning and at the end. meanwhile() is called while they are on
-// their way. Bit 2 i + c of the result tells that number c of row i was limited and so has no gradient.
+// The chunk's log-decays, from global memory: they are needed at the beginning and at the end. meanwhile() is called while they
+// are on their way. Bit 2 i + c of the result tells that number c of row i was limited and so has no gradient.
 template <class G, int VEC, int C, int K, int THREADS, class Meanwhile>
 __device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaChunk<C>& chunk, ChunkGates<C, K, THREADS>& gates,
                                           Meanwhile meanwhile) {
@@ -47,7 +47,8 @@ __device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaCh
     const G* from = g[chunk.first + min(gates.row, chunk.rows - 1)] + (cols > 0 ? gates.col : 0);
     float2 pairs[Gates::ROWS];
 #pragma unroll
-    for (int i = 0; i < Gates::ROWS; i++) { // without conditions, so that all are under way at once; beyond the end the last row again
+    for (int i = 0; i < Gates::ROWS;
+         i++) {  // without conditions, so that all are under way at once; beyond the end the last row again
         pairs[i] = load_gates<VEC>(from, cols);
         if (gates.row + i + 1 < chunk.rows) from += g.stride;
     }

@@ -4,7 +4,8 @@
 
 namespace fla {
 
-// A warp's part of a C x C product of pairs i >= j: 16 rows, and all columns or, of more warps than there are rows for, a part of them.
+// A warp's part of a C x C product of pairs i >= j: 16 rows, and all columns or, of more warps than there are rows for, a part of
+// them.
 template <int C, int WARPS> struct PairRows {
     static constexpr int DOWN = C / 16, ACROSS = WARPS / DOWN < DOWN ? WARPS / DOWN : DOWN, BLOCKS = DOWN / ACROSS;
     static constexpr bool SPARE = WARPS > DOWN * ACROSS; // warps without a part
@@ -12,7 +13,8 @@ template <int C, int WARPS> struct PairRows {
     float sum[BLOCKS][2][4];
     int block, first, lane; // of the rows; of the columns
 
-    __device__ __forceinline__ PairRows(int warp, int lane) : sum{}, block(warp % DOWN), first(warp / DOWN * BLOCKS), lane(lane) {}
+    __device__ __forceinline__ PairRows(int warp, int lane)
+        : sum{}, block(warp % DOWN), first(warp / DOWN * BLOCKS), lane(lane) {}
 
     __device__ __forceinline__ bool exist() const { return first < DOWN; }
     // Whether there are pairs i >= j among them.

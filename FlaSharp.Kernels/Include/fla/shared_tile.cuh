@@ -5,9 +5,9 @@
 
 namespace fla {
 
-// ROWS x COLS, row by row in panels of at most 64 columns, one after the other. The 16-byte chunks of 8 neighbouring rows are exchanged
-// such that both a row of chunks and a column of them touch every bank once: the pattern of the 128-, 64- and 32-byte swizzles of
-// Hopper's copies and products, for which the tile begins at a multiple of 1024 bytes.
+// ROWS x COLS, row by row in panels of at most 64 columns, one after the other. The 16-byte chunks of 8 neighbouring rows are
+// exchanged such that both a row of chunks and a column of them touch every bank once: the pattern of the 128-, 64- and 32-byte
+// swizzles of Hopper's copies and products, for which the tile begins at a multiple of 1024 bytes.
 template <class T, int ROWS_, int COLS_> struct SharedTile {
     static constexpr int ROWS = ROWS_, COLS = COLS_, BYTES = ROWS * COLS * 2;
     static constexpr int PANEL = COLS < 64 ? COLS : 64, PITCH = PANEL * 2; // columns of a panel, bytes from row to row
@@ -30,8 +30,9 @@ template <class T, int ROWS_, int COLS_> struct SharedTile {
     static __device__ __forceinline__ void store(u32 address, float x, float y) { shared_store(address, Pair<T>::pack(x, y)); }
     static __device__ __forceinline__ void load(u32 (&terms)[1], u32 address) { terms[0] = shared_load<u32>(address); }
 
-    // From the address of an element to that `row` rows and `col` columns further on, where these share no binary digit with its own row
-    // and column, and `col` is a multiple of 8: known numbers cost an instruction or none. The tile begins at a multiple of 128 bytes.
+    // From the address of an element to that `row` rows and `col` columns further on, where these share no binary digit with its
+    // own row and column, and `col` is a multiple of 8: known numbers cost an instruction or none. The tile begins at a multiple
+    // of 128 bytes.
     static __device__ __forceinline__ u32 step(u32 address, u32 row, u32 col) {
         return (address ^ (key(row) << 4) ^ (col % PANEL * 2)) + row * PITCH + col / PANEL * (ROWS * PITCH);
     }
@@ -54,8 +55,8 @@ template <class T, int ROWS_, int COLS_> struct PlainTile {
 // Begins to copy `rows` x `cols` numbers from global memory, VEC at a time; what lies beyond them in the tile becomes 0.
 // Each of THREADS threads takes its part; the caller commits the copies and waits for them.
 template <int VEC, int THREADS, class Tile>
-__device__ __forceinline__ void load_tile(const Tile& tile, const Rows<typename Tile::Element>& source, int first, int rows, int cols,
-                                          int thread) {
+__device__ __forceinline__ void load_tile(const Tile& tile, const Rows<typename Tile::Element>& source, int first, int rows,
+                                          int cols, int thread) {
     typedef typename Tile::Element T;
     constexpr int PIECE = VEC * sizeof(T) > 16 ? 16 / sizeof(T) : VEC, BYTES = PIECE * sizeof(T), PIECES = Tile::COLS / PIECE;
     constexpr int ACROSS = PIECES < THREADS ? PIECES : THREADS, DOWN = THREADS / ACROSS;
@@ -100,8 +101,8 @@ __device__ __forceinline__ void to_bf16(const SharedTile<bf16, ROWS, COLS>& tile
 // Writes COLS columns of a tile from `col` on to global memory, `rows` rows, to column `to` and following but not beyond `size`.
 // One warp does it: it reads what its own lanes wrote.
 template <int VEC, int COLS, class Tile>
-__device__ __forceinline__ void store_tile(const Tile& tile, int col, const Rows<typename Tile::Element>& target, int first, int rows,
-                                           int to, int size, int lane) {
+__device__ __forceinline__ void store_tile(const Tile& tile, int col, const Rows<typename Tile::Element>& target, int first,
+                                           int rows, int to, int size, int lane) {
     typedef typename Tile::Element T;
     constexpr int PIECE = 16 / sizeof(T), ACROSS = COLS / PIECE, DOWN = 32 / ACROSS;
     int row = lane / ACROSS, piece = lane % ACROSS * PIECE, left = size - to - piece;
@@ -122,13 +123,15 @@ __device__ __forceinline__ void store_tile(const Tile& tile, int col, const Rows
 template <class Tile> __device__ __forceinline__ void load_left(u32 (&a)[4], const Tile& tile, int row, int col, int lane) {
     ldmatrix_x4(a, Tile::step(tile.at(lane & 15, (lane >> 4) * 8), row, col));
 }
-template <class Tile> __device__ __forceinline__ void load_left_transposed(u32 (&a)[4], const Tile& tile, int row, int col, int lane) {
+template <class Tile>
+__device__ __forceinline__ void load_left_transposed(u32 (&a)[4], const Tile& tile, int row, int col, int lane) {
     ldmatrix_x4_trans(a, Tile::step(tile.at((lane & 7) + (lane >> 4) * 8, lane & 8), row, col));
 }
 template <class Tile> __device__ __forceinline__ void load_right(u32 (&b)[4], const Tile& tile, int row, int col, int lane) {
     ldmatrix_x4_trans(b, Tile::step(tile.at(lane & 15, (lane >> 4) * 8), row, col));
 }
-template <class Tile> __device__ __forceinline__ void load_right_transposed(u32 (&b)[4], const Tile& tile, int row, int col, int lane) {
+template <class Tile>
+__device__ __forceinline__ void load_right_transposed(u32 (&b)[4], const Tile& tile, int row, int col, int lane) {
     ldmatrix_x4(b, Tile::step(tile.at((lane & 7) + (lane >> 4) * 8, lane & 8), row, col));
 }
 

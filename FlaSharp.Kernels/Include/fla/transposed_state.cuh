@@ -4,9 +4,9 @@
 
 namespace fla {
 
-// Saved states are bfloat16, [V / 8, K / 8] blocks of 8 values x 8 keys: what a warp holds as a left operand leaves it in whole lines,
-// and a block's row is what a matrix load wants. Second terms (terms.cuh) are as if they were K more keys. A lane's pair of the
-// block at (value, key), as an index of pairs.
+// Saved states are bfloat16, [V / 8, K / 8] blocks of 8 values x 8 keys: what a warp holds as a left operand leaves it in whole
+// lines, and a block's row is what a matrix load wants. Second terms (terms.cuh) are as if they were K more keys. A lane's pair
+// of the block at (value, key), as an index of pairs.
 template <int K> __device__ __forceinline__ i64 saved_pair(int value, int key, int lane) {
     return ((i64)(value / 8) * (K / 8) + key / 8) * 32 + lane;
 }
@@ -15,7 +15,8 @@ template <int K> __device__ __forceinline__ i64 saved_pair(int value, int key, i
 template <int ROW_TILES, int K> struct TransposedState {
     float sum[ROW_TILES][K / 8][4];
 
-    // Visits (the accumulator, whether it exists, its place in a state [key_size, value_size]); `value` is the first value channel.
+    // Visits (the accumulator, whether it exists, its place in a state [key_size, value_size]); `value` is the first value
+    // channel.
     template <class Visit>
     __device__ __forceinline__ void visit(int key_size, int value_size, int value, int lane, Visit visit) {
 #pragma unroll
@@ -30,7 +31,8 @@ template <int ROW_TILES, int K> struct TransposedState {
     }
 
     __device__ __forceinline__ void load(const float* state, int key_size, int value_size, int value, int lane) {
-        visit(key_size, value_size, value, lane, [=](float& x, bool exists, i64 place) { x = state && exists ? state[place] : 0.f; });
+        visit(key_size, value_size, value, lane,
+              [=](float& x, bool exists, i64 place) { x = state && exists ? state[place] : 0.f; });
     }
     __device__ __forceinline__ void store(float* state, int key_size, int value_size, int value, int lane) {
         visit(key_size, value_size, value, lane, [=](float& x, bool exists, i64 place) {

@@ -4,8 +4,8 @@
 
 namespace fla {
 
-// Numbers in float32 that leave accumulators and are read along rows: 32-byte pieces exchanged between rows, so that both ways touch
-// every bank equally.
+// Numbers in float32 that leave accumulators and are read along rows: 32-byte pieces exchanged between rows, so that both ways
+// touch every bank equally.
 template <int ROWS, int COLS> struct FloatTile {
     static constexpr int BYTES = ROWS * COLS * 4, PIECES = COLS / 8;
     u32 base;

@@ -8,7 +8,8 @@ using namespace fla;
 constexpr int WARPS = 2, THREADS = 32 * WARPS, K = KEYS, ROW_TILES = TILES, V = WARPS * ROW_TILES * 16, TOKENS = 32;
 
 // The state x [rows, cols] of keys and values, or 0 if x is null, times 2^-(key % 4), and y^T x for y [TOKENS, K + V] of keys and
-// values, goes to z [rows, cols]; and all of it, times that factor again, in bfloat16 to w, [V / 8, K / 8] blocks of 8 values x 8 keys.
+// values, goes to z [rows, cols]; and all of it, times that factor again, in bfloat16 to w, [V / 8, K / 8] blocks of 8 values x 8
+// keys.
 extern "C" __global__ void __launch_bounds__(THREADS) state_update(const __grid_constant__ BlockTest p) {
     SharedTile<bf16, TOKENS, K> keys(shared_memory());
     SharedTile<bf16, TOKENS, V> values(shared_memory() + keys.BYTES);
