@@ -179,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
     ScanBlock block(p.scan, blockIdx.x);
     Column column(block);
     Cells cells;
-    Lane<1> lane;
+    Lane<1> lane(threadIdx.x);
     int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
     auto place = [&](int slice, i64 index) { return StatePlace(p.scan, block, lane, index, slice); };
     i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index, part = block.part(p.scan);

@@ -132,7 +132,8 @@ class Case:
 
         def launch(name, tile, blocks, shared_bytes, parameters, **defines):
             emulate.launch(SCAN / f"{name}.cu", f"selective_{name}" if name.startswith("scan") else f"selective_scan_{name}",
-                           tile.defines(shared_bytes, **defines), blocks, tile.threads, shared_bytes, parameters, seed=self.seed)
+                           tile.defines(shared_bytes, **defines), blocks, (1 + (name == "scan_forward")) * tile.threads,
+                           shared_bytes, parameters, seed=self.seed)
 
         def join(segments, start, backward):
             """The state before each segment, or the gradient of that after it."""

@@ -210,12 +210,12 @@ struct StepSize {
         if constexpr (SOFTPLUS) {
             float e = pow2(-LOG2E * fabsf(raw));
             value = fmaxf(raw, 0.f) + log_of_one_plus(e);
-            slope = __fdividef(raw > 0 ? 1.f : e, 1.f + e);
+            slope = (raw > 0 ? 1.f : e) * reciprocal(1.f + e);
         }
     }
 };
 
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.f, 1.f + pow2(-LOG2E * x)); }
+__device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.f + pow2(-LOG2E * x)); }
 
 // A thread's part of the block's states. NEIGHBOURS threads with the same states come first, then those that share a channel.
 // With 2, all loads of a warp have pairs of threads, one or two apart, that read the same: wide loads then need fewer accesses.
@@ -225,9 +225,9 @@ struct Lane {
     int position, channel;  // in shared memory, and of the block
     int state;              // the first one of a slice
 
-    __device__ __forceinline__ Lane()
-        : index(threadIdx.x / NEIGHBOURS % LANES),
-          position(threadIdx.x / (NEIGHBOURS * LANES) * NEIGHBOURS + threadIdx.x % NEIGHBOURS), channel(channel_at(position)),
+    __device__ __forceinline__ explicit Lane(int thread)
+        : index(thread / NEIGHBOURS % LANES),
+          position(thread / (NEIGHBOURS * LANES) * NEIGHBOURS + thread % NEIGHBOURS), channel(channel_at(position)),
           state(index * STATES) {}
 
     // Sums over those that share the channel: the first one gets that of x[0], and so on.
