@@ -98,7 +98,8 @@ class Tile:
 
     @property
     def backward_bytes(self):
-        return (self.steps * (32 * self.channels + 8 * SLICE) + 3 * self.sum_bytes
+        factor_bytes = 2 * SLICE * (2 if self.element == "bf16" else 4)
+        return (self.steps * (32 * self.channels + factor_bytes) + 3 * self.sum_bytes
                 + self.steps // PART * self.threads * 16 + self.warps * self.steps * 8 * SLICE)
 
     def defines(self, shared_bytes, **more):

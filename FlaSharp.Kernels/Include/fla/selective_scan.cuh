@@ -225,7 +225,7 @@ struct Lane {
     int position, channel;  // in shared memory, and of the block
     int state;              // the first one of a slice
 
-    __device__ __forceinline__ explicit Lane(int thread)
+    __device__ __forceinline__ explicit Lane(u32 thread)
         : index(thread / NEIGHBOURS % LANES),
           position(thread / (NEIGHBOURS * LANES) * NEIGHBOURS + thread % NEIGHBOURS), channel(channel_at(position)),
           state(index * STATES) {}
