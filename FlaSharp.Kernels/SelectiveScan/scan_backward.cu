@@ -219,7 +219,14 @@ __device__ __forceinline__ void walk_part(Shared& shared, const Lane<1>& lane, i
     channels.store(shared.sums[threadIdx.x / 32][first + threadIdx.x % 32 / 4], lane);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE || VECTOR == 1 ? 2 : 3)
+// Of a multiprocessor, which before Hopper has shared memory for two at most.
+#if __CUDA_ARCH__ >= 900
+constexpr int BLOCKS = PRECISE || VECTOR == 1 ? 2 : 3;
+#else
+constexpr int BLOCKS = 2;
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     selective_scan_backward(const __grid_constant__ SelectiveScanBackward p) {
     Shared& shared = shared_memory_as<Shared>();
     ScanBlock block(p.scan, blockIdx.x);
@@ -227,7 +234,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
     Cells cells;
     Lane<1> lane(threadIdx.x);
     int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
-    auto place = [&](int slice, i64 index) { return StatePlace(p.scan, block, lane, index, slice); };
+    // Computed where it is needed: the walk needs the registers.
+    auto place = [&](int slice, i64 index) { return StatePlace(p.scan, block, Lane<1>(opaque(threadIdx.x)), index, slice); };
     i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index, part = block.part(p.scan);
 
     int tiles = (end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
@@ -327,8 +335,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
             __syncthreads();
 
             // Four states of dC or dB for each thread at a time.
+            int thread = opaque(threadIdx.x);
 #pragma unroll
-            for (int i = threadIdx.x; i - threadIdx.x < STEPS * 2 * SLICE / 4; i += THREADS) {
+            for (int i = thread; i - thread < STEPS * 2 * SLICE / 4; i += THREADS) {
                 int step = i / (2 * SLICE / 4), matrix = i / (SLICE / 4) % 2, state = i % (SLICE / 4) * 4;
                 if (step >= steps) break;
                 float4 sum = *reinterpret_cast<const float4*>(shared.sums[0][step][matrix] + state);
@@ -337,8 +346,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
                     float4 more = *reinterpret_cast<const float4*>(shared.sums[warp][step][matrix] + state);
                     sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
                 }
-                int groups = p.scan.channels / p.scan.group_channels, present = p.scan.states - slice * SLICE - state;
-                i64 row = (block.group_block * p.tokens + block.first_token(p.scan) + first + step) * groups + block.group;
+                int present = p.scan.states - slice * SLICE - state;
+                i64 row = (block.group_block * p.tokens + block.first_token(p.scan) + first + step) * p.scan.groups + block.group;
                 float* to = (matrix == 0 ? p.c_parts : p.b_parts) + row * p.scan.states + slice * SLICE + state;
                 if (p.scan.states % 4 == 0) {
                     if (present > 0) *reinterpret_cast<float4*>(to) = sum;

@@ -15,7 +15,7 @@ class Scan(ctypes.Structure):
     _fields_ = [
         *((name, emulate.TensorView) for name in ("u", "delta", "z", "b", "c")),
         *((name, ctypes.c_void_p) for name in ("a", "d", "delta_bias")), ("sequences", emulate.Sequences),
-        *((name, ctypes.c_int) for name in ("channels", "group_channels", "states", "segments", "segment_steps")),
+        *((name, ctypes.c_int) for name in ("channels", "group_channels", "states", "segments", "segment_steps", "groups")),
     ]
 
 

@@ -125,7 +125,7 @@ class Case:
             steps = max(SAVED_STEPS, steps if steps * segments >= length else steps + SAVED_STEPS)
             return launcher.Scan(
                 view(u), view(delta), view(z), view(b), view(c), address(a), address(d), address(bias),
-                emulate.Sequences(address(offsets), self.count, length, 0), E, E // G, N, segments, steps)
+                emulate.Sequences(address(offsets), self.count, length, 0), E, E // G, N, segments, steps, G)
 
         tile = launcher.Tile(element, z is not None, self.softplus, 8 if aligned else 1)
         slices = -(-N // launcher.SLICE)

@@ -55,6 +55,7 @@ struct SelectiveScan {
     Sequences sequences;
     int channels, group_channels, states;  // E, E / G, N
     int segments, segment_steps;           // parts of each sequence, for blocks of their own; steps in each but the last
+    int groups;                            // G
 };
 
 // What a block works on.
@@ -66,7 +67,7 @@ struct ScanBlock {
     int first_channel, channels;
 
     __device__ __forceinline__ ScanBlock(const SelectiveScan& p, u32 block) : sequence(p.sequences, 0) {
-        u32 group_blocks = (p.group_channels + CHANNELS - 1) / CHANNELS, blocks = p.channels / p.group_channels * group_blocks;
+        u32 group_blocks = (p.group_channels + CHANNELS - 1) / CHANNELS, blocks = p.groups * group_blocks;
         u32 part = block / blocks;
         block %= blocks;
         sequence = Sequence(p.sequences, part / p.segments);
