@@ -44,7 +44,7 @@ struct StepRows {
     __device__ __forceinline__ float4& at(u32 step, int position) { return rows[step][position ^ step % 2 * 5]; }
 };
 
-// Of a step's B and C what a thread has. Bfloat16 stays what it is: all comes with one access to shared memory, which is in demand.
+// What a thread has of a step's B and C. Bfloat16 stays what it is: one access to shared memory, which is in demand, has all.
 template <class> struct StoredFactor { using Type = float; };
 template <> struct StoredFactor<bf16> { using Type = bf16; };
 using Factor = StoredFactor<Element>::Type;
@@ -67,7 +67,8 @@ struct alignas(2 * STATES * sizeof(Factor)) Factors {
         for (int n = 0; n < STATES; n++) of_b.at[n] = x[n], of_c.at[n] = x[STATES + n];
     }
     // A thread's part of a tile's.
-    static __device__ __forceinline__ void store(Factors (&rows)[STEPS][LANES], const Cells& cells, const Pack (&x)[Cells::COUNT]) {
+    static __device__ __forceinline__ void store(Factors (&rows)[STEPS][LANES], const Cells& cells,
+                                                 const Pack (&x)[Cells::COUNT]) {
         constexpr int AT_ONCE = VECTOR < STATES ? VECTOR : STATES;
 #pragma unroll
         for (int i = 0; i < Cells::COUNT; i++) {

@@ -14,7 +14,7 @@ __device__ __forceinline__ float pow2(float x) {
     return y;
 }
 
-// 1 / x to 1 ulp; 0 for an x of which it is below the normal range.
+// 1 / x, to about an ulp; 0 where that is below the normal range.
 __device__ __forceinline__ float reciprocal(float x) {
     float y;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
