@@ -188,6 +188,7 @@ internal sealed class SelectiveScanKernels
         States = States,
         Segments = cut.Segments,
         SegmentSteps = cut.Steps,
+        Groups = Groups,
     };
 
     private bool IsAligned(in SelectiveScanInputs inputs) =>
@@ -232,6 +233,7 @@ internal sealed class SelectiveScanKernels
         public int States;
         public int Segments;
         public int SegmentSteps;
+        public int Groups;
     }
 
     /// <summary>SelectiveScanForward of scan_forward.cu.</summary>

@@ -44,12 +44,14 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false)
     public long Blocks(long channels, long groups) => groups * GroupBlocks(channels, groups);
 
     public KernelVariant Forward(ElementType element, bool isGated, bool hasSoftplus) =>
-        Variant("scan_forward", SegmentBytes + SumBytes, element, isGated, hasSoftplus,
-            $"SAVED_STEPS={SavedSteps}");
+        Variant("scan_forward", 2 * (SegmentBytes + SumBytes), element, isGated, hasSoftplus, $"SAVED_STEPS={SavedSteps}")
+            with { Threads = 2 * Threads };
 
     public KernelVariant Backward(ElementType element, bool isGated, bool hasSoftplus) =>
         Variant("scan_backward",
-            Float * Steps * (8 * Channels + 2 * Slice) + 3 * SumBytes // steps, slope, totals; matrices; y, du, ddelta
+            Float * Steps * 8 * Channels // steps, slope, totals
+                + Steps * 2 * Slice * (element == ElementType.BFloat16 ? 2 : Float) // factors
+                + 3 * SumBytes // y, du, ddelta
                 + Float * (Steps / PartSteps * Threads * (Slice / Lanes) + Warps * Steps * 2 * Slice), // starts, sums
             element, isGated, hasSoftplus);
 

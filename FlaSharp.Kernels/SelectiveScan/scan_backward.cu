@@ -44,10 +44,52 @@ struct StepRows {
     __device__ __forceinline__ float4& at(u32 step, int position) { return rows[step][position ^ step % 2 * 5]; }
 };
 
+// What a thread has of a step's B and C. Bfloat16 stays what it is: one access to shared memory, which is in demand, has all.
+template <class> struct StoredFactor { using Type = float; };
+template <> struct StoredFactor<bf16> { using Type = bf16; };
+using Factor = StoredFactor<Element>::Type;
+
+struct alignas(2 * STATES * sizeof(Factor)) Factors {
+    Factor b[STATES], c[STATES];
+
+    __device__ __forceinline__ States load_b() const {
+        Vector<Factor, STATES> x;
+        x.load(b);
+        States floats;
+#pragma unroll
+        for (int n = 0; n < STATES; n++) floats.at[n] = x[n];
+        return floats;
+    }
+    __device__ __forceinline__ void load(States& of_b, States& of_c) const {
+        Vector<Factor, 2 * STATES> x;
+        x.load(b);
+#pragma unroll
+        for (int n = 0; n < STATES; n++) of_b.at[n] = x[n], of_c.at[n] = x[STATES + n];
+    }
+    // A thread's part of a tile's.
+    static __device__ __forceinline__ void store(Factors (&rows)[STEPS][LANES], const Cells& cells,
+                                                 const Pack (&x)[Cells::COUNT]) {
+        constexpr int AT_ONCE = VECTOR < STATES ? VECTOR : STATES;
+#pragma unroll
+        for (int i = 0; i < Cells::COUNT; i++) {
+            if (Cells::DISTANCE > STEPS && cells.row >= STEPS) break;
+#pragma unroll
+            for (int n = 0; n < VECTOR; n += AT_ONCE) {
+                Factors& to = rows[cells.row + i * Cells::DISTANCE][(cells.state + n) / STATES];
+                float values[AT_ONCE];
+#pragma unroll
+                for (int j = 0; j < AT_ONCE; j++) values[j] = x[i][n + j];
+                Vector<Factor, AT_ONCE> part;
+                part.set(values), part.store((cells.matrix == 0 ? to.b : to.c) + cells.state % STATES);
+            }
+        }
+    }
+};
+
 struct Shared {
     StepRows steps;
     float2 slope[Column::COUNT * VECTOR][THREADS];  // of delta by the raw one, of y by z; each thread's own
-    float matrices[2][STEPS][SLICE];                // B, C
+    Factors factors[STEPS][LANES];
     Sums y;                                         // C h
     Sums du, ddelta;                                // sums over states: of B dh, and of A p / ln(2)
     States starts[PARTS][THREADS];
@@ -129,10 +171,15 @@ __device__ __forceinline__ void walk_part(Shared& shared, const Lane<1>& lane, i
 #pragma unroll
     for (int i = 0; i < PART; i++) {
         float4 step = shared.steps.at(first + i, lane.position);
-        decays[i] = advance(h, rates, step.x, step.y, load_states(shared.matrices[0][first + i] + lane.state));
+        const Factors& factors = shared.factors[first + i][lane.index];
+        States b, c;
+        if constexpr (GATED)
+            factors.load(b, c);
+        else
+            b = factors.load_b();
+        decays[i] = advance(h, rates, step.x, step.y, b);
         states[i] = h;
         if constexpr (GATED) {
-            States c = load_states(shared.matrices[1][first + i] + lane.state);
             sums[i % LANES] = c.at[0] * h.at[0];
 #pragma unroll
             for (int n = 1; n < STATES; n++) sums[i % LANES] = fmaf(c.at[n], h.at[n], sums[i % LANES]);
@@ -149,8 +196,8 @@ __device__ __forceinline__ void walk_part(Shared& shared, const Lane<1>& lane, i
 #pragma unroll
     for (int i = PART - 1; i >= 0; i--) {
         float4 step = shared.steps.at(first + i, lane.position);
-        States b = load_states(shared.matrices[0][first + i] + lane.state);
-        States c = load_states(shared.matrices[1][first + i] + lane.state);
+        States b, c;
+        shared.factors[first + i][lane.index].load(b, c);
         States before = i > 0 ? states[i - 1] : shared.starts[part][threadIdx.x];
         float& input_gradient = sums[i % LANES];
         float& exponent_gradient = more[i % LANES];
@@ -173,15 +220,23 @@ __device__ __forceinline__ void walk_part(Shared& shared, const Lane<1>& lane, i
     channels.store(shared.sums[threadIdx.x / 32][first + threadIdx.x % 32 / 4], lane);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE || VECTOR == 1 ? 2 : 3)
+// Of a multiprocessor, which before Hopper has shared memory for two at most.
+#if __CUDA_ARCH__ >= 900
+constexpr int BLOCKS = PRECISE || VECTOR == 1 ? 2 : 3;
+#else
+constexpr int BLOCKS = 2;
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     selective_scan_backward(const __grid_constant__ SelectiveScanBackward p) {
     Shared& shared = shared_memory_as<Shared>();
     ScanBlock block(p.scan, blockIdx.x);
     Column column(block);
     Cells cells;
-    Lane<1> lane;
+    Lane<1> lane(threadIdx.x);
     int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
-    auto place = [&](int slice, i64 index) { return StatePlace(p.scan, block, lane, index, slice); };
+    // Computed where it is needed: the walk needs the registers.
+    auto place = [&](int slice, i64 index) { return StatePlace(p.scan, block, Lane<1>(opaque(threadIdx.x)), index, slice); };
     i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index, part = block.part(p.scan);
 
     int tiles = (end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
@@ -241,7 +296,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
         }
 #pragma unroll 1
         for (int slice = 0; slice < slices; slice++) {
-            cells.store(shared.matrices, matrix);
+            Factors::store(shared.factors, cells, matrix);
             if (slice + 1 < slices) {
                 load_matrices(first, slice + 1);
             } else if (first > block.first) {
@@ -263,7 +318,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
 #pragma unroll
                 for (int i = (next - 1) * PART; i < next * PART; i++) {
                     float4 step = shared.steps.at(i, lane.position);
-                    advance(h, rates, step.x, step.y, load_states(shared.matrices[0][i] + lane.state));
+                    advance(h, rates, step.x, step.y, shared.factors[i][lane.index].load_b());
                 }
                 shared.starts[next][threadIdx.x] = h;
             }
@@ -281,8 +336,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
             __syncthreads();
 
             // Four states of dC or dB for each thread at a time.
+            int thread = opaque(threadIdx.x);
 #pragma unroll
-            for (int i = threadIdx.x; i - threadIdx.x < STEPS * 2 * SLICE / 4; i += THREADS) {
+            for (int i = thread; i - thread < STEPS * 2 * SLICE / 4; i += THREADS) {
                 int step = i / (2 * SLICE / 4), matrix = i / (SLICE / 4) % 2, state = i % (SLICE / 4) * 4;
                 if (step >= steps) break;
                 float4 sum = *reinterpret_cast<const float4*>(shared.sums[0][step][matrix] + state);
@@ -291,8 +347,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 1 : PRECISE ||
                     float4 more = *reinterpret_cast<const float4*>(shared.sums[warp][step][matrix] + state);
                     sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
                 }
-                int groups = p.scan.channels / p.scan.group_channels, present = p.scan.states - slice * SLICE - state;
-                i64 row = (block.group_block * p.tokens + block.first_token(p.scan) + first + step) * groups + block.group;
+                int present = p.scan.states - slice * SLICE - state;
+                i64 row = (block.group_block * p.tokens + block.first_token(p.scan) + first + step) * p.scan.groups + block.group;
                 float* to = (matrix == 0 ? p.c_parts : p.b_parts) + row * p.scan.states + slice * SLICE + state;
                 if (p.scan.states % 4 == 0) {
                     if (present > 0) *reinterpret_cast<float4*>(to) = sum;

@@ -1,8 +1,8 @@
 // The selective scan (see fla/selective_scan.cuh): y, the final state, and states on the way for the backward pass.
 //
-// While a tile of steps runs, the next one is on its way in registers. A tile runs in three parts, between barriers: delta and
-// delta u of each step and channel; the scan; and from its sums y. More states than a slice take turns in the second part, and
-// wait in memory.
+// Half of the warps scan; the others prepare tiles of steps for them, delta and delta u of each step and channel, B and C, and
+// make y of the sums over states. While one tile is scanned, y of the one before and what the one after needs are made. More
+// states than a slice take turns, and wait in memory.
 //
 // Constants: those of fla/selective_scan.cuh, SHARED_BYTES, SAVED_STEPS between the states saved.
 #include "fla/selective_scan.cuh"
@@ -18,121 +18,192 @@ struct SelectiveScanForward {
     float* saved;          // [tokens / SAVED_STEPS + S, E, N], or null: before every SAVED_STEPS-th step of a sequence
 };
 
-struct Shared {
-    float2 step[STEPS][PAIR_ROW];  // delta, delta u
-    float matrices[2][STEPS][SLICE];  // B, C
-    Sums sums;  // D u + C h
+struct Shared {  // of two tiles, or turns of a slice
+    float2 step[2][STEPS][PAIR_ROW];  // delta, delta u
+    float matrices[2][2][STEPS][SLICE];  // B, C
+    Sums sums[2];  // C h
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
-static_assert(SAVED_STEPS % (2 * LANES) == 0, "states are saved between batches");
+static_assert(SAVED_STEPS % (2 * LANES) == 0, "states are saved between pairs of batches");
 
-extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 4 ? 2 : 3)
+// What one kind of warps has done in a turn, for the other one: named barriers, of even and of odd turns.
+struct Turns {
+    static constexpr int PREPARED = 1, SCANNED = 3;
+
+    static __device__ __forceinline__ void arrive(int barrier, int turn) { barrier_arrive(barrier + turn % 2, 2 * THREADS); }
+    static __device__ __forceinline__ void wait(int barrier, int turn) { barrier_wait(barrier + turn % 2, 2 * THREADS); }
+};
+
+// LANES steps of a thread's states: what does not depend on those before, and comes while they are under way.
+struct Batch {
+    States decays[LANES];
+    float inputs[LANES];
+
+    __device__ __forceinline__ void prepare(const float2 (&step)[STEPS][PAIR_ROW], int first, int position, const States& rates) {
+#pragma unroll
+        for (int i = 0; i < LANES; i++) {
+            float2 at = step[first + i][position];
+            inputs[i] = at.y;
+#pragma unroll
+            for (int n = 0; n < STATES; n++) decays[i].at[n] = pow2(at.x * rates.at[n]);
+        }
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(2 * THREADS, VECTOR == 1 || sizeof(Element) == 4 ? 2 : 3)
     selective_scan_forward(const __grid_constant__ SelectiveScanForward p) {
     Shared& shared = shared_memory_as<Shared>();
     ScanBlock block(p.scan, blockIdx.x);
-    Column column(block);
-    Cells cells;
-    Lane<2> lane;
     int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
-    bool last = block.segment + 1 == p.scan.segments;
 
-    auto strand = [&](const TensorView& view) { return column.strand(view, block, block.first); };
-    auto u_strand = strand(p.scan.u), delta_strand = strand(p.scan.delta), z_strand = strand(p.scan.z), y_strand = strand(p.y);
-    auto matrix_strand = cells.strand(p.scan, block, block.first);
-    auto bias = column.load(p.scan.delta_bias, block), skip = column.load(p.scan.d, block);
-    i64 slot = block.first_token(p.scan) / SAVED_STEPS + block.sequence.index;  // of `saved`: the sequence's first
+    if (__shfl_sync(~0u, threadIdx.x, 0) < THREADS) {  // a whole warp, as the compiler now sees
+        Column column(block);
+        Cells cells;
+        auto strand = [&](const TensorView& view) { return column.strand(view, block, block.first); };
+        auto u_strand = strand(p.scan.u), delta_strand = strand(p.scan.delta), y_strand = strand(p.y);
+        auto u_again = u_strand, z_strand = strand(p.scan.z);
+        auto matrix_strand = cells.strand(p.scan, block, block.first);
+        auto bias = column.load(p.scan.delta_bias, block), skip = column.load(p.scan.d, block);
 
-    auto place = [&](int slice, i64 index) { return StatePlace(p.scan, block, lane, index, slice); };
-    auto store_end = [&](int slice, const States& h, bool wait) {
-        if (last && p.final && !wait)
-            place(slice, block.sequence.index).store(p.final, h);
-        else if (slices > 1)
-            place(slice, block.part(p.scan)).store(p.running, h);
-    };
-
-    if (block.first >= end) {
-        for (int slice = 0; slice < slices; slice++)
-            store_end(slice, place(slice, block.part(p.scan)).load(p.initial), false);
-        return;
-    }
-
-    Pack u[Column::COUNT], delta[Column::COUNT], z[Column::COUNT], matrix[Cells::COUNT];
-    auto load_inputs = [&](int first) {
-        u_strand.load(u, column.left(first, end)), u_strand.move(1);
-        delta_strand.load(delta, column.left(first, end)), delta_strand.move(1);
-    };
-    auto load_matrices = [&](int first, int slice) {
-        matrix_strand.load(matrix, cells.left(first, end, slice, p.scan.states), slice * SLICE);
-        if (slice + 1 == slices) matrix_strand.move(1);
-    };
-    load_inputs(block.first);
-    load_matrices(block.first, 0);
-
-    States h, decays;
-#pragma unroll 1
-    for (int first = block.first; first < end; first += STEPS) {
-        int steps = min(STEPS, end - first), left = column.left(first, end);
+        Pack u[Column::COUNT], delta[Column::COUNT], matrix[Cells::COUNT];
+        auto load_inputs = [&](int first) {
+            u_strand.load(u, column.left(first, end)), u_strand.move(1);
+            delta_strand.load(delta, column.left(first, end)), delta_strand.move(1);
+        };
+        auto load_matrices = [&](int first, int slice) {
+            matrix_strand.load(matrix, cells.left(first, end, slice, p.scan.states), slice * SLICE);
+            if (slice + 1 == slices) matrix_strand.move(1);
+        };
+        // y of a tile whose last turn is `turn`.
+        auto finish = [&](int first, int turn) {
+            int left = column.left(first, end);
+            Pack u[Column::COUNT], z[Column::COUNT];
+            u_again.load(u, left), u_again.move(1);
+            if (GATED) z_strand.load(z, left), z_strand.move(1);
+            Turns::wait(Turns::SCANNED, turn);
+            Sums& sums = shared.sums[first / STEPS % 2];
 #pragma unroll
-        for (int i = 0; i < Column::COUNT; i++) {
-            bool exists = i * Column::DISTANCE < left;
+            for (int i = 0; i < Column::COUNT; i++) {
+                float y[VECTOR];
 #pragma unroll
-            for (int v = 0; v < VECTOR; v++) {
-                float x = u[i][v], size = StepSize(exists ? delta[i][v] + bias[v] : StepSize::NONE).value;
-                shared.step[column.row + i * Column::DISTANCE][column.position(v)] = make_float2(size, size * x);
-                shared.sums.at(column.row + i * Column::DISTANCE, column.position(v)) = skip[v] * x;
+                for (int v = 0; v < VECTOR; v++) {
+                    y[v] = fmaf(skip[v], u[i][v], sums.at(column.row + i * Column::DISTANCE, column.position(v)));
+                    if (GATED) y[v] *= z[i][v] * sigmoid(z[i][v]);
+                }
+                Pack pack;
+                pack.set(y);
+                if (i * Column::DISTANCE < left) y_strand.store(pack, i);
             }
-        }
-        if (GATED) z_strand.load(z, left), z_strand.move(1);
+            y_strand.move(1);
+        };
+        if (block.first >= end) return;
+        load_inputs(block.first);
+        load_matrices(block.first, 0);
+
+        int first = block.first, turn = 0;
 #pragma unroll 1
-        for (int slice = 0; slice < slices; slice++) {
-            cells.store(shared.matrices, matrix);
-            if (slice + 1 < slices) {
-                load_matrices(first, slice + 1);
-            } else if (first + STEPS < end) {
-                load_matrices(first + STEPS, 0);
-                load_inputs(first + STEPS);
-            }
-            if (slices > 1 || first == block.first) {
-                h = place(slice, block.part(p.scan)).load(first == block.first ? p.initial : p.running);
-                decays = place(slice, 0).load_decays(p.scan.a);
-            }
-            __syncthreads();
-#pragma unroll 1
-            for (int pair = 0; pair < steps; pair += 2 * LANES) {
-                if (p.saved && (first + pair) % SAVED_STEPS == 0)
-                    place(slice, slot + (first + pair) / SAVED_STEPS).store(p.saved, h);
+        for (; first < end; first += STEPS) {
+            int left = column.left(first, end);
 #pragma unroll
-                for (int batch = pair; batch < pair + 2 * LANES; batch += LANES) {
-                    float sums[LANES] = {};
+            for (int i = 0; i < Column::COUNT; i++) {
+                bool exists = i * Column::DISTANCE < left;
 #pragma unroll
-                    for (int i = batch; i < batch + LANES; i++) {
-                        float2 step = shared.step[i][lane.position];
-                        States b = load_states(shared.matrices[0][i] + lane.state);
-                        States c = load_states(shared.matrices[1][i] + lane.state);
-#pragma unroll
-                        for (int n = 0; n < STATES; n++) {
-                            h.at[n] = fmaf(pow2(step.x * decays.at[n]), h.at[n], step.y * b.at[n]);
-                            sums[i - batch] = fmaf(c.at[n], h.at[n], sums[i - batch]);
-                        }
-                    }
-                    shared.sums.at(batch + lane.index, lane.position) += lane.sum(sums);
+                for (int v = 0; v < VECTOR; v++) {
+                    float size = StepSize(exists ? delta[i][v] + bias[v] : StepSize::NONE).value;
+                    shared.step[first / STEPS % 2][column.row + i * Column::DISTANCE][column.position(v)] =
+                        make_float2(size, size * u[i][v]);
                 }
             }
-            if (slices > 1 || first + STEPS >= end) store_end(slice, h, first + STEPS < end);
-            __syncthreads();
-        }
-#pragma unroll
-        for (int i = 0; i < Column::COUNT; i++) {
-            float y[VECTOR];
-#pragma unroll
-            for (int v = 0; v < VECTOR; v++) {
-                y[v] = shared.sums.at(column.row + i * Column::DISTANCE, column.position(v));
-                if (GATED) y[v] *= z[i][v] * sigmoid(z[i][v]);
+#pragma unroll 1
+            for (int slice = 0; slice < slices; slice++, turn++) {
+                cells.store(shared.matrices[turn % 2], matrix);
+                Turns::arrive(Turns::PREPARED, turn);
+                if (slice + 1 < slices) {
+                    load_matrices(first, slice + 1);
+                } else if (first + STEPS < end) {
+                    load_matrices(first + STEPS, 0);
+                    load_inputs(first + STEPS);
+                }
+                if (slice > 0)
+                    Turns::wait(Turns::SCANNED, turn - 1);
+                else if (turn > 0)
+                    finish(first - STEPS, turn - 1);
             }
-            Pack pack;
-            pack.set(y);
-            if (i * Column::DISTANCE < left) y_strand.store(pack, i);
         }
-        y_strand.move(1);
+        finish(first - STEPS, turn - 1);
+    } else {
+        Lane<2> lane(threadIdx.x - THREADS);
+        bool last = block.segment + 1 == p.scan.segments;
+        int slot = block.first_token(p.scan) / SAVED_STEPS + block.sequence.index;  // of `saved`: the sequence's first
+
+        // Computed where it is needed: the scan needs the registers.
+        auto place = [&](int slice, int index) {
+            return StatePlace(p.scan, block, Lane<2>(opaque(threadIdx.x) - THREADS), opaque(index), slice);
+        };
+        auto store_end = [&](int slice, const States& h, bool wait) {
+            if (last && p.final && !wait)
+                place(slice, block.sequence.index).store(p.final, h);
+            else if (slices > 1)
+                place(slice, block.part(p.scan)).store(p.running, h);
+        };
+        if (block.first >= end) {
+            for (int slice = 0; slice < slices; slice++)
+                store_end(slice, place(slice, block.part(p.scan)).load(p.initial), false);
+            return;
+        }
+
+        States h, rates;
+        int turn = 0;
+#pragma unroll 1
+        for (int first = block.first; first < end; first += STEPS) {
+            auto& step = shared.step[first / STEPS % 2];
+            Sums& all_sums = shared.sums[first / STEPS % 2];
+            int steps = min(STEPS, end - first);
+#pragma unroll 1
+            for (int slice = 0; slice < slices; slice++, turn++) {
+                auto& matrices = shared.matrices[turn % 2];
+                auto save = [&](int pair) {
+                    if (p.saved && (first + pair) % SAVED_STEPS == 0)
+                        place(slice, slot + (first + pair) / SAVED_STEPS).store(p.saved, h);
+                };
+                auto run = [&](const Batch& batch, int from) {
+                    float sums[LANES] = {};
+#pragma unroll
+                    for (int i = 0; i < LANES; i++) {
+                        States b = load_states(matrices[0][from + i] + lane.state);
+                        States c = load_states(matrices[1][from + i] + lane.state);
+#pragma unroll
+                        for (int n = 0; n < STATES; n++) {
+                            h.at[n] = fmaf(batch.decays[i].at[n], h.at[n], batch.inputs[i] * b.at[n]);
+                            sums[i] = fmaf(c.at[n], h.at[n], sums[i]);
+                        }
+                    }
+                    float sum = lane.sum(sums), &to = all_sums.at(from + lane.index, lane.position);
+                    to = slice > 0 ? to + sum : sum;
+                };
+                if (slices > 1 || first == block.first) {
+                    h = place(slice, block.part(p.scan)).load(first == block.first ? p.initial : p.running);
+                    rates = place(slice, 0).load_decays(p.scan.a);
+                }
+                Turns::wait(Turns::PREPARED, turn);
+                Batch even, odd;
+                even.prepare(step, 0, lane.position, rates);
+                int pair = 0;
+#pragma unroll 1
+                for (; pair + 2 * LANES < steps; pair += 2 * LANES) {
+                    save(pair);
+                    odd.prepare(step, pair + LANES, lane.position, rates);
+                    run(even, pair);
+                    even.prepare(step, pair + 2 * LANES, lane.position, rates);
+                    run(odd, pair + LANES);
+                }
+                save(pair);
+                odd.prepare(step, pair + LANES, lane.position, rates);
+                run(even, pair);
+                run(odd, pair + LANES);
+                if (slices > 1 || first + STEPS >= end) store_end(slice, h, first + STEPS < end);
+                Turns::arrive(Turns::SCANNED, turn);
+            }
+        }
     }
 }

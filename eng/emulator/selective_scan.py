@@ -15,7 +15,7 @@ class Scan(ctypes.Structure):
     _fields_ = [
         *((name, emulate.TensorView) for name in ("u", "delta", "z", "b", "c")),
         *((name, ctypes.c_void_p) for name in ("a", "d", "delta_bias")), ("sequences", emulate.Sequences),
-        *((name, ctypes.c_int) for name in ("channels", "group_channels", "states", "segments", "segment_steps")),
+        *((name, ctypes.c_int) for name in ("channels", "group_channels", "states", "segments", "segment_steps", "groups")),
     ]
 
 
@@ -94,11 +94,12 @@ class Tile:
 
     @property
     def forward_bytes(self):
-        return self.state_bytes + self.sum_bytes
+        return 2 * (self.state_bytes + self.sum_bytes)
 
     @property
     def backward_bytes(self):
-        return (self.steps * (32 * self.channels + 8 * SLICE) + 3 * self.sum_bytes
+        factor_bytes = 2 * SLICE * (2 if self.element == "bf16" else 4)
+        return (self.steps * (32 * self.channels + factor_bytes) + 3 * self.sum_bytes
                 + self.steps // PART * self.threads * 16 + self.warps * self.steps * 8 * SLICE)
 
     def defines(self, shared_bytes, **more):

@@ -125,14 +125,15 @@ class Case:
             steps = max(SAVED_STEPS, steps if steps * segments >= length else steps + SAVED_STEPS)
             return launcher.Scan(
                 view(u), view(delta), view(z), view(b), view(c), address(a), address(d), address(bias),
-                emulate.Sequences(address(offsets), self.count, length, 0), E, E // G, N, segments, steps)
+                emulate.Sequences(address(offsets), self.count, length, 0), E, E // G, N, segments, steps, G)
 
         tile = launcher.Tile(element, z is not None, self.softplus, 8 if aligned else 1)
         slices = -(-N // launcher.SLICE)
 
         def launch(name, tile, blocks, shared_bytes, parameters, **defines):
             emulate.launch(SCAN / f"{name}.cu", f"selective_{name}" if name.startswith("scan") else f"selective_scan_{name}",
-                           tile.defines(shared_bytes, **defines), blocks, tile.threads, shared_bytes, parameters, seed=self.seed)
+                           tile.defines(shared_bytes, **defines), blocks, (1 + (name == "scan_forward")) * tile.threads,
+                           shared_bytes, parameters, seed=self.seed)
 
         def join(segments, start, backward):
             """The state before each segment, or the gradient of that after it."""

@@ -14,6 +14,13 @@ __device__ __forceinline__ float pow2(float x) {
     return y;
 }
 
+// 1 / x, to about an ulp; 0 where that is below the normal range.
+__device__ __forceinline__ float reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // The larger one, NaN if one is NaN: an ordinary max would hide it.
 __device__ __forceinline__ float max_nan(float a, float b) {
     float c;

@@ -55,6 +55,7 @@ struct SelectiveScan {
     Sequences sequences;
     int channels, group_channels, states;  // E, E / G, N
     int segments, segment_steps;           // parts of each sequence, for blocks of their own; steps in each but the last
+    int groups;                            // G
 };
 
 // What a block works on.
@@ -66,7 +67,7 @@ struct ScanBlock {
     int first_channel, channels;
 
     __device__ __forceinline__ ScanBlock(const SelectiveScan& p, u32 block) : sequence(p.sequences, 0) {
-        u32 group_blocks = (p.group_channels + CHANNELS - 1) / CHANNELS, blocks = p.channels / p.group_channels * group_blocks;
+        u32 group_blocks = (p.group_channels + CHANNELS - 1) / CHANNELS, blocks = p.groups * group_blocks;
         u32 part = block / blocks;
         block %= blocks;
         sequence = Sequence(p.sequences, part / p.segments);
@@ -210,12 +211,12 @@ struct StepSize {
         if constexpr (SOFTPLUS) {
             float e = pow2(-LOG2E * fabsf(raw));
             value = fmaxf(raw, 0.f) + log_of_one_plus(e);
-            slope = __fdividef(raw > 0 ? 1.f : e, 1.f + e);
+            slope = (raw > 0 ? 1.f : e) * reciprocal(1.f + e);
         }
     }
 };
 
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.f, 1.f + pow2(-LOG2E * x)); }
+__device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.f + pow2(-LOG2E * x)); }
 
 // A thread's part of the block's states. NEIGHBOURS threads with the same states come first, then those that share a channel.
 // With 2, all loads of a warp have pairs of threads, one or two apart, that read the same: wide loads then need fewer accesses.
@@ -225,9 +226,9 @@ struct Lane {
     int position, channel;  // in shared memory, and of the block
     int state;              // the first one of a slice
 
-    __device__ __forceinline__ Lane()
-        : index(threadIdx.x / NEIGHBOURS % LANES),
-          position(threadIdx.x / (NEIGHBOURS * LANES) * NEIGHBOURS + threadIdx.x % NEIGHBOURS), channel(channel_at(position)),
+    __device__ __forceinline__ explicit Lane(u32 thread)
+        : index(thread / NEIGHBOURS % LANES),
+          position(thread / (NEIGHBOURS * LANES) * NEIGHBOURS + thread % NEIGHBOURS), channel(channel_at(position)),
           state(index * STATES) {}
 
     // Sums over those that share the channel: the first one gets that of x[0], and so on.

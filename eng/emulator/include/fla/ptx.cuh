@@ -12,6 +12,11 @@ inline float pow2(float x) {
     return y < 1.17549435e-38f ? 0.f : y;
 }
 
+inline float reciprocal(float x) {
+    float y = 1.f / x;
+    return fabsf(y) < 1.17549435e-38f ? copysignf(0.f, y) : y;
+}
+
 inline float max_nan(float a, float b) {
     if (isnan(a) || isnan(b)) return __uint_as_float(0x7fffffffu);
     return fmaxf(a, b);
