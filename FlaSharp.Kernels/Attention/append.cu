@@ -1,5 +1,5 @@
-// Appends tokens to a cache of keys and values: turns their queries and keys by their positions (fla/rotary.cuh), and writes keys and
-// values behind those of their row.
+// Appends tokens to a cache of keys and values: turns their queries and keys by their positions (fla/rotary.cuh), and writes keys
+// and values behind those of their row.
 #include "fla/rotary.cuh"
 
 using namespace fla;
@@ -7,13 +7,13 @@ using namespace fla;
 constexpr int THREADS = 128;
 
 struct AttentionAppend {
-    TensorView q, turned; // [B, T, heads, key_size], or packed; both the default where nothing turns
-    TensorView k, v;      // [B, T, kv_heads, *], or packed
+    TensorView q, turned;    // [B, T, heads, key_size], or packed; both the default where nothing turns
+    TensorView k, v;         // [B, T, kv_heads, *], or packed
     TensorView keys, values; // [B, capacity, kv_heads, *]: a row's token i lies at place i % capacity
-    Sequences tokens;     // the new ones of each row
-    const int* lengths;   // [B], of each row before
-    const int* bases;     // [B], the position of each row's token 0, or null for 0
-    int* new_lengths;     // [B], of each row afterwards
+    Sequences tokens;        // the new ones of each row
+    const int* lengths;      // [B], of each row before
+    const int* bases;        // [B], the position of each row's token 0, or null for 0
+    int* new_lengths;        // [B], of each row afterwards
     int capacity, heads, kv_heads, key_size, value_size;
     Rotary rotary;
 };
@@ -35,8 +35,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_append(const __g
     auto move = [&](const RotaryHead& features, const TensorView& source, const TensorView& target, int unit, bool is_cached) {
         int head = unit / features.units();
         const Element* from = sequence.rows<const Element>(source, head)[t];
-        Element* to = is_cached ? static_cast<Element*>(target.data) + row * target.batch + place * target.time + head * target.head
-                                : sequence.rows<Element>(target, head)[t];
+        Element* to = sequence.rows<Element>(target, head)[t];
+        if (is_cached) to = static_cast<Element*>(target.data) + row * target.batch + place * target.time + head * target.head;
         features.move(from, to, unit % features.units(), rotations, 0);
     };
     for (int unit = blockIdx.y * THREADS + threadIdx.x; unit < units; unit += gridDim.y * THREADS) {

@@ -1,7 +1,6 @@
-// Softmax attention of a few queries over the keys of a cache, for a run of keys: fla/attention_decode.cuh. Each warp takes 16
-// keys at a time straight from global memory into the operands of its products, keys and values as left operands, with the queries
-// as the 8 columns: what a product sums over, and in which order, is the same for both operands, so that a thread's 16 bytes of a
-// key serve as they lie. The warps' results are joined at the end.
+// Softmax attention of a few queries over the keys of a cache, for a run of keys: fla/attention_decode.cuh. Each warp takes 16 keys
+// at a time straight from global memory into the left operands of its products; the queries are their 8 columns. A product may sum
+// in any order that is the same for both operands, so a thread's 16 bytes of a key serve as they lie.
 #include "fla/attention_decode.cuh"
 #include "fla/vector.cuh"
 
@@ -14,13 +13,13 @@ constexpr bool AHEAD = 8 * KEY_CHUNKS + 16 * VALUE_CHUNKS + TILES * (4 * KEY_CHU
 
 struct AttentionDecode {
     DecodeShape shape;
-    TensorView q, o;       // [B, T, H, *], or packed
+    TensorView q, o;         // [B, T, H, *], or packed
     TensorView keys, values; // [B, capacity, kv_heads, *]: a row's key i lies at place i % capacity
     int capacity, key_size;
-    float scale, softcap;  // softcap 0 for none
-    const float* slopes;   // [H], or null
-    float* parts;          // [.., splits, ROWS, value_size]: sums of weighted values, where there are several runs
-    float2* weights;       // [.., splits, ROWS]: the largest score, in log2, and the sum of the weights
+    float scale, softcap;    // softcap 0 for none
+    const float* slopes;     // [H], or null
+    float* parts;            // [.., splits, ROWS, value_size]: sums of weighted values, where there are several runs
+    float2* weights;         // [.., splits, ROWS]: the largest score, in log2, and the sum of the weights
 };
 
 typedef Vector<Element, PIECE> Piece;
@@ -37,7 +36,8 @@ __device__ __forceinline__ void load_piece(Piece& piece, const Element* row, int
         for (int i = 0; i < PIECE; i += 2) {
 #pragma unroll
             for (int w = 0; w < 3; w++) piece.words[w] = piece.words[w + 1];
-            u32 low = exists && col + i < size ? row[col + i].bits : 0, high = exists && col + i + 1 < size ? row[col + i + 1].bits : 0;
+            u32 low = exists && col + i < size ? row[col + i].bits : 0;
+            u32 high = exists && col + i + 1 < size ? row[col + i + 1].bits : 0;
             piece.words[3] = high << 16 | low;
         }
     }
@@ -49,7 +49,8 @@ struct CacheRun {
     i64 step;            // from a place to the next
     int first, count, capacity, size; // first: the run's first place
 
-    __device__ __forceinline__ CacheRun(const TensorView& view, const DecodePlace& place, int key, int count, int capacity, int size)
+    __device__ __forceinline__ CacheRun(const TensorView& view, const DecodePlace& place, int key, int count, int capacity,
+                                        int size)
         : data(static_cast<const Element*>(view.data) + place.sequence.index * view.batch + place.kv_head * view.head),
           step(view.time), first(key % capacity), count(count), capacity(capacity), size(size) {}
 
@@ -76,7 +77,8 @@ struct Keys {
         for (int c = 0; c < KEY_CHUNKS; c++)
 #pragma unroll
             for (int s = 0; s < 4; s += 2) {
-                const u32 a[4] = {pieces[c][0].words[s], pieces[c][1].words[s], pieces[c][0].words[s + 1], pieces[c][1].words[s + 1]};
+                const u32(&low)[4] = pieces[c][0].words, (&high)[4] = pieces[c][1].words;
+                const u32 a[4] = {low[s], high[s], low[s + 1], high[s + 1]};
                 mma_m16n8k16<Element>(scores, a, queries[c].words[s], queries[c].words[s + 1]);
             }
     }
@@ -104,8 +106,8 @@ struct Values {
     }
 };
 
-// What a warp has of 8 rows. In each thread: of rows 2 (lane % 4) and + 1 the largest score, its part of the sum of weights, and of
-// each 64 features its 8.
+// What a warp has of 8 rows. In each thread: of rows 2 (lane % 4) and + 1 the largest score, its part of the sum of weights, and
+// of each 64 features its 8.
 struct Sums {
     float max[2] = {-infinity(), -infinity()}, weight[2] = {}, values[VALUE_CHUNKS][4][4] = {};
 
@@ -264,9 +266,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_deco
 #pragma unroll
             for (int pair = 0; pair < 4; pair++)
 #pragma unroll
-                for (int r = 0; r < 2; r++)
-                    *reinterpret_cast<float2*>(&shared.values[warp][t * 8 + lane % 4 * 2 + r][64 * c + lane / 4 * PIECE + 2 * pair]) =
-                        make_float2(sums[t].values[c][pair][r], sums[t].values[c][pair][r + 2]);
+                for (int r = 0; r < 2; r++) {
+                    float* there = &shared.values[warp][t * 8 + lane % 4 * 2 + r][64 * c + lane / 4 * PIECE + 2 * pair];
+                    const float(&value)[4] = sums[t].values[c][pair];
+                    *reinterpret_cast<float2*>(there) = make_float2(value[r], value[r + 2]);
+                }
     }
     __syncthreads();
 

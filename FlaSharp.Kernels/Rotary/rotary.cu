@@ -16,7 +16,8 @@ struct RotaryTurn {
 
     __device__ __forceinline__ i64 position(int batch, int t) const {
         i64 at = batch * batch_step + t * time_step;
-        return !positions ? offset + t : is_long ? static_cast<const i64*>(positions)[at] : static_cast<const int*>(positions)[at];
+        if (!positions) return offset + t;
+        return is_long ? static_cast<const i64*>(positions)[at] : static_cast<const int*>(positions)[at];
     }
 };
 

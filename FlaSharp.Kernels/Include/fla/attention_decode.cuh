@@ -1,5 +1,5 @@
-// Softmax attention of a few queries over keys in a cache, cut into runs of keys: what the pass over the runs and the one that joins
-// them share. ELEMENT: bf16 or fp16. ROWS: rows of a block, each a query of a head; the heads that share keys make up its rows.
+// Softmax attention of a few queries over keys in a cache, cut into runs of keys: what the pass over the runs and the one that
+// joins them share. ELEMENT: bf16 or fp16. ROWS: rows of a block, each a query of a head; the heads that share keys make up its rows.
 #pragma once
 #include "fla/ptx.cuh"
 #include "fla/tensor.cuh"
@@ -11,8 +11,8 @@ typedef ELEMENT Element;
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 
 struct DecodeShape {
-    Sequences queries;  // of each row of the cache, at the end of its keys
-    const int* lengths; // keys of each row of the cache
+    Sequences queries;   // of each row of the cache, at the end of its keys
+    const int* lengths;  // keys of each row of the cache
     int kv_heads, group; // heads of keys and values; query heads that share one
     int value_size;
     int window;          // keys that a query sees; 0 for all up to its own

@@ -1,6 +1,6 @@
 // Rotary positions: pairs of a head's first features turn by an angle that grows with the token's position.
-// ELEMENT: of the tensors. VECTOR: neighbours that a thread reads at once. INTERLEAVED: whether pair i is (2 i, 2 i + 1), otherwise
-// (i, i + pairs).
+// ELEMENT: of the tensors. VECTOR: neighbours that a thread reads at once. INTERLEAVED: whether pair i is (2 i, 2 i + 1),
+// otherwise (i, i + pairs).
 #pragma once
 #include "fla/tensor.cuh"
 #include "fla/vector.cuh"
