@@ -37,6 +37,7 @@ internal sealed record AttentionDecodeTile(ElementType Element, int Rows, int Ke
         from isAligned in s_alignments
         from keySize in s_sizes
         where isAligned || keySize <= MaxUnalignedKeySize
+        where element == ElementType.BFloat16 || (keySize == 128 && isAligned)
         from rows in new[] { RowTile, 2 * RowTile }
         select Of(element, keySize, keySize, rows, isAligned);
 

@@ -24,19 +24,18 @@ internal sealed class KeyValueCache(long rows, int? window) : IDisposable
     /// <summary>Whether all rows hold as many tokens, so that <see cref="All"/> may be used.</summary>
     public bool IsRectangular => _lengths.All(length => length == _lengths[0]);
 
-    /// <summary>Adds tokens. Afterwards those of a row lie in its first places.</summary>
+    /// <summary>Adds tokens. Unless it goes round, those of a row lie in its first places afterwards.</summary>
     /// <param name="keys">[B, T, Hkv, K], or [1, N, Hkv, K] if <paramref name="sequences"/> are packed.</param>
     /// <param name="values">Likewise.</param>
     /// <param name="sequences">Which tokens belong to which row.</param>
     /// <param name="areRead">Whether queries of the same tokens read them; otherwise only what later ones need is kept.</param>
-    public void Append(Tensor keys, Tensor values, Sequences sequences, bool areRead)
+    /// <param name="goesRound">Whether to write over what no token sees any more, as <see cref="Step"/> does.</param>
+    public void Append(Tensor keys, Tensor values, Sequences sequences, bool areRead, bool goesRound = false)
     {
         var added = Added(sequences, areRead ? long.MaxValue : _reach);
         // What the graph has saved must not be written to, so a recorded pass gets a buffer of its own.
         var isRecorded = is_grad_enabled() && (keys.requires_grad || values.requires_grad || _keys is { requires_grad: true });
-        if (isRecorded || !HasRoom(added, goesRound: false))
-            Grow(keys, values, added, isRecorded);
-
+        MakeRoom(keys, values, added, isRecorded, goesRound);
         using var scope = NewDisposeScope();
         Write(_keys!, keys, sequences, added);
         Write(_values!, values, sequences, added);
@@ -67,7 +66,7 @@ internal sealed class KeyValueCache(long rows, int? window) : IDisposable
     /// <param name="theta">The base of the rotary positions, which q and k do not have yet; null for none.</param>
     public Tensor Step(Tensor q, Tensor k, Tensor v, Sequences sequences, double? theta)
     {
-        MakeRoom(k, v, sequences);
+        MakeRoom(k, v, Added(sequences, long.MaxValue), isRecorded: false, goesRound: true);
         _onDevice ??= new DeviceCopy(q.device, _lengths, _bases);
         for (var b = 0; b < rows; b++)
             _lengths[b] += sequences.Length(b);
@@ -75,21 +74,6 @@ internal sealed class KeyValueCache(long rows, int? window) : IDisposable
             q, k, v, _keys!, _values!, _onDevice.Lengths, _onDevice.Bases, _onDevice.NextLengths, _lengths);
         _onDevice.Advance();
         return output;
-    }
-
-    /// <summary>
-    /// What <see cref="Step"/> does to the cache, on any device: adds tokens, going round where a window allows it.
-    /// </summary>
-    internal void AppendRound(Tensor keys, Tensor values, Sequences sequences)
-    {
-        MakeRoom(keys, values, sequences);
-        using var scope = NewDisposeScope();
-        var added = Added(sequences, long.MaxValue);
-        Write(_keys!, keys, sequences, added);
-        Write(_values!, values, sequences, added);
-        for (var b = 0; b < rows; b++)
-            _lengths[b] += added[b];
-        DropDeviceCopy();
     }
 
     /// <summary>Keys and values of all rows, [B, stored, Hkv, K]: views.</summary>
@@ -126,24 +110,15 @@ internal sealed class KeyValueCache(long rows, int? window) : IDisposable
         return added;
     }
 
-    private bool HasRoom(int[] added, bool goesRound)
+    private void MakeRoom(Tensor keys, Tensor values, int[] added, bool isRecorded, bool goesRound)
     {
-        if (_keys is null)
-            return false;
-        var capacity = _keys.size(1);
+        // Going round would find room in a buffer that a graph has saved, which is full otherwise.
+        goesRound &= _keys is { requires_grad: false };
+        var hasRoom = _keys is not null && !isRecorded;
         for (var b = 0; b < rows; b++)
-            if ((goesRound ? Math.Min(_lengths[b], _reach) : _lengths[b]) + added[b] > capacity)
-                return false;
-        return true;
-    }
-
-    /// <summary>For a step that is not recorded.</summary>
-    private void MakeRoom(Tensor keys, Tensor values, Sequences sequences)
-    {
-        var added = Added(sequences, long.MaxValue);
-        // A recorded buffer is full, but going round would find room in it.
-        if (_keys is { requires_grad: true } || !HasRoom(added, goesRound: true))
-            Grow(keys, values, added, isRecorded: false);
+            hasRoom = hasRoom && (goesRound ? Math.Min(_lengths[b], _reach) : _lengths[b]) + added[b] <= _keys!.size(1);
+        if (!hasRoom)
+            Grow(keys, values, added, isRecorded);
     }
 
     /// <summary>Moves to new buffers, taking along what later tokens can see, to the first places.</summary>

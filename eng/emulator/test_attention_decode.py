@@ -149,5 +149,61 @@ class DecodeTests(unittest.TestCase):
             np.testing.assert_array_equal(self.check([200, 3, 130], seed=seed), first)
 
 
+class AppendTests(unittest.TestCase):
+    def check(self, lengths, tokens=1, heads=4, kv_heads=2, key_size=32, value_size=24, capacity=40, theta=100.0, bases=None,
+              offsets=None, element="bf16", vector=8, parts=2, seed=0):
+        random = np.random.default_rng(seed)
+        normal = lambda *shape: fetch(store(random.standard_normal(shape), element), element)
+        batch, pairs = len(lengths), key_size // 2 if theta else 0
+        counts = [int(n) for n in np.diff(offsets)] if offsets else [tokens] * batch
+        shape = (1, offsets[-1]) if offsets else (batch, tokens)
+        q, k, v = normal(*shape, heads, key_size), normal(*shape, kv_heads, key_size), normal(*shape, kv_heads, value_size)
+        keys, values = (np.full((batch, capacity, kv_heads, size), np.nan) for size in (key_size, value_size))
+        turned = np.full(q.shape, np.nan)
+        for b, (length, count) in enumerate(zip(lengths, counts)):
+            at = (slice(0, 1), slice(offsets[b], offsets[b + 1])) if offsets else (slice(b, b + 1),)
+            position = ((bases[b] if bases else 0) + length + np.arange(count))[None]
+            turn = lambda x: rotated(x, position, theta, pairs, False)[0] if theta else x[0]
+            place = (length + np.arange(count)) % capacity
+            turned[at] = turn(q[at])
+            keys[b, place], values[b, place] = turn(k[at]), v[at][0]
+
+        memory = [emulate.guarded(store(x, element)) for x in (q, np.full(q.shape, np.nan), k, v, keys * np.nan, values * np.nan)]
+        views = [emulate.view(x) for x in memory]
+        integers = [emulate.guarded(np.array(x, np.int32)) for x in (lengths, bases or [0], [-1] * batch, offsets or [0])]
+        address = [x.ctypes.data for x in integers]
+        emulate.launch(
+            ATTENTION / "append.cu", "attention_append", {"ELEMENT": element, "VECTOR": vector, "INTERLEAVED": 0},
+            (batch * max(counts), parts), 128, 0,
+            Append(*(views[:2] if theta else [emulate.TensorView()] * 2), *views[2:],
+                   emulate.Sequences(address[3] if offsets else None, batch, max(counts), 0), address[0],
+                   address[1] if bases else None, address[2], capacity, heads, kv_heads, key_size, value_size,
+                   rotary(theta, pairs) if theta else Rotary()), seed=seed)
+        np.testing.assert_array_equal(integers[2], np.add(lengths, counts))
+        for name, actual, expected in (("q", memory[1], turned), ("keys", memory[4], keys), ("values", memory[5], values)):
+            if name == "q" and not theta:
+                continue
+            actual = fetch(actual, element)
+            np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected), name)
+            np.testing.assert_allclose(np.nan_to_num(actual), np.nan_to_num(expected), rtol=8e-3, atol=1e-4, err_msg=name)
+
+    def test_rows(self):
+        for tokens in (1, 3):
+            for bases in (None, [7, 100_000, 3]):
+                with self.subTest(tokens=tokens, bases=bases):
+                    self.check([5, 38, 1000], tokens, bases=bases)
+        self.check([5, 38, 1000], 16, capacity=17)
+        self.check([5, 38, 1000], theta=None)
+
+    def test_packed(self):
+        for offsets in ([0, 1, 4, 6], [0, 0, 7, 8], [0, 2, 2, 2]):
+            with self.subTest(offsets=offsets):
+                self.check([5, 38, 1000], offsets=offsets)
+
+    def test_sizes(self):
+        for key_size, value_size in ((34, 7), (2, 1), (256, 200)):
+            self.check([5, 38], 2, key_size=key_size, value_size=value_size, vector=1)
+
+
 if __name__ == "__main__":
     unittest.main()
