@@ -48,8 +48,9 @@ internal sealed class AttentionAppendKernels(AttentionProblem problem)
         var tile = RotaryTile.Of(problem.Element, isInterleaved: false, multiples);
         var features = (problem.Heads + problem.KvHeads) * (long)problem.KeySize + (long)problem.KvHeads * problem.ValueSize;
         var parts = Math.Clamp(features / (2 * tile.Vector * Threads), 1, ushort.MaxValue);
+        var tokens = checked((uint)((long)problem.Queries.Count * problem.Queries.Length));
         KernelLibrary.Get(problem.Device, s_variants.GetOrAdd(tile, Variant)).Launch(
-            checked((uint)((long)problem.Queries.Count * problem.Queries.Length)), (uint)parts, 1, LaunchStream.Current, new Parameters
+            tokens, (uint)parts, 1, LaunchStream.Current, new Parameters
             {
                 Q = q,
                 Turned = turned,

@@ -41,14 +41,14 @@ internal sealed class AttentionDecodeKernels(AttentionProblem problem)
         var group = problem.Heads / problem.KvHeads;
         var rows = problem.Queries.Length * group;
         var (type, vector) = (problem.Element, AttentionDecodeTile.Vector);
-        var isAligned = ((uint)(problem.KeySize | problem.ValueSize) | q.Multiples(type) | keys.Multiples(type) | values.Multiples(type))
-            % vector == 0;
-        var tile = AttentionDecodeTile.Of(type, problem.KeySize, problem.ValueSize, rows, isAligned);
+        var multiples = (uint)(problem.KeySize | problem.ValueSize) | q.Multiples(type) | keys.Multiples(type)
+            | values.Multiples(type);
+        var tile = AttentionDecodeTile.Of(type, problem.KeySize, problem.ValueSize, rows, multiples % vector == 0);
         var tiles = (rows + tile.Rows - 1) / tile.Rows;
         var run = Run ?? ChooseRun(tile, tiles);
         var splits = Math.Max(1, (Lengths.Max(Seen) + run - 1) / run);
-        var shape = new DecodeShape(problem.Queries, LengthsOnDevice, problem.KvHeads, group, problem.ValueSize, problem.Window, run,
-            splits, tiles, problem.Sinks);
+        var shape = new DecodeShape(problem.Queries, LengthsOnDevice, problem.KvHeads, group, problem.ValueSize, problem.Window,
+            run, splits, tiles, problem.Sinks);
 
         var blocks = (long)Lengths.Count * problem.KvHeads * tiles;
         var (parts, weights) = ((nint)0, (nint)0);
@@ -74,7 +74,13 @@ internal sealed class AttentionDecodeKernels(AttentionProblem problem)
             Weights = weights,
         });
         if (splits > 1)
-            Launch(passes.Join, blocks * tile.Rows, new JoinParameters { Shape = shape, O = o, Parts = parts, Weights = weights });
+            Launch(passes.Join, blocks * tile.Rows, new JoinParameters
+            {
+                Shape = shape,
+                O = o,
+                Parts = parts,
+                Weights = weights,
+            });
     }
 
     /// <summary>Keys that a row's queries see, of any length of theirs.</summary>

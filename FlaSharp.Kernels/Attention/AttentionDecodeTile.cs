@@ -42,7 +42,8 @@ internal sealed record AttentionDecodeTile(ElementType Element, int Rows, int Ke
         select Of(element, keySize, keySize, rows, isAligned);
 
     /// <summary>As registers allow.</summary>
-    public int BlocksPerMultiprocessor => (KeyChunks + 2 * ValueChunks) * (Rows / RowTile + 2) switch { <= 12 => 4, <= 24 => 3, _ => 2 };
+    public int BlocksPerMultiprocessor =>
+        Math.Max(2, (KeyChunks + 2 * ValueChunks) switch { <= 4 => 4, <= 8 => 3, _ => 2 } - (Rows > RowTile ? 1 : 0));
 
     /// <param name="element">Of all tensors.</param>
     /// <param name="keySize">K.</param>
@@ -53,7 +54,8 @@ internal sealed record AttentionDecodeTile(ElementType Element, int Rows, int Ke
     {
         var (keyChunks, valueChunks) = ((keySize + KeyChunk - 1) / KeyChunk, (valueSize + ValueChunk - 1) / ValueChunk);
         var isSmall = keyChunks <= 4 && valueChunks <= 2; // then a thread's registers hold two tiles of rows
-        return new AttentionDecodeTile(element, rows > RowTile && isSmall ? 2 * RowTile : RowTile, keyChunks, valueChunks, isAligned);
+        var blockRows = rows > RowTile && isSmall ? 2 * RowTile : RowTile;
+        return new AttentionDecodeTile(element, blockRows, keyChunks, valueChunks, isAligned);
     }
 
     public KernelVariant Decode() =>

@@ -42,7 +42,8 @@ internal sealed class RotaryKernels(GpuDevice device)
     /// <param name="y">[B, T, H, K]; it may be x.</param>
     public void Turn(TensorView x, RotaryPositions positions, TensorView y)
     {
-        var tile = RotaryTile.Of(Element, IsInterleaved, (uint)(Turns.Pairs | Size) | x.Multiples(Element) | y.Multiples(Element));
+        var multiples = (uint)(Turns.Pairs | Size) | x.Multiples(Element) | y.Multiples(Element);
+        var tile = RotaryTile.Of(Element, IsInterleaved, multiples);
         // As many tokens as give a block's threads enough to do, but blocks for the whole GPU first.
         var units = Math.Max(1, (long)Heads * Size / (2 * tile.Vector));
         var perBlock = Math.Clamp(Threads * UnitsOfThread / units, 1, Table / Turns.Pairs);

@@ -153,9 +153,11 @@ public sealed class AttentionDecodeKernelTests
                 var count = Math.Min(lengths[row], (Window ?? lengths[row]) + Queries - 1); // all others are out of sight
                 var places = (arange(lengths[row] - count, lengths[row]) % inputs.Keys.size(1)).to(int64);
                 var queries = Math.Min(Queries, lengths[row]);
-                var expected = naive.Run(Row(inputs.Q).narrow(1, Queries - queries, queries), Row(inputs.Keys).index_select(1, places),
-                    Row(inputs.Values).index_select(1, places), inputs.Sinks?.cpu().to(float64), inputs.Slopes?.cpu().to(float64));
-                Compare.Close(Row(actual).narrow(1, Queries - queries, queries), expected, Dtype == ScalarType.BFloat16 ? 6e-3 : 1e-3,
+                Tensor Seen(Tensor tensor) => Row(tensor).index_select(1, places);
+                Tensor Asked(Tensor tensor) => Row(tensor).narrow(1, Queries - queries, queries);
+                var expected = naive.Run(Asked(inputs.Q), Seen(inputs.Keys), Seen(inputs.Values),
+                    inputs.Sinks?.cpu().to(float64), inputs.Slopes?.cpu().to(float64));
+                Compare.Close(Asked(actual), expected, Dtype == ScalarType.BFloat16 ? 6e-3 : 1e-3,
                     $"{this}, row of {lengths[row]} keys");
             }
         }

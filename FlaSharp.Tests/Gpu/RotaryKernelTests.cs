@@ -24,8 +24,9 @@ public sealed class RotaryKernelTests
             foreach (var interleaved in new[] { false, true })
             {
                 using var scope = NewDisposeScope();
-                foreach (var positions in new[] { arange(time), randint(0, 5000, [batch, time]), arange(time).to(int32) + 1_000_000,
-                    -arange(time), randint(0, 5000, [time, batch]).transpose(0, 1) })
+                Tensor[] all = [arange(time), -arange(time), arange(time).to(int32) + 1_000_000, randint(0, 5000, [batch, time]),
+                    randint(0, 5000, [time, batch]).transpose(0, 1)];
+                foreach (var positions in all)
                     Check(randn(batch, time, heads, size).to(dtype), positions, interleaved, dim);
             }
     }

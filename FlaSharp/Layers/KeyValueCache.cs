@@ -55,7 +55,8 @@ internal sealed class KeyValueCache(long rows, int? window) : IDisposable
     public bool CanStep(Sequences sequences, Tensor q, Tensor k, Tensor v)
     {
         var isRecorded = is_grad_enabled() && (q.requires_grad || k.requires_grad || v.requires_grad || _keys!.requires_grad);
-        return !isRecorded && q.device_type == DeviceType.CUDA && _keys!.dtype == q.dtype && AttentionStep.IsPossible(sequences, q, v);
+        return !isRecorded && q.device_type == DeviceType.CUDA && _keys!.dtype == q.dtype
+            && AttentionStep.IsPossible(sequences, q, v);
     }
 
     /// <summary>Adds a few tokens on a GPU, at their rotary positions, and returns what they see, [B, T, H, V] or packed.</summary>

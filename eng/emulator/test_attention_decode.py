@@ -1,4 +1,4 @@
-"""Tests of Attention/decode.cu, decode_join.cu and append.cu. In this folder: /usr/bin/python3 -m unittest test_attention_decode."""
+"""Tests of Attention/decode*.cu and append.cu. In this folder: /usr/bin/python3 -m unittest test_attention_decode."""
 
 import ctypes
 import unittest
@@ -41,7 +41,8 @@ class Append(ctypes.Structure):
 
     _fields_ = [*((name, emulate.TensorView) for name in ("q", "turned", "k", "v", "keys", "values")),
                 ("tokens", emulate.Sequences), *((name, ctypes.c_void_p) for name in ("lengths", "bases", "new_lengths")),
-                *((name, ctypes.c_int) for name in ("capacity", "heads", "kv_heads", "key_size", "value_size")), ("rotary", Rotary)]
+                *((name, ctypes.c_int) for name in ("capacity", "heads", "kv_heads", "key_size", "value_size")),
+                ("rotary", Rotary)]
 
 
 def reference(q, k, v, window, scale, softcap, sinks, slopes):
@@ -90,19 +91,19 @@ class DecodeTests(unittest.TestCase):
         sink_memory, slope_memory = emulate.guarded(sinks), emulate.guarded(slopes)
         seen = [length - max(0, length - count - window + 1) if window else length for length, count in zip(lengths, counts)]
         splits, tiles = max(1, -(-max(seen) // run)), -(-int(max(counts)) * group // rows)
-        shape = Shape(emulate.Sequences(cu.ctypes.data if offsets else None, batch, int(max(counts)), 0), length_memory.ctypes.data,
-                      kv_heads, group, value_size, window, run, splits, tiles, sink_memory.ctypes.data if options else None)
+        shape = Shape(emulate.Sequences(cu.ctypes.data if offsets else None, batch, int(max(counts)), 0),
+                      length_memory.ctypes.data, kv_heads, group, value_size, window, run, splits, tiles, sink_memory.ctypes.data if options else None)
         parts = emulate.guarded(np.full((batch, kv_heads, tiles, splits, rows, value_size), np.nan, np.float32))
         weights = emulate.guarded(np.full((batch, kv_heads, tiles, splits, rows, 2), np.nan, np.float32))
         emulate.launch(
             ATTENTION / "decode.cu", "attention_decode",
-            {"ELEMENT": element, "VECTOR": vector, "ROWS": rows, "KEY_CHUNKS": chunks[0], "VALUE_CHUNKS": chunks[1], "WARPS": WARPS,
-             "MIN_BLOCKS": 1}, batch * splits * tiles * kv_heads, 32 * WARPS, 0,
+            {"ELEMENT": element, "VECTOR": vector, "ROWS": rows, "KEY_CHUNKS": chunks[0], "VALUE_CHUNKS": chunks[1],
+             "WARPS": WARPS, "MIN_BLOCKS": 1}, batch * splits * tiles * kv_heads, 32 * WARPS, 0,
             Decode(shape, *views, capacity, key_size, scale, softcap, slope_memory.ctypes.data if options else None,
                    parts.ctypes.data, weights.ctypes.data), seed=seed)
         if splits > 1:
-            emulate.launch(ATTENTION / "decode_join.cu", "attention_decode_join", {"ELEMENT": element, "ROWS": rows, "WARPS": WARPS},
-                           batch * kv_heads * tiles * rows, 32 * WARPS, 0,
+            emulate.launch(ATTENTION / "decode_join.cu", "attention_decode_join",
+                           {"ELEMENT": element, "ROWS": rows, "WARPS": WARPS}, batch * kv_heads * tiles * rows, 32 * WARPS, 0,
                            Join(shape, views[1], parts.ctypes.data, weights.ctypes.data), seed=seed)
         actual = fetch(memory[1], element)
         error = np.sqrt(np.mean((actual - o) ** 2)) / np.sqrt(np.mean(o ** 2))
