@@ -1,6 +1,6 @@
-// Softmax attention of a few queries over the keys of a cache, for a run of keys: fla/attention_decode.cuh. Each warp takes 16 keys
-// at a time straight from global memory into the left operands of its products; the queries are their 8 columns. A product may sum
-// in any order that is the same for both operands, so a thread's 16 bytes of a key serve as they lie.
+// Softmax attention of a few queries over the keys of a cache, for a run of keys: fla/attention_decode.cuh. Each warp takes 16
+// keys at a time straight from global memory into the left operands of its products; the queries are their 8 columns. A product
+// may sum in any order that is the same for both operands, so a thread's 16 bytes of a key serve as they lie.
 #include "fla/attention_decode.cuh"
 #include "fla/vector.cuh"
 

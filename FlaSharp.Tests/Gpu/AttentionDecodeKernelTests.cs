@@ -11,8 +11,8 @@ using static TorchSharp.torch;
 namespace FlaSharp.Tests.Gpu;
 
 /// <summary>
-/// The CUDA kernels of decoding steps of softmax attention against float64, with NaN in the cache's unused places and in the memory
-/// for results.
+/// The CUDA kernels of decoding steps of softmax attention against float64, with NaN in the cache's unused places and in the
+/// memory for results.
 /// </summary>
 public sealed class AttentionDecodeKernelTests
 {

@@ -9,7 +9,7 @@ using static TorchSharp.torch;
 
 namespace FlaSharp.Tests.Gpu;
 
-/// <summary>The CUDA kernel of the rotary embedding: outputs and gradients against float64, in memory that is NaN before.</summary>
+/// <summary>The CUDA kernel of the rotary embedding: outputs and gradients against float64, in NaN's place.</summary>
 public sealed class RotaryKernelTests
 {
     [GpuTheory]

@@ -59,7 +59,7 @@ internal sealed class KeyValueCache(long rows, int? window) : IDisposable
             && AttentionStep.IsPossible(sequences, q, v);
     }
 
-    /// <summary>Adds a few tokens on a GPU, at their rotary positions, and returns what they see, [B, T, H, V] or packed.</summary>
+    /// <summary>Adds a few tokens on a GPU, at their rotary positions; returns what they see, [B, T, H, V] or packed.</summary>
     /// <param name="q">[B, T, H, K], or packed.</param>
     /// <param name="k">[B, T, Hkv, K], or packed.</param>
     /// <param name="v">[B, T, Hkv, V], or packed.</param>

@@ -92,7 +92,8 @@ class DecodeTests(unittest.TestCase):
         seen = [length - max(0, length - count - window + 1) if window else length for length, count in zip(lengths, counts)]
         splits, tiles = max(1, -(-max(seen) // run)), -(-int(max(counts)) * group // rows)
         shape = Shape(emulate.Sequences(cu.ctypes.data if offsets else None, batch, int(max(counts)), 0),
-                      length_memory.ctypes.data, kv_heads, group, value_size, window, run, splits, tiles, sink_memory.ctypes.data if options else None)
+                      length_memory.ctypes.data, kv_heads, group, value_size, window, run, splits, tiles,
+                      sink_memory.ctypes.data if options else None)
         parts = emulate.guarded(np.full((batch, kv_heads, tiles, splits, rows, value_size), np.nan, np.float32))
         weights = emulate.guarded(np.full((batch, kv_heads, tiles, splits, rows, 2), np.nan, np.float32))
         emulate.launch(

@@ -1,5 +1,5 @@
 // Softmax attention of a few queries over keys in a cache, cut into runs of keys: what the pass over the runs and the one that
-// joins them share. ELEMENT: bf16 or fp16. ROWS: rows of a block, each a query of a head; the heads that share keys make up its rows.
+// joins them share. ELEMENT: bf16 or fp16. ROWS: rows of a block, each a query of a head; the heads that share keys are its rows.
 #pragma once
 #include "fla/ptx.cuh"
 #include "fla/tensor.cuh"
