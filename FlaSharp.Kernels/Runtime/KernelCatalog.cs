@@ -1,6 +1,8 @@
+using FlaSharp.Kernels.Attention;
 using FlaSharp.Kernels.Conv;
 using FlaSharp.Kernels.Gla;
 using FlaSharp.Kernels.Norm;
+using FlaSharp.Kernels.Rotary;
 using FlaSharp.Kernels.SelectiveScan;
 using FlaSharp.Kernels.Ssd;
 
@@ -14,7 +16,8 @@ internal static class KernelCatalog
     [
         GlaChunkKernels.Variants, GlaSmallKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants,
         RmsNormKernels.Variants, CausalConvKernels.Variants, SelectiveScanKernels.Variants,
-        SsdChunkKernels.Variants, SsdRecurrenceKernel.Variants,
+        SsdChunkKernels.Variants, SsdRecurrenceKernel.Variants, RotaryKernels.Variants, AttentionDecodeKernels.Variants,
+        AttentionAppendKernels.Variants,
     ];
 
     public static IEnumerable<KernelVariant> AllVariants(CompilerTarget target) =>

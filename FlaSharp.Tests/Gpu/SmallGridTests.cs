@@ -142,6 +142,31 @@ public sealed class SmallGridTests
     }
 
     [GpuFact]
+    public void Rotary_positions()
+    {
+        using var scope = NewDisposeScope();
+        foreach (var (size, dtype) in new[] { (64, ScalarType.BFloat16), (7, ScalarType.Float32), (40, ScalarType.Float16) })
+            foreach (var interleaved in new[] { false, true })
+                RotaryKernelTests.Check(randn(2, 9, 3, size).to(dtype), arange(9), interleaved, size / 2 * 2);
+    }
+
+    [GpuTheory]
+    [InlineData(64, 64)]
+    [InlineData(128, 128)]
+    [InlineData(256, 200)]
+    [InlineData(33, 20)]
+    public void Attention_over_a_cache(int keySize, int valueSize)
+    {
+        var shape = new AttentionDecodeKernelTests.Case { KeySize = keySize, ValueSize = valueSize };
+        shape.Check([3, 200, 65]);
+        (shape with { Queries = 3, Window = 20, Capacity = 64, Run = 64, HasSinks = true, HasSlopes = true }).Check([3, 200, 65]);
+    }
+
+    [GpuFact]
+    public void Decoding_steps() =>
+        new AttentionDecodeKernelTests().A_layer_steps_like_one_pass(20, 10000.0, ScalarType.BFloat16);
+
+    [GpuFact]
     public void Decay_gates()
     {
         using var scope = NewDisposeScope();

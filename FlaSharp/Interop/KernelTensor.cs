@@ -61,6 +61,14 @@ internal static class KernelTensor
     public static TensorView TokenView(this Tensor? tensor) =>
         tensor is null ? default : new TensorView(TensorPointer.Of(tensor), Step(tensor, 0), Step(tensor, 1), Head: 0);
 
+    /// <summary>int32 numbers on a GPU. Does not wait for the copy.</summary>
+    public static Tensor On(Device device, int[] numbers)
+    {
+        using var values = tensor(numbers);
+        using var pinned = values.pin_memory(); // libtorch keeps such memory until the copy is done
+        return pinned.to(device, non_blocking: true);
+    }
+
     /// <summary>The kernels' name of a dtype; null if they have none.</summary>
     public static ElementType? Element(this ScalarType dtype) => dtype switch
     {

@@ -98,6 +98,8 @@ public sealed class SoftmaxAttention : SequenceLayer
 
     private protected override Tensor InputWeight => _qProj.weight;
 
+    private bool DropsWeights => training && _dropout > 0;
+
     private protected override Tensor Mix(Tensor x, Tensor? cuSeqlens, Sequences sequences, LayerState? state)
     {
         var q = Heads(_qProj.forward(x), _numHeads);
@@ -105,6 +107,8 @@ public sealed class SoftmaxAttention : SequenceLayer
         var v = Heads(_vProj.forward(x), _numKvHeads);
         if (_qNorm is not null)
             (q, k) = (_qNorm.forward(q), _kNorm!.forward(k));
+        if (state?.KeyValues is { IsEmpty: false } cache && !DropsWeights && cache.CanStep(sequences, q, k, v))
+            return _oProj.forward(cache.Step(q, k, v, sequences, _ropeTheta).flatten(2));
         if (_ropeTheta is { } theta)
         {
             var positions = Positions(sequences, state, x.device);
@@ -143,7 +147,7 @@ public sealed class SoftmaxAttention : SequenceLayer
 
     private Tensor Softmax(Tensor q, Tensor k, Tensor v, Tensor? cuSeqlens = null) =>
         FlaOps.Attention(q, k, v, window: _window, cuSeqlensQ: cuSeqlens, cuSeqlensK: cuSeqlens,
-            dropout: training ? _dropout : 0);
+            dropout: DropsWeights ? _dropout : 0);
 
     /// <summary>int64 [T] or [B, T]: how many tokens of its row come before each token.</summary>
     private static Tensor Positions(Sequences sequences, LayerState? state, Device device)

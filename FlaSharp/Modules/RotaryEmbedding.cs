@@ -33,6 +33,8 @@ public sealed class RotaryEmbedding : nn.Module<Tensor, Tensor, Tensor>
     {
         FlaOps.CheckRotaryInput(x, positions);
         CheckHeadSize(x);
+        if (FlaOps.HasRotaryKernel(x, _rotaryDim))
+            return new RotaryCudaFunction(_theta, _rotaryDim, _interleaved).Run(x, positions)[0]!;
         using var scope = NewDisposeScope();
         var (cos, sin) = At(positions);
         return FlaOps.Rotate(x, cos, sin, _interleaved).MoveToOuterDisposeScope();
@@ -44,6 +46,8 @@ public sealed class RotaryEmbedding : nn.Module<Tensor, Tensor, Tensor>
         FlaOps.CheckRotaryInput(x);
         CheckHeadSize(x);
         ArgumentOutOfRangeException.ThrowIfNegative(offset);
+        if (FlaOps.HasRotaryKernel(x, _rotaryDim))
+            return new RotaryCudaFunction(_theta, _rotaryDim, _interleaved, offset).Run(x, null)[0]!;
         using var scope = NewDisposeScope();
         var end = offset + x.size(1);
         var (cos, sin) = end <= LongestTable

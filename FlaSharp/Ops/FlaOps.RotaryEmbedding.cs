@@ -1,4 +1,5 @@
 using FlaSharp.Interop;
+using FlaSharp.Kernels.Rotary;
 using FlaSharp.Ops.Reference;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -9,7 +10,7 @@ public static partial class FlaOps
 {
     /// <summary>
     /// Rotary position embedding: turns each pair of features by position * theta^(-2i / rotaryDim). The angles are computed in
-    /// float64 and the rotation in float32.
+    /// float64, or in whole 2^-64 of a turn, and the rotation in float32.
     /// </summary>
     /// <param name="x">[B, T, H, K], float32, float16 or bfloat16. Differentiable.</param>
     /// <param name="positions">int32 or int64 [T] or [B, T].</param>
@@ -20,6 +21,8 @@ public static partial class FlaOps
     /// <param name="rotaryDim">How many leading features turn; even, at most K. All if null.</param>
     /// <returns>[B, T, H, K], in the dtype of <paramref name="x"/>.</returns>
     /// <exception cref="ArgumentException">A shape, dtype, device or option does not fit.</exception>
+    /// <exception cref="NotSupportedException">Its CUDA kernel cannot run, and <see cref="CudaKernels.Strict"/> is set.
+    /// </exception>
     /// <remarks>Su et al., RoFormer: Enhanced Transformer with Rotary Position Embedding (2021).</remarks>
     public static Tensor RotaryEmbedding(Tensor x, Tensor positions, double theta = 10000.0,
         bool interleaved = false, long? rotaryDim = null)
@@ -30,6 +33,8 @@ public static partial class FlaOps
         if (dim > x.size(3))
             throw new ArgumentException($"rotaryDim must be at most K = {x.size(3)}, but is {dim}.", nameof(rotaryDim));
 
+        if (HasRotaryKernel(x, dim))
+            return new RotaryCudaFunction(theta, dim, interleaved).Run(x, positions)[0]!;
         using var scope = NewDisposeScope();
         var (cos, sin) = RotaryAngles.Of(positions, theta, dim);
         return Rotate(x, cos, sin, interleaved).MoveToOuterDisposeScope();
@@ -40,6 +45,11 @@ public static partial class FlaOps
         x.device_type == DeviceType.CPU
             ? new RotaryFunction(interleaved).Run(x, cos, sin)[0]!
             : RotaryReference.Rotate(x, cos, sin, interleaved);
+
+    internal static bool HasRotaryKernel(Tensor x, long rotaryDim) =>
+        CudaOperation.HasKernel(nameof(RotaryEmbedding), x, rotaryDim <= RotaryTurns.MaxDim
+            ? null
+            : $"{rotaryDim} features turn, and the kernel takes up to {RotaryTurns.MaxDim}.");
 
     internal static void CheckRotaryOptions(long rotaryDim, double theta)
     {

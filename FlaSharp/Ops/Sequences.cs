@@ -1,3 +1,4 @@
+using FlaSharp.Interop;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -47,14 +48,7 @@ internal sealed class Sequences
     }
 
     /// <summary>int32 [S + 1] on a GPU, or null if the sequences are not packed. Does not wait for the copy.</summary>
-    public Tensor? OffsetsOn(Device device)
-    {
-        if (!IsPacked)
-            return null;
-        using var values = tensor(_offsets);
-        using var pinned = values.pin_memory(); // libtorch keeps such memory until the copy is done
-        return pinned.to(device, non_blocking: true);
-    }
+    public Tensor? OffsetsOn(Device device) => IsPacked ? KernelTensor.On(device, _offsets) : null;
 
     /// <summary>Reads and checks the layout.</summary>
     /// <param name="batch">B, which must be 1 if <paramref name="cuSeqlens"/> is given.</param>

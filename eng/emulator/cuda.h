@@ -88,6 +88,7 @@ inline float __fsqrt_rn(float x) { return sqrtf(x); }
 inline float __frsqrt_rn(float x) { return 1.f / sqrtf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float fdividef(float a, float b) { return a / b; }
+inline void sincospif(float x, float* sin, float* cos) { *sin = (float)::sin(M_PI * x), *cos = (float)::cos(M_PI * x); }
 inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
 inline float __saturatef(float x) { return x > 0.f ? fminf(x, 1.f) : 0.f; }
 // Macros, since the C library declares some of these names for itself.
