@@ -403,7 +403,8 @@ public sealed class AttentionTests
         Assert.Equal(
             new OperationPath("Attention", FlaOps.TorchPath, "There is no kernel for it on such a device. So libtorch's kernel."),
             FlaOps.PlanAttention(q, k, v, causal: false));
-        Assert.Contains("as many queries as keys, not 20 and 30.", FlaOps.PlanAttention(q, k, v).Reason, StringComparison.Ordinal);
+        Assert.Contains("as many queries as keys, not 20 and 30.", FlaOps.PlanAttention(q, k, v).Reason,
+            StringComparison.Ordinal);
         Assert.Contains("has no window.", FlaOps.PlanAttention(q, k, v, window: 9).Reason, StringComparison.Ordinal);
         Assert.Contains("block by block", FlaOps.PlanAttention(q, k, v, window: 9).Reason, StringComparison.Ordinal);
         Assert.DoesNotContain("window", FlaOps.PlanAttention(q, k, v, window: 30).Reason, StringComparison.Ordinal);
@@ -418,7 +419,8 @@ public sealed class AttentionTests
         manual_seed(19);
         OpCheck.Agrees(
             i => FlaOps.Attention(i[0], i[1], i[2], backend: AttentionBackend.Torch),
-            i => new NaiveAttention().Run(i[0], i[1], i[2]), Inputs(2, 40, 40, 4, 2, 16, 8), OutputLimit, GradientLimit, "libtorch");
+            i => new NaiveAttention().Run(i[0], i[1], i[2]), Inputs(2, 40, 40, 4, 2, 16, 8), OutputLimit, GradientLimit,
+            "libtorch");
     }
 
     [Fact]
@@ -450,8 +452,9 @@ public sealed class AttentionTests
                 cuSeqlensK: tensor(new long[] { 0, 0, 30 }), backend: AttentionBackend.Torch));
         Refused(Torch + "kernel has no window." + Instead,
             () => FlaOps.PlanAttention(q, k, v, window: 3, backend: AttentionBackend.Torch));
-        Assert.Contains("No such backend. (Parameter 'backend')\nActual value was 7.", Assert.Throws<ArgumentOutOfRangeException>(
-            () => FlaOps.Attention(q, k, v, backend: (AttentionBackend)7)).Message.ReplaceLineEndings("\n"), StringComparison.Ordinal);
+        var unknown = Assert.Throws<ArgumentOutOfRangeException>("backend",
+            () => FlaOps.Attention(q, k, v, backend: (AttentionBackend)7));
+        Assert.Equal((AttentionBackend)7, unknown.ActualValue);
 
         static void Refused(string message, Func<object> call) =>
             Assert.Equal(message, Assert.Throws<NotSupportedException>(call).Message);

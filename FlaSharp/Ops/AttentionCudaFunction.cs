@@ -8,8 +8,8 @@ using static TorchSharp.torch;
 namespace FlaSharp.Ops;
 
 /// <summary>
-/// Softmax attention on a GPU, with <see cref="AttentionForwardKernels"/> and <see cref="AttentionBackwardKernels"/>. Inputs: q, k,
-/// v, sinks, ALiBi slopes. Output: [B, Tq, H, V].
+/// Softmax attention on a GPU, with <see cref="AttentionForwardKernels"/> and <see cref="AttentionBackwardKernels"/>. Inputs:
+/// q, k, v, sinks, ALiBi slopes. Output: [B, Tq, H, V].
 /// </summary>
 internal sealed class AttentionCudaFunction : FlaFunction
 {

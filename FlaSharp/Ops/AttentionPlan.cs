@@ -76,5 +76,5 @@ internal sealed record AttentionPlan(AttentionPath Path, string Reason, string? 
     }
 
     private static NotSupportedException Refusal(AttentionBackend backend, string reason) => new(
-        $"AttentionBackend.{backend} does not take this call: {reason} Use {nameof(AttentionBackend)}.{nameof(AttentionBackend.Auto)}.");
+        $"AttentionBackend.{backend} does not take this call: {reason} Use AttentionBackend.{AttentionBackend.Auto}.");
 }

@@ -37,7 +37,8 @@ internal sealed class AttentionSequences
             : Sequences.Of(k.Size(0), k.Size(1), cuSeqlensK, nameof(cuSeqlensK));
         if (keys.Count != queries.Count)
             throw new ArgumentException(
-                $"cuSeqlensK must describe as many sequences as cuSeqlensQ, {queries.Count}, but has {keys.Count}.", nameof(cuSeqlensK));
+                $"cuSeqlensK must describe as many sequences as cuSeqlensQ, {queries.Count}, but has {keys.Count}.",
+                nameof(cuSeqlensK));
         return new AttentionSequences(queries, keys);
     }
 }

@@ -30,16 +30,18 @@ public static partial class FlaOps
     /// Probability that an attention weight is set to 0; the others grow by 1 / (1 - dropout). Drawn from TorchSharp's global
     /// generator, so <c>torch.manual_seed</c> makes it repeatable. Always applied if not 0: pass 0 when not training.
     /// </param>
-    /// <param name="backend">What computes it; <see cref="PlanAttention"/> says what <see cref="AttentionBackend.Auto"/> takes.</param>
+    /// <param name="backend">
+    /// What computes it; <see cref="PlanAttention"/> says what <see cref="AttentionBackend.Auto"/> takes.
+    /// </param>
     /// <returns>[B, Tq, H, V], in the dtype of <paramref name="v"/>.</returns>
     /// <exception cref="ArgumentException">A shape, dtype, device or option does not fit.</exception>
     /// <exception cref="NotSupportedException">The backend does not take the call; or its CUDA kernels cannot run, and
     /// <see cref="CudaKernels.Strict"/> is set.</exception>
     /// <remarks>
-    /// On a GPU kernels of this library compute it in bfloat16 and float16 with K and V up to 256, and gradients repeat bit by bit.
-    /// All else, float32 on a GPU as well, runs on libtorch's scaled_dot_product_attention where it knows all the options.
-    /// Otherwise block by block over the queries with the keys that a block sees, so that memory grows with the window and not with
-    /// Tq * Tk; Dao et al., FlashAttention (2022).
+    /// On a GPU kernels of this library compute it in bfloat16 and float16 with K and V up to 256, and gradients repeat bit by
+    /// bit. All else, float32 on a GPU as well, runs on libtorch's scaled_dot_product_attention where it knows all the options.
+    /// Otherwise block by block over the queries with the keys that a block sees, so that memory grows with the window and not
+    /// with Tq * Tk; Dao et al., FlashAttention (2022).
     /// </remarks>
     public static Tensor Attention(Tensor q, Tensor k, Tensor v, bool causal = true, double? scale = null,
         int? window = null, Tensor? cuSeqlensQ = null, Tensor? cuSeqlensK = null, double? softcap = null,
@@ -52,8 +54,8 @@ public static partial class FlaOps
     }
 
     /// <summary>
-    /// <see cref="Attention"/>, and the logarithm of each query's sum of exponentials: with it attention over parts of the keys is
-    /// joined, weighted by the parts' sums.
+    /// <see cref="Attention"/>, and the logarithm of each query's sum of exponentials: with it attention over parts of the keys
+    /// is joined, weighted by the parts' sums.
     /// </summary>
     /// <param name="q">As in <see cref="Attention"/>, here and below.</param>
     /// <param name="k">Keys.</param>
@@ -69,8 +71,8 @@ public static partial class FlaOps
     /// <param name="dropout">It changes the output, not the sums.</param>
     /// <param name="backend">What computes it. libtorch's kernel does not tell the sums.</param>
     /// <returns>
-    /// The output, and float32 [B, H, Tq], the logarithm of the sum of exp(score) over the keys that a query sees, and its sink; -inf
-    /// where it sees none. Gradients flow through the output alone.
+    /// The output, and float32 [B, H, Tq], the logarithm of the sum of exp(score) over the keys that a query sees, and its sink;
+    /// -inf where it sees none. Gradients flow through the output alone.
     /// </returns>
     /// <exception cref="ArgumentException">A shape, dtype, device or option does not fit.</exception>
     /// <exception cref="NotSupportedException">The backend does not take the call; or its CUDA kernels cannot run, and
@@ -87,8 +89,12 @@ public static partial class FlaOps
         return (output, logSumExp!);
     }
 
-    /// <summary>How <see cref="Attention"/> runs for such inputs: what <see cref="AttentionBackend.Auto"/> takes and why.</summary>
-    /// <param name="q">As in <see cref="Attention"/>, here and below: device, sizes, dtype, and whether a gradient is recorded.</param>
+    /// <summary>
+    /// How <see cref="Attention"/> runs for such inputs: what <see cref="AttentionBackend.Auto"/> takes and why.
+    /// </summary>
+    /// <param name="q">
+    /// As in <see cref="Attention"/>, here and below: device, sizes, dtype, and whether a gradient is recorded.
+    /// </param>
     /// <param name="k">Keys.</param>
     /// <param name="v">Values.</param>
     /// <param name="causal">Whether later keys are hidden.</param>

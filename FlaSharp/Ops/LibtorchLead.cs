@@ -4,8 +4,8 @@ using static TorchSharp.torch;
 namespace FlaSharp.Ops;
 
 /// <summary>
-/// The calls of attention for which libtorch's kernels were measured to be faster than this library's, among those that both know:
-/// the one place that says so.
+/// The calls of attention for which libtorch's kernels were measured to be faster than this library's, among those that both
+/// know: the one place that says so.
 /// </summary>
 internal static class LibtorchLead
 {

@@ -9,7 +9,7 @@ internal static class LibtorchAttention
 {
     /// <summary>Why it does not take a call; null if it does.</summary>
     /// <remarks>
-    /// Its causal mask is aligned to the top left, so it fits where both alignments agree; a lone last query sees all keys anyway.
+    /// Its causal mask is aligned to the top left, so it fits where both alignments agree; a lone last query sees all keys.
     /// </remarks>
     public static string? Unfit(AttentionSequences sequences, AttentionOptions options)
     {

@@ -32,10 +32,10 @@ internal static class ShapeKernelsCommand
             report.Notes.Add(common.Method(parsed, target));
             ByteFloor floor = ByteFloor.Measure(clock);
             report.Values["copy_bytes_per_second"] = floor.BytesPerSecond;
-            report.Notes.Add($"Floor: {operation.FloorNote}. At {floor.BytesPerSecond / 1e9:F0} GB/s, measured by a large copy on "
-                + "the device.");
-            report.Notes.Add($"{operation.InputsNote}. Forward runs without a graph; forward + backward through autograd.grad, to "
-                + "the gradients of all inputs, with a given gradient of the output.");
+            report.Notes.Add($"Floor: {operation.FloorNote}. At {floor.BytesPerSecond / 1e9:F0} GB/s, measured by a large copy "
+                + "on the device.");
+            report.Notes.Add($"{operation.InputsNote}. Forward runs without a graph; forward + backward through autograd.grad, "
+                + "to the gradients of all inputs, with a given gradient of the output.");
             foreach (IOperationShape shape in chosen)
             {
                 Measure(report, clock, shape, common.Dtype(parsed), floor, peers);
