@@ -59,6 +59,20 @@ def view(array):
     return TensorView(array.ctypes.data, *(stride // array.itemsize for stride in array.strides[:3]))
 
 
+class TensorMap(ctypes.Structure):
+    """fla::TensorMap, as the emulator has it."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("strides", ctypes.c_int64 * 4), ("sizes", ctypes.c_int * 4), ("columns", ctypes.c_int),
+                ("rows", ctypes.c_int), ("unused", ctypes.c_uint64 * 8)]
+
+
+def tensor_map(array, columns, rows):
+    """The TensorMap of an array [B, T, H, D] of 16-bit numbers, for boxes of so many columns and rows."""
+    order = (3, 2, 1, 0)
+    return TensorMap(array.ctypes.data, (ctypes.c_int64 * 4)(*(array.strides[i] // array.itemsize for i in order)),
+                     (ctypes.c_int * 4)(*(array.shape[i] for i in order)), columns, rows)
+
+
 def to_bf16(values):
     """The bits (uint16) of float32 values rounded to bfloat16."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)

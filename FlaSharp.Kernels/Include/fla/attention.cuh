@@ -6,6 +6,9 @@
 
 namespace fla {
 
+// The score of a key that is not seen: minus infinity.
+__device__ __forceinline__ float hidden() { return __uint_as_float(0xff800000u); }
+
 // A call: sizes and options, the same for forward and backward.
 struct AttentionShape {
     Sequences queries, keys; // as many
