@@ -190,9 +190,12 @@ def launch(source, entry, defines, grid, threads, shared_bytes, params, *,
     library = build(source, entry, defines, extra_includes)
     function = ctypes.CDLL(str(library)).fla_emulate
     named = [_Buffer(name.encode(), array.ctypes.data, array.nbytes) for name, array in (buffers or {}).items()]
+    room = (ctypes.c_char * (ctypes.sizeof(params) + 64))()
+    aligned = -(-ctypes.addressof(room) // 64) * 64  # as tensor maps want it
+    ctypes.memmove(aligned, ctypes.addressof(params), ctypes.sizeof(params))
     message = ctypes.create_string_buffer(16384)
     call = _Launch(
-        _three(grid), _three(threads), shared_bytes, ctypes.addressof(params), ctypes.sizeof(params), seed,
+        _three(grid), _three(threads), shared_bytes, aligned, ctypes.sizeof(params), seed,
         (_Buffer * max(len(named), 1))(*named), len(named), timeout, ctypes.cast(message, ctypes.c_char_p), len(message),
     )
     if function(ctypes.byref(call)) != 0:
