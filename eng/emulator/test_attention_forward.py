@@ -175,7 +175,7 @@ def portable(keys, values, rows=32, warps=2, vector=8, options=0, section=2):
         parameters = Portable(*map(emulate.view, (q, k, v)), call(case, shape, o, log, 16 * warps, section))
         emulate.launch(ATTENTION / "portable_forward.cu", "attention_forward", {
             "TYPE": case.element, "KEY_TILE": keys, "VALUE_TILE": values, "KEY_ROWS": rows, "WARPS": warps, "VECTOR": vector,
-            "OPTIONS": options, "MIN_BLOCKS": 1, "SHARED": shared}, parameters.call.tiles, 32 * warps, shared, parameters,
+            "OPTIONS": options, "SHARED": shared}, parameters.call.tiles, 32 * warps, shared, parameters,
             seed=case.seed, buffers=buffers)
     return launch
 
