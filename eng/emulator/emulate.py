@@ -59,6 +59,20 @@ def view(array):
     return TensorView(array.ctypes.data, *(stride // array.itemsize for stride in array.strides[:3]))
 
 
+class TensorMap(ctypes.Structure):
+    """fla::TensorMap, as the emulator has it."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("strides", ctypes.c_int64 * 4), ("sizes", ctypes.c_int * 4), ("columns", ctypes.c_int),
+                ("rows", ctypes.c_int), ("unused", ctypes.c_uint64 * 8)]
+
+
+def tensor_map(array, columns, rows):
+    """The TensorMap of an array [B, T, H, D] of 16-bit numbers, for boxes of so many columns and rows."""
+    order = (3, 2, 1, 0)
+    return TensorMap(array.ctypes.data, (ctypes.c_int64 * 4)(*(array.strides[i] // array.itemsize for i in order)),
+                     (ctypes.c_int * 4)(*(array.shape[i] for i in order)), columns, rows)
+
+
 def to_bf16(values):
     """The bits (uint16) of float32 values rounded to bfloat16."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
@@ -176,9 +190,12 @@ def launch(source, entry, defines, grid, threads, shared_bytes, params, *,
     library = build(source, entry, defines, extra_includes)
     function = ctypes.CDLL(str(library)).fla_emulate
     named = [_Buffer(name.encode(), array.ctypes.data, array.nbytes) for name, array in (buffers or {}).items()]
+    room = (ctypes.c_char * (ctypes.sizeof(params) + 64))()
+    aligned = -(-ctypes.addressof(room) // 64) * 64  # as tensor maps want it
+    ctypes.memmove(aligned, ctypes.addressof(params), ctypes.sizeof(params))
     message = ctypes.create_string_buffer(16384)
     call = _Launch(
-        _three(grid), _three(threads), shared_bytes, ctypes.addressof(params), ctypes.sizeof(params), seed,
+        _three(grid), _three(threads), shared_bytes, aligned, ctypes.sizeof(params), seed,
         (_Buffer * max(len(named), 1))(*named), len(named), timeout, ctypes.cast(message, ctypes.c_char_p), len(message),
     )
     if function(ctypes.byref(call)) != 0:
