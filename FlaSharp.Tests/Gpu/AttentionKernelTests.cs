@@ -1,3 +1,4 @@
+using System.Numerics;
 using FlaSharp.Kernels.Attention;
 using FlaSharp.Kernels.Runtime;
 using FlaSharp.Ops;
@@ -31,12 +32,11 @@ public sealed class AttentionKernelTests
     [MemberData(nameof(Sizes))]
     public void Head_sizes(int keySize)
     {
-        var other = s_sizes[(Array.IndexOf(s_sizes, keySize) + 6) % s_sizes.Length];
         foreach (var causal in new[] { true, false })
         {
             var shape = new AttentionCase { Queries = 113, Keys = 203, K = keySize, Causal = causal };
             shape.Check();
-            (shape with { V = other }).Check();
+            (shape with { V = OtherSize(keySize) }).Check();
             (shape with { Portable = true }).Check();
         }
     }
@@ -496,13 +496,36 @@ public sealed class AttentionKernelTests
     private static Tensor Unit(long time, long batch, long heads, ScalarType dtype) =>
         eye(time, dtype: dtype, device: CUDA).view(1, time, 1, time).expand(batch, -1, heads, -1);
 
-    /// <summary>All kernels, on all cores: one by one they would take most of the tests' time.</summary>
+    /// <summary>The value size beside K = V that a key size is tested with.</summary>
+    private static int OtherSize(int size) => s_sizes[(Array.IndexOf(s_sizes, size) + 6) % s_sizes.Length];
+
+    /// <summary>The kernels of the head sizes, on all cores: one by one they would take most of the tests' time.</summary>
     private static int CompileAll()
     {
         var target = GpuDevice.Get(0).Target!;
+        (int keys, int values, bool hasOptions)[] sizes =
+        [
+            .. s_sizes.Select(size => (size, size, false)), .. s_sizes.Select(size => (size, OtherSize(size), false)),
+            (64, 64, true), (128, 128, true),
+        ];
         var variants =
-            AttentionForwardKernels.Variants(target).Concat(AttentionBackwardKernels.Variants(target)).Distinct().ToList();
-        Parallel.ForEach(variants, variant => KernelCompiler.Default.Compile(variant, target));
-        return variants.Count;
+            from size in sizes
+            from usesHopper in target.IsHopper ? new[] { true, false } : [false]
+            from variant in Variants(size.keys, size.values, size.hasOptions, usesHopper, target)
+            select variant;
+        var distinct = variants.Distinct().ToList();
+        Parallel.ForEach(distinct, variant => KernelCompiler.Default.Compile(variant, target));
+        return distinct.Count;
+    }
+
+    private static KernelVariant[] Variants(int keys, int values, bool hasOptions, bool usesHopper, CompilerTarget target)
+    {
+        const ElementType Element = ElementType.BFloat16;
+        var vector = 1 << BitOperations.TrailingZeroCount(keys | values | 8);
+        var forward = AttentionTile.Choose(keys, values, Element, hasOptions, usesHopper && values % 8 == 0);
+        var backward = usesHopper && vector == 8 && AttentionBackwardTile.FitsHopper(keys, values, hasOptions)
+            ? AttentionBackwardTile.Hopper(keys, values, Element, hasOptions)
+            : AttentionBackwardTile.Portable(keys, values, Element, hasOptions, target);
+        return [forward.Forward(vector), backward.Delta(vector), backward.Main(vector), backward.Queries(vector)];
     }
 }

@@ -60,8 +60,11 @@ internal sealed class AttentionCudaFunction : FlaFunction
         var keyOffsets = ReferenceEquals(_sequences.Keys, _sequences.Queries) ? queryOffsets : _sequences.Keys.OffsetsOn(device);
         var output = Scratch.Empty([q.Size(0), q.Size(1), q.Size(2), v.Size(3)], v.dtype, device);
         var logSumExp = Scratch.Empty([q.Size(0), q.Size(2), q.Size(1)], device: device);
-        new AttentionForwardKernels { IsPortable = _portable }.Forward(Problem(given, queryOffsets, keyOffsets),
-            q.View(), k.View(), v.View(), output.View(), TensorPointer.Of(logSumExp));
+        var problem = Problem(given, queryOffsets, keyOffsets);
+        new AttentionForwardKernels { IsPortable = _portable }.Forward(
+            problem, q.View(), k.View(), v.View(), output.View(), TensorPointer.Of(logSumExp));
+        if (saved is not null)
+            AttentionBackwardKernels.ExpectBackward(problem, q.View(), k.View(), v.View(), output.View());
         GC.KeepAlive((given, queryOffsets, keyOffsets));
 
         saved?.Save([.. inputs, output, logSumExp, queryOffsets, keyOffsets]);
@@ -84,10 +87,10 @@ internal sealed class AttentionCudaFunction : FlaFunction
         var (dq, dk, dv) = (Scratch.Dense(q, q.dtype), Scratch.Dense(k, k.dtype), Scratch.Dense(v, v.dtype));
         var dSinks = saved.NeedsGrad[Sinks] ? Scratch.Empty([q.Size(2)], device: device) : null;
         var problem = Problem(given, queryOffsets, keyOffsets);
-        var kernels = new AttentionBackwardKernels { IsPortable = _portable };
-        var workspace = Scratch.Empty([(kernels.WorkspaceBytes(problem) + 3) / 4], device: device);
-        kernels.Backward(problem, q.View(), k.View(), v.View(), output.View(), gradient.View(), TensorPointer.Of(logSumExp),
-            dq.View(), dk.View(), dv.View(), TensorPointer.Of(dSinks), TensorPointer.Of(workspace));
+        var workspace = Scratch.Empty([AttentionBackwardKernels.WorkspaceBytes(problem) / sizeof(float)], device: device);
+        new AttentionBackwardKernels { IsPortable = _portable }.Backward(problem, q.View(), k.View(), v.View(), output.View(),
+            gradient.View(), TensorPointer.Of(logSumExp), dq.View(), dk.View(), dv.View(), TensorPointer.Of(dSinks),
+            TensorPointer.Of(workspace));
         GC.KeepAlive((given, gradient, output, logSumExp));
         GC.KeepAlive((queryOffsets, keyOffsets, workspace));
 
@@ -112,6 +115,8 @@ internal sealed class AttentionCudaFunction : FlaFunction
             Element = q.dtype.Element()!.Value,
             Queries = Layout(_sequences.Queries, queryOffsets),
             Keys = Layout(_sequences.Keys, keyOffsets),
+            QueryTime = checked((int)q.Size(1)),
+            KeyTime = checked((int)k.Size(1)),
             Heads = checked((int)q.Size(2)),
             KvHeads = checked((int)k.Size(2)),
             KeySize = checked((int)q.Size(3)),
