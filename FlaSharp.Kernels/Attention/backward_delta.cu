@@ -12,6 +12,7 @@ struct AttentionDelta {
     float *logs, *deltas;     // see AttentionBackward
     float* sinks;             // [blocks, H], or null
     int* turns;
+    int time;                 // T; of packed sequences all of their tokens
     int tiles;                // of queries in a block, each with a turn
     int blocks;               // of the longest sequence
 };
@@ -46,8 +47,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_backward_delt
     i64 stored = stored_query(p.shape, sequence, head, first);
     if (threadIdx.x < p.tiles) p.turns[stored / QUERY_BLOCK * p.tiles + threadIdx.x] = 0;
 
-    int tokens = p.shape.queries.offsets ? p.shape.queries.offsets[p.shape.queries.count] : sequence.length;
-    const float* logs = p.log_sum_exp + (sequence.batch * p.shape.heads + head) * tokens + sequence.start;
+    const float* logs = p.log_sum_exp + (sequence.batch * p.shape.heads + head) * p.time + sequence.start;
     auto output = sequence.rows<T>(p.output, head), gradient = sequence.rows<T>(p.grad_output, head);
     float sink = p.sinks ? p.shape.sinks[head] : 0.f, sinks = 0.f;
     for (int row = warp * ROWS + lane / LANES; row < QUERY_BLOCK; row += WARPS * ROWS) {
