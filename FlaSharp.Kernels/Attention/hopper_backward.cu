@@ -149,7 +149,7 @@ __device__ __forceinline__ void consume(const Work& work) {
     const AttentionShape& shape = work.p.shape;
     int group = threadIdx.x / GROUP_THREADS - 1, lane = threadIdx.x % 32, row = group * 64 + threadIdx.x % GROUP_THREADS / 32 * 16;
     int steps = work.steps();
-    float dk[K / 8][4] = {}, dv[V / 8][4] = {}, s[QUERIES / 8][4], dp[QUERIES / 8][4], dq[COLUMNS / 8][4];
+    float dk[K / 8][4] = {}, dv[V / 8][4] = {}, s[QUERIES / 8][4];
 
     auto start_scores = [&](int n) {
         begin_products(s);
@@ -164,6 +164,7 @@ __device__ __forceinline__ void consume(const Work& work) {
         wait_products<0>(s);
     }
     work.each([&](int n, int head, int tile) {
+        float dp[QUERIES / 8][4], dq[COLUMNS / 8][4];
         auto start_gradients = [&] {
             begin_products(dp);
 #pragma unroll
@@ -173,6 +174,7 @@ __device__ __forceinline__ void consume(const Work& work) {
         };
         if (!OPTIONS) start_gradients(); // with options the weights leave no registers for both
 
+        if (OPTIONS) lane = opaque(lane), row = opaque(row); // nor for addresses kept from step to step
         int query = tile * QUERIES + lane % 4 * 2, key = work.keys.first + row + lane / 4; // of the thread's first score
         Range all = work.sequence.seen_by_all(shape, {tile * QUERIES, min(tile * QUERIES + QUERIES, work.sequence.queries.length)});
         if (work.keys.first < all.first || work.keys.first + KEYS > all.end) {
@@ -289,12 +291,12 @@ __device__ __forceinline__ void consume(const Work& work) {
         start_scores(n + 1);
         wait_products<1>(dq);
         if (n > 0) added().wait(n - 1);
-        int first = BY_ROWS ? row : row % 64, column = BY_ROWS ? 0 : group * COLUMNS;
+        int first = (BY_ROWS ? row : row % 64) + lane / 4, column = (BY_ROWS ? 0 : group * COLUMNS) + lane % 4 * 2;
 #pragma unroll
         for (int j = 0; j < COLUMNS / 8; j++)
 #pragma unroll
             for (int half = 0; half < 2; half++)
-                shared_store(sum_tile().at(first + half * 8 + lane / 4, column + j * 8 + lane % 4 * 2),
+                shared_store(sum_tile().at(first + half * 8, column + j * 8),
                              make_float2(dq[j][2 * half], dq[j][2 * half + 1]));
         fence_for_products();
         summed().arrive();
