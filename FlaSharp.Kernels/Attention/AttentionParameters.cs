@@ -49,28 +49,36 @@ internal static class AttentionParameters
         };
     }
 
-    /// <summary>AttentionForward of portable_forward.cu.</summary>
+    /// <summary>fla::AttentionCall.</summary>
     [StructLayout(LayoutKind.Sequential)]
-    public struct Forward
+    public struct Call
     {
         public Shape Shape;
+        public TensorView O;
+        public nint LogSumExp;
+        public int Time;
+        public int Blocks;
+        public int Section;
+        public int Tiles;
+    }
+
+    /// <summary>AttentionForward of portable_forward.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    public struct PortableForward
+    {
         public TensorView Q;
         public TensorView K;
         public TensorView V;
-        public TensorView O;
-        public nint LogSumExp;
+        public Call Call;
     }
 
-    /// <summary>AttentionForward of hopper_forward.cu.</summary>
-    [StructLayout(LayoutKind.Sequential)]
+    /// <summary>AttentionForward of hopper_forward.cu, whose maps lie at multiples of 64 bytes.</summary>
+    [StructLayout(LayoutKind.Sequential, Size = 576)]
     public struct HopperForward
     {
         public TensorMap Q;
         public TensorMap K;
         public TensorMap V;
-        public TensorMap RowsOfV;
-        public Shape Shape;
-        public TensorView O;
-        public nint LogSumExp;
+        public Call Call;
     }
 }

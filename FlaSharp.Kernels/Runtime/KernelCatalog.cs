@@ -1,3 +1,4 @@
+using FlaSharp.Kernels.Attention;
 using FlaSharp.Kernels.Conv;
 using FlaSharp.Kernels.Gla;
 using FlaSharp.Kernels.Norm;
@@ -14,7 +15,7 @@ internal static class KernelCatalog
     [
         GlaChunkKernels.Variants, GlaSmallKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants,
         RmsNormKernels.Variants, CausalConvKernels.Variants, SelectiveScanKernels.Variants,
-        SsdChunkKernels.Variants, SsdRecurrenceKernel.Variants,
+        SsdChunkKernels.Variants, SsdRecurrenceKernel.Variants, AttentionForwardKernels.Variants,
     ];
 
     public static IEnumerable<KernelVariant> AllVariants(CompilerTarget target) =>

@@ -24,18 +24,23 @@ class Shape(ctypes.Structure):
                 ("seed", ctypes.c_uint64), ("offset", ctypes.c_uint64), ("sinks", ctypes.c_void_p), ("slopes", ctypes.c_void_p)]
 
 
+class Call(ctypes.Structure):
+    """fla::AttentionCall."""
+
+    _fields_ = [("shape", Shape), ("o", emulate.TensorView), ("log", ctypes.c_void_p),
+                *((name, ctypes.c_int) for name in ("time", "blocks", "section", "tiles"))]
+
+
 class Hopper(ctypes.Structure):
     """AttentionForward of hopper_forward.cu."""
 
-    _fields_ = [*((name, emulate.TensorMap) for name in "qkv"), ("shape", Shape), ("o", emulate.TensorView), ("log", ctypes.c_void_p),
-                *((name, ctypes.c_int) for name in ("time", "blocks", "section", "tiles")), ("unused", ctypes.c_uint64 * 2)]
+    _fields_ = [*((name, emulate.TensorMap) for name in "qkv"), ("call", Call), ("unused", ctypes.c_uint64 * 2)]
 
 
 class Portable(ctypes.Structure):
     """AttentionForward of portable_forward.cu."""
 
-    _fields_ = [("shape", Shape), *((name, emulate.TensorView) for name in "qkvo"), ("log", ctypes.c_void_p),
-                *((name, ctypes.c_int) for name in ("time", "blocks"))]
+    _fields_ = [*((name, emulate.TensorView) for name in "qkv"), ("call", Call)]
 
 
 def philox(words, key):
@@ -145,18 +150,39 @@ class Case:
         return KINDS[self.element][1](o).astype(np.float64), log.astype(np.float64)
 
 
+def call(case, shape, o, log, rows, section):
+    blocks = -(-shape.queries.length // rows)
+    return Call(shape, emulate.view(o), log.ctypes.data, case.Tq, blocks, section, blocks * shape.queries.count * case.H)
+
+
 def hopper(keys, values, rows, groups=1, stages=2, options=0, section=2, grid=2):
+    """Launches the kernel for Hopper with these tiles."""
     def launch(case, shape, q, k, v, o, log, buffers):
-        blocks = -(-shape.queries.length // (64 * groups))
-        tiles = blocks * shape.queries.count * case.H
         shared = 128 * groups * keys + stages * rows * (keys + values) * 2 + (2 + 4 * stages) * 8
         maps = [emulate.tensor_map(x, min(64, size), n) for x, size, n in ((q, keys, 64 * groups), (k, keys, rows), (v, values, rows))]
-        parameters = Hopper(*maps, shape, emulate.view(o), log.ctypes.data, case.Tq, blocks, section, tiles)
+        parameters = Hopper(*maps, call(case, shape, o, log, 64 * groups, section))
         emulate.launch(ATTENTION / "hopper_forward.cu", "attention_forward", {
             "TYPE": case.element, "KEY_TILE": keys, "VALUE_TILE": values, "KEY_ROWS": rows, "GROUPS": groups, "STAGES": stages,
             "PRODUCER_REGISTERS": 0, "CONSUMER_REGISTERS": 0, "MIN_BLOCKS": 1, "PINGPONG": int(groups > 1), "OPTIONS": options,
-            "SHARED": shared}, min(grid, tiles), 128 * (groups + 1), shared, parameters, seed=case.seed, buffers=buffers)
+            "SHARED": shared}, min(grid, parameters.call.tiles), 128 * (groups + 1), shared, parameters, seed=case.seed, buffers=buffers)
     return launch
+
+
+def portable(keys, values, rows=32, warps=2, vector=8, options=0, section=2):
+    """Launches the kernel for any GPU with these tiles."""
+    def launch(case, shape, q, k, v, o, log, buffers):
+        shared = 32 * warps * keys + 4 * rows * (keys + values)
+        parameters = Portable(*map(emulate.view, (q, k, v)), call(case, shape, o, log, 16 * warps, section))
+        emulate.launch(ATTENTION / "portable_forward.cu", "attention_forward", {
+            "TYPE": case.element, "KEY_TILE": keys, "VALUE_TILE": values, "KEY_ROWS": rows, "WARPS": warps, "VECTOR": vector,
+            "OPTIONS": options, "SHARED": shared}, parameters.call.tiles, 32 * warps, shared, parameters,
+            seed=case.seed, buffers=buffers)
+    return launch
+
+
+OPTIONS = ({"window": 1}, {"window": 70}, {"softcap": 2.0}, {"slopes": True}, {"slopes": True, "causal": False}, {"sinks": True},
+           {"dropout": 0.3}, {"scale": -0.3}, {"window": 33, "softcap": 5.0, "slopes": True, "sinks": True, "dropout": 0.1})
+PACKED = ([0, 10, 10, 150, 151, 300], [0, 20, 25, 165, 170, 180])
 
 
 class AttentionForwardTests(unittest.TestCase):
@@ -182,16 +208,38 @@ class AttentionForwardTests(unittest.TestCase):
         self.check(Case(200, 260, 128, 128), hopper(128, 128, 80, groups=2))
 
     def test_hopper_packed(self):
-        offsets = ([0, 10, 10, 150, 151, 300], [0, 20, 25, 165, 170, 180])
-        self.check(Case(0, 0, 64, 64, H=2, offsets=offsets), hopper(64, 64, 64, groups=2))
-        self.check(Case(0, 0, 64, 64, H=2, offsets=offsets, causal=False), hopper(64, 64, 64))
+        self.check(Case(0, 0, 64, 64, H=2, offsets=PACKED), hopper(64, 64, 64, groups=2))
+        self.check(Case(0, 0, 64, 64, H=2, offsets=PACKED, causal=False), hopper(64, 64, 64))
 
     def test_hopper_options(self):
-        for options in ({"window": 1}, {"window": 70}, {"softcap": 2.0}, {"slopes": True}, {"sinks": True}, {"dropout": 0.3},
-                        {"scale": -0.3}, {"window": 33, "softcap": 5.0, "slopes": True, "sinks": True, "dropout": 0.1}):
+        for options in OPTIONS:
             with self.subTest(options):
                 self.check(Case(150, 170, 64, 64, H=2, **options), hopper(64, 64, 64, options=1))
         self.check(Case(150, 40, 64, 64, H=2, sinks=True), hopper(64, 64, 64, options=1))
+
+    def test_portable(self):
+        for case in (Case(1, 1, 32, 32), Case(40, 40, 32, 32, B=2, H=2), Case(70, 100, 17, 30, causal=False), Case(130, 50, 3, 1),
+                     Case(1, 129, 32, 32, H=4, Hkv=2), Case(50, 50, 32, 32, element="fp16", H=3, seed=1),
+                     Case(33, 65, 30, 20, H=2, sliced=True)):
+            with self.subTest(vars(case)["Tq"]):
+                odd = case.sliced or case.K * case.V % 2
+                self.check(case, portable(32, 32, vector=1 if odd else 8 if case.K % 8 == 0 else 2))
+
+    def test_portable_sizes(self):
+        self.check(Case(100, 100, 128, 64, H=2), portable(128, 64, rows=64, warps=4))
+        self.check(Case(70, 100, 200, 256), portable(256, 256))
+        for seed in range(3):
+            self.check(Case(100, 100, 64, 60, H=2, seed=seed), portable(64, 64, vector=4))
+
+    def test_portable_packed(self):
+        self.check(Case(0, 0, 32, 32, H=2, offsets=PACKED), portable(32, 32))
+        self.check(Case(0, 0, 32, 32, H=2, offsets=PACKED, causal=False), portable(32, 32))
+
+    def test_portable_options(self):
+        for options in OPTIONS:
+            with self.subTest(options):
+                self.check(Case(60, 75, 32, 32, H=2, **options), portable(32, 32, options=1))
+        self.check(Case(60, 20, 32, 32, H=2, sinks=True), portable(32, 32, options=1))
 
 
 if __name__ == "__main__":
