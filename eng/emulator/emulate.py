@@ -36,7 +36,7 @@ class _Launch(ctypes.Structure):
         ("grid", ctypes.c_uint32 * 3), ("threads", ctypes.c_uint32 * 3), ("shared_bytes", ctypes.c_uint64),
         ("params", ctypes.c_void_p), ("params_bytes", ctypes.c_uint64), ("seed", ctypes.c_uint64),
         ("buffers", ctypes.POINTER(_Buffer)), ("buffer_count", ctypes.c_uint64), ("timeout", ctypes.c_double),
-        ("message", ctypes.c_char_p), ("message_bytes", ctypes.c_uint64),
+        ("in_order", ctypes.c_uint32), ("message", ctypes.c_char_p), ("message_bytes", ctypes.c_uint64),
     ]
 
 
@@ -176,7 +176,7 @@ def _three(size):
 
 
 def launch(source, entry, defines, grid, threads, shared_bytes, params, *,
-           extra_includes=(), seed=0, buffers=None, timeout=120.0):
+           extra_includes=(), seed=0, buffers=None, timeout=120.0, in_order=False):
     """Runs a kernel to its end.
 
     source, entry   the file (or text) and the kernel's name in C++, which may have template arguments
@@ -186,6 +186,7 @@ def launch(source, entry, defines, grid, threads, shared_bytes, params, *,
     seed            of the order in which lanes, warps and blocks run, and of when background copies happen
     buffers         arrays by name that copies in the background may read; None to let them read anything
     timeout         in seconds
+    in_order        whether blocks run in the order of their numbers, as those need that take turns
     """
     library = build(source, entry, defines, extra_includes)
     function = ctypes.CDLL(str(library)).fla_emulate
@@ -196,7 +197,7 @@ def launch(source, entry, defines, grid, threads, shared_bytes, params, *,
     message = ctypes.create_string_buffer(16384)
     call = _Launch(
         _three(grid), _three(threads), shared_bytes, aligned, ctypes.sizeof(params), seed,
-        (_Buffer * max(len(named), 1))(*named), len(named), timeout, ctypes.cast(message, ctypes.c_char_p), len(message),
+        (_Buffer * max(len(named), 1))(*named), len(named), timeout, in_order, ctypes.cast(message, ctypes.c_char_p), len(message),
     )
     if function(ctypes.byref(call)) != 0:
         raise EmulatorError(f"seed {seed}: " + _with_lines(message.value.decode(errors="replace"), library))
