@@ -17,7 +17,8 @@ struct AttentionForward {
 typedef TYPE T;
 constexpr int K = KEY_TILE, V = VALUE_TILE, KEYS = KEY_ROWS, ROWS = 64 * GROUPS;
 constexpr int CONSUMERS = 128 * GROUPS, THREADS = CONSUMERS + 128; // registers change hands between groups of four warps
-constexpr int REGISTERS = 65536 / THREADS / MIN_BLOCKS / 8 * 8 < 255 ? 65536 / THREADS / MIN_BLOCKS / 8 * 8 : 255;
+constexpr int REGISTERS = 65536 / THREADS / MIN_BLOCKS / 8 * 8; // of a thread at the launch
+static_assert(PRODUCER_REGISTERS + GROUPS * CONSUMER_REGISTERS <= (1 + GROUPS) * REGISTERS, "or they would wait for them forever");
 
 typedef AttentionTile<ROWS, KEYS> Tile;
 typedef SharedTile<T, ROWS, K> QueryTile;
