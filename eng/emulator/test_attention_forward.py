@@ -211,6 +211,14 @@ class AttentionForwardTests(unittest.TestCase):
         self.check(Case(0, 0, 64, 64, H=2, offsets=PACKED), hopper(64, 64, 64, groups=2))
         self.check(Case(0, 0, 64, 64, H=2, offsets=PACKED, causal=False), hopper(64, 64, 64))
 
+    def test_hopper_next_sequence_is_not_finite(self):
+        case = Case(0, 0, 64, 64, offsets=([0, 40, 200], [0, 70, 230]), causal=False)
+        expected, _ = case.run(hopper(64, 64, 64, groups=2))
+        case.bits[1][:, 70:], case.bits[2][:, 70:] = 0x7FFF, 0x7FFF
+        actual, _ = case.run(hopper(64, 64, 64, groups=2))
+        self.assertTrue(np.array_equal(actual[:, :40], expected[:, :40]))
+        self.assertTrue(np.isnan(actual[:, 40:]).all())
+
     def test_hopper_options(self):
         for options in OPTIONS:
             with self.subTest(options):

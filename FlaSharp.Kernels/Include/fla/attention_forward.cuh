@@ -17,6 +17,17 @@ struct AttentionCall {
     int tiles;          // blocks in all
 };
 
+// The first and the next tile of a block of threads, of as many as run at once. Those that got the longest one of a round get the
+// shortest one of the next, where lengths fall throughout.
+struct AttentionTurn {
+    int round = 0;
+
+    __device__ __forceinline__ int tile(const AttentionCall& call) const {
+        bool back = round % 2 && call.tiles == call.blocks * call.section;
+        return round * gridDim.x + (back ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+    }
+};
+
 // A block of ROWS queries of one head with its tiles of KEYS keys. Those with the most keys come first in a section.
 template <int ROWS, int KEYS> struct AttentionTile {
     int line, head;
