@@ -1,8 +1,8 @@
-// Softmax attention, forward, on Hopper: a block works on the queries of one head, a group of four warps on 64 of them, and a warp
-// of its own brings boxes of keys and values.
+// Softmax attention, forward, on Hopper: a block works on the queries of one head, a group of four warps on 64 of them, and a
+// warp of its own brings boxes of keys and values.
 //
-// As Dao et al. 2022 (arXiv:2205.14135), key tile after key tile, and Shah et al. 2024 (arXiv:2407.08608): while a group turns the
-// scores of a tile into weights, its product of the last tile's weights and values runs, and then the products of the other groups.
+// As Dao et al. 2022 (arXiv:2205.14135), key tile after key tile, and Shah et al. 2024 (arXiv:2407.08608): while a group turns
+// the scores of a tile into weights, its product of the last tile's weights and values runs, and then those of the other groups.
 #include "fla/attention_forward.cuh"
 #include "fla/tma.cuh"
 #include "fla/wgmma.cuh"
@@ -18,7 +18,7 @@ typedef TYPE T;
 constexpr int K = KEY_TILE, V = VALUE_TILE, KEYS = KEY_ROWS, ROWS = 64 * GROUPS;
 constexpr int CONSUMERS = 128 * GROUPS, THREADS = CONSUMERS + 128; // registers change hands between groups of four warps
 constexpr int REGISTERS = 65536 / THREADS / MIN_BLOCKS / 8 * 8; // of a thread at the launch
-static_assert(PRODUCER_REGISTERS + GROUPS * CONSUMER_REGISTERS <= (1 + GROUPS) * REGISTERS, "or they would wait for them forever");
+static_assert(PRODUCER_REGISTERS + GROUPS * CONSUMER_REGISTERS <= (1 + GROUPS) * REGISTERS, "or they would wait forever");
 
 typedef AttentionTile<ROWS, KEYS> Tile;
 typedef SharedTile<T, ROWS, K> QueryTile;

@@ -30,7 +30,9 @@ public sealed class TmaTests
         var whole = Codes(7, 251, batch, time, heads, size + 8).to(bfloat16).cuda();
         var z = full(2 * rows, cols, float.NaN, bfloat16, device: CUDA);
         var columns = Math.Min(64, cols);
-        var swizzle = columns == 64 ? TensorMapSwizzle.Bytes128 : columns == 32 ? TensorMapSwizzle.Bytes64 : TensorMapSwizzle.Bytes32;
+        var swizzle = columns == 64 ? TensorMapSwizzle.Bytes128
+            : columns == 32 ? TensorMapSwizzle.Bytes64
+            : TensorMapSwizzle.Bytes32;
         for (var b = 0; b < batch; b++)
         {
             var first = 3 * b;
