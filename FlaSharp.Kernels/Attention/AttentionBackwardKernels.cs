@@ -186,9 +186,9 @@ internal sealed class AttentionBackwardKernels
         AttentionProblem problem, AttentionBackwardTile tile, in AttentionBackwardParameters.Backward call)
     {
         TensorMap QueryMap(TensorView view, int size, int columns) => AttentionForwardKernels.Map(
-            problem, view, problem.Queries, problem.QueryTime, problem.Heads, size, columns, tile.QueryRows);
+            problem, view, problem.QueryTime, problem.Heads, size, columns, tile.QueryRows);
         TensorMap KeyMap(TensorView view, int size, int columns) => AttentionForwardKernels.Map(
-            problem, view, problem.Keys, problem.KeyTime, problem.KvHeads, size, columns, tile.KeyRows);
+            problem, view, problem.KeyTime, problem.KvHeads, size, columns, tile.KeyRows);
         return new()
         {
             Q = QueryMap(call.Q, problem.KeySize, tile.Keys),

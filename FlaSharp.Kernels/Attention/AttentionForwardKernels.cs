@@ -40,7 +40,8 @@ internal sealed class AttentionForwardKernels
         }
         (int keys, int values, ElementType element, bool hasOptions, int vector)[] cases =
         [
-            (32, 32, BFloat16, true, 1), (64, 64, Float16, true, 2), (128, 128, BFloat16, false, 8), (128, 128, BFloat16, true, 1),
+            (32, 32, BFloat16, true, 1), (64, 64, Float16, true, 2),
+            (128, 128, BFloat16, false, 8), (128, 128, BFloat16, true, 1),
             (256, 256, BFloat16, false, 8), (256, 256, BFloat16, true, 1), (256, 256, Float16, true, 8),
         ];
         foreach (var (keys, values, element, hasOptions, vector) in cases)
@@ -70,9 +71,9 @@ internal sealed class AttentionForwardKernels
             var blocks = Math.Min(call.Tiles, AttentionTile.HopperBlocks * problem.Device.Info.MultiprocessorCount);
             Launch(problem.Device, Variant(tile, MostVector), blocks, new AttentionParameters.HopperForward
             {
-                Q = Map(problem, q, problem.Queries, problem.QueryTime, problem.Heads, problem.KeySize, tile.Keys, tile.QueryRows),
-                K = Map(problem, k, problem.Keys, problem.KeyTime, problem.KvHeads, problem.KeySize, tile.Keys, tile.KeyRows),
-                V = Map(problem, v, problem.Keys, problem.KeyTime, problem.KvHeads, problem.ValueSize, tile.Values, tile.KeyRows),
+                Q = Map(problem, q, problem.QueryTime, problem.Heads, problem.KeySize, tile.Keys, tile.QueryRows),
+                K = Map(problem, k, problem.KeyTime, problem.KvHeads, problem.KeySize, tile.Keys, tile.KeyRows),
+                V = Map(problem, v, problem.KeyTime, problem.KvHeads, problem.ValueSize, tile.Values, tile.KeyRows),
                 Call = call,
             });
             return;
@@ -92,7 +93,7 @@ internal sealed class AttentionForwardKernels
         where TParameters : unmanaged =>
         KernelLibrary.Get(device, variant).Launch((uint)blocks, 1, 1, LaunchStream.Current, parameters);
 
-    /// <summary>Whether Hopper's copy engine can bring the inputs, and rows of the output are written in whole 16 bytes.</summary>
+    /// <summary>Whether Hopper's copy engine can bring the inputs, and the output takes whole 16 bytes.</summary>
     private static bool FitsHopper(AttentionProblem problem, TensorView q, TensorView k, TensorView v, TensorView o)
     {
         bool IsAligned(TensorView view) => view.Multiples(problem.Element) % MostVector == 0;
@@ -105,7 +106,7 @@ internal sealed class AttentionForwardKernels
     {
         var blocks = (problem.Queries.Length + tile.QueryRows - 1) / tile.QueryRows;
         var lines = checked(problem.Queries.Count * problem.Heads);
-        // Blocks that read the same keys and values run while these are in the L2 cache, of which queries and outputs take a part.
+        // Blocks that read the same keys and values run while these are in the L2 cache.
         var lineBytes = Math.Max(1, (long)problem.Keys.Length * (problem.KeySize + problem.ValueSize) * problem.Element.Bytes());
         var section = Math.Max(1, problem.Device.Info.L2Bytes / 8L * 5 / lineBytes) * (problem.Heads / problem.KvHeads);
         return new()
@@ -120,14 +121,13 @@ internal sealed class AttentionForwardKernels
         };
     }
 
-    internal static TensorMap Map(AttentionProblem problem, TensorView view, SequenceLayout sequences, int time, int heads, int size,
-        int tile, int rows)
+    internal static TensorMap Map(AttentionProblem problem, TensorView view, int time, int heads, int size, int tile, int rows)
     {
         ulong Stride(long elements) => (ulong)(Math.Max(elements, MostVector) * problem.Element.Bytes());
         var columns = Math.Min(BoxColumns, tile);
         return TensorMap.Tiled(
             problem.Element == ElementType.BFloat16 ? TensorMapType.BFloat16 : TensorMapType.Float16, view.Data,
-            [(ulong)size, (ulong)heads, (ulong)time, sequences.Offsets == 0 ? (ulong)sequences.Count : 1],
+            [(ulong)size, (ulong)heads, (ulong)time, problem.Queries.Offsets == 0 ? (ulong)problem.Queries.Count : 1],
             [Stride(view.Head), Stride(view.Time), Stride(view.Batch)], [(uint)columns, 1, (uint)rows, 1],
             columns == BoxColumns ? TensorMapSwizzle.Bytes128 : TensorMapSwizzle.Bytes64);
     }

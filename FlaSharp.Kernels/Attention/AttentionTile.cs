@@ -27,7 +27,7 @@ internal sealed record AttentionTile(int Keys, int Values, ElementType Element, 
     /// <summary>Queries of a block.</summary>
     public int QueryRows => UsesHopper ? GroupRows * Groups : WarpRows * PortableWarps;
 
-    /// <summary>KEY_ROWS: keys that it works on together. What a thread holds of their scores takes the registers that the output leaves.</summary>
+    /// <summary>KEY_ROWS: keys that it works on together, as many as the output leaves registers for their scores.</summary>
     public int KeyRows => (UsesHopper, Math.Max(Keys, Values) <= 128, HasOptions) switch
     {
         (true, true, _) => 128,

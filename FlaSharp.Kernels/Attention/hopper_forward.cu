@@ -1,8 +1,8 @@
-// Softmax attention, forward, on Hopper: a block works on the queries of one head, a group of four warps on 64 of them, and a warp
-// of its own brings boxes of keys and values.
+// Softmax attention, forward, on Hopper: a block works on the queries of one head, a group of four warps on 64 of them, and a
+// warp of its own brings boxes of keys and values.
 //
-// As Dao et al. 2022 (arXiv:2205.14135), key tile after key tile, and Shah et al. 2024 (arXiv:2407.08608): while a group turns the
-// scores of a tile into weights, its product of the last tile's weights and values runs, and then the products of the other groups.
+// As Dao et al. 2022 (arXiv:2205.14135), key tile after key tile, and Shah et al. 2024 (arXiv:2407.08608): while a group turns
+// the scores of a tile into weights, its product of the last tile's weights and values runs, and then those of the other groups.
 #include "fla/attention_forward.cuh"
 #include "fla/tma.cuh"
 #include "fla/wgmma.cuh"
@@ -17,7 +17,8 @@ struct AttentionForward {
 typedef TYPE T;
 constexpr int K = KEY_TILE, V = VALUE_TILE, KEYS = KEY_ROWS, ROWS = 64 * GROUPS;
 constexpr int CONSUMERS = 128 * GROUPS, THREADS = CONSUMERS + 128; // registers change hands between groups of four warps
-constexpr int REGISTERS = 65536 / THREADS / MIN_BLOCKS / 8 * 8 < 255 ? 65536 / THREADS / MIN_BLOCKS / 8 * 8 : 255;
+constexpr int REGISTERS = 65536 / THREADS / MIN_BLOCKS / 8 * 8; // of a thread at the launch
+static_assert(PRODUCER_REGISTERS + GROUPS * CONSUMER_REGISTERS <= (1 + GROUPS) * REGISTERS, "or they would wait forever");
 
 typedef AttentionTile<ROWS, KEYS> Tile;
 typedef SharedTile<T, ROWS, K> QueryTile;
@@ -61,8 +62,8 @@ static_assert(QueryTile::BYTES + STAGES * (KeyTile::BYTES + ValueTile::BYTES) + 
 __device__ __forceinline__ void produce(const AttentionForward& p, const Memory& memory) {
     prefetch_map(p.q), prefetch_map(p.k), prefetch_map(p.v);
     int n = 0, queries = 0;
-    for (int t = blockIdx.x; t < p.call.tiles; t += gridDim.x) {
-        Tile tile(p.call, t);
+    for (AttentionTurn turn; turn.tile(p.call) < p.call.tiles; turn.round++) {
+        Tile tile(p.call, turn.tile(p.call));
         if (tile.count == 0) continue;
         int head = tile.head / p.call.shape.group, first = (int)tile.sequence.keys.start, batch = (int)tile.sequence.keys.batch;
         auto load_values = [&](int n, int i) {
@@ -82,6 +83,15 @@ __device__ __forceinline__ void produce(const AttentionForward& p, const Memory&
         }
         load_values(n - 1, tile.count - 1);
     }
+}
+
+// The values of the next sequence, which weigh 0: that would not hide those that are not finite. By all consumers.
+__device__ __forceinline__ void clear_rows(const ValueTile& tile, int first) {
+    constexpr int PIECES = V / 8;
+    for (int i = first * PIECES + threadIdx.x; i < KEYS * PIECES; i += CONSUMERS)
+        shared_store(tile.at(i / PIECES, i % PIECES * 8), make_uint4(0, 0, 0, 0));
+    fence_for_products();
+    barrier_wait(1 + GROUPS, CONSUMERS);
 }
 
 __device__ __forceinline__ void consume(const AttentionForward& p, const Memory& memory, int warp) {
@@ -113,8 +123,8 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
         commit_products();
     };
 
-    for (int t = blockIdx.x; t < p.call.tiles; t += gridDim.x) {
-        Tile tile(p.call, t);
+    for (AttentionTurn turn; turn.tile(p.call) < p.call.tiles; turn.round++) {
+        Tile tile(p.call, turn.tile(p.call));
         if (!tile.exists()) continue;
         Range open = tile.sequence.seen_by_all(p.call.shape, tile.block);
         AttentionRows<OPTIONS> rows(p.call.shape, tile.head, tile.block.first + warp * 16 + lane / 4, lane);
@@ -130,6 +140,10 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
             memory.key_empty(n).arrive_warp();
             rows.weigh(scores, p.call.shape, tile, open, tile.key(0));
             pack_weights<T>(weights, scores);
+            if (p.call.shape.keys.offsets && tile.key(0) + KEYS > tile.sequence.keys.length) {
+                memory.value_full(n).wait(n / STAGES);
+                clear_rows(memory.value(n), tile.sequence.keys.length - tile.key(0));
+            }
             n++;
             for (int i = 1; i < tile.count; i++, n++) {
                 take_turn();

@@ -1,5 +1,5 @@
-// Softmax attention, forward, on any GPU: a block works on the queries of one head, a warp on 16 of them, with the weights and the
-// output in registers, key tile after key tile as Dao 2023 (arXiv:2307.08691). The next tile comes meanwhile.
+// Softmax attention, forward, on any GPU: a block works on the queries of one head, a warp on 16 of them, with the weights and
+// the output in registers, key tile after key tile as Dao 2023 (arXiv:2307.08691). The next tile comes meanwhile.
 #include "fla/attention_forward.cuh"
 
 using namespace fla;

@@ -1,4 +1,4 @@
-// What the forward kernels of softmax attention share: the blocks that they work on, and rows of weights from first score to output.
+// What the forward kernels of softmax attention share: the blocks that they work on, and rows from first score to output.
 #pragma once
 #include "fla/attention.cuh"
 #include "fla/quad.cuh"
@@ -15,6 +15,17 @@ struct AttentionCall {
     int blocks;         // of the longest sequence's queries
     int section;        // heads of sequences whose blocks follow one another: their keys and values fit into the L2 cache
     int tiles;          // blocks in all
+};
+
+// The first and the next tile of a block of threads, of as many as run at once. Those that got the longest one of a round get the
+// shortest one of the next, where lengths fall throughout.
+struct AttentionTurn {
+    int round = 0;
+
+    __device__ __forceinline__ int tile(const AttentionCall& call) const {
+        bool back = round % 2 && call.tiles == call.blocks * call.section;
+        return round * gridDim.x + (back ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+    }
 };
 
 // A block of ROWS queries of one head with its tiles of KEYS keys. Those with the most keys come first in a section.
@@ -51,8 +62,8 @@ private:
     }
 };
 
-// A thread's part of two rows of scores, `query` and the eighth after it, as mma_m16n8k16 leaves them. What is kept of a row is the
-// sum of its weights, and outside of this their products with the values, by a power of two that follows the largest score.
+// A thread's part of two rows of scores, `query` and the eighth after it, as mma_m16n8k16 leaves them. What is kept of a row is
+// the sum of its weights, and elsewhere their products with the values, by a power of two that follows the largest score.
 template <bool HAS_OPTIONS> struct AttentionRows {
     static constexpr float SLACK = 8; // by how much scores may exceed that power before it follows
 
@@ -62,7 +73,8 @@ template <bool HAS_OPTIONS> struct AttentionRows {
     float decay[2];       // by what the products so far are to be multiplied
 
     __device__ __forceinline__ AttentionRows(const AttentionShape& shape, int head, int query, int lane)
-        : query(query), lane(lane), factor(HAS_OPTIONS ? 1.f : AttentionScore(shape, head).factor), top{hidden(), hidden()}, sum{} {
+        : query(query), lane(lane), factor(HAS_OPTIONS ? 1.f : AttentionScore(shape, head).factor), top{hidden(), hidden()},
+          sum{} {
         if (HAS_OPTIONS && shape.sinks) {
             float sink = LOG2E * shape.sinks[head];
             top[0] = top[1] = sink;
@@ -72,7 +84,8 @@ template <bool HAS_OPTIONS> struct AttentionRows {
 
     // Turns products with the keys from `key` on into weights. Whether some thread of the warp has a `decay` other than 1.
     template <class Tile, int N>
-    __device__ __forceinline__ bool weigh(float (&scores)[N][4], const AttentionShape& shape, const Tile& tile, Range open, int key) {
+    __device__ __forceinline__ bool weigh(float (&scores)[N][4], const AttentionShape& shape, const Tile& tile, Range open,
+                                          int key) {
         int col = key + lane % 4 * 2;
         if constexpr (HAS_OPTIONS) cap(scores, shape, tile, col);
         if (key < open.first || key + N * 8 > open.end) hide(scores, shape, tile, col);

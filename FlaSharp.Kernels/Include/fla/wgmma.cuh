@@ -29,8 +29,8 @@ template <int PENDING, class... Sums> __device__ __forceinline__ void wait_produ
     (pin(sums), ...);
 }
 
-// d += a b, or d = a b without `add`, with d [64 x N] and b [16 x N], an operand's transpose, of numbers of type T. A warp holds 16 rows
-// of d and of a, blocks of 8 columns as those of mma_m16n8k16. TRANSPOSED tells how the operands in shared memory lie.
+// d += a b, or d = a b without `add`, with d [64 x N] and b [16 x N], an operand's transpose, of numbers of type T. A warp holds
+// 16 rows of d and of a, blocks of 8 columns as those of mma_m16n8k16. TRANSPOSED tells how the operands in shared memory lie.
 #define FLA_SUMS_1(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
 #define FLA_SUMS_2(n) FLA_SUMS_1(n), FLA_SUMS_1(n + 1)
 #define FLA_SUMS_4(n) FLA_SUMS_2(n), FLA_SUMS_2(n + 2)
@@ -40,34 +40,35 @@ template <int PENDING, class... Sums> __device__ __forceinline__ void wait_produ
 #define FLA_SUMS_22(n) FLA_SUMS_16(n), FLA_SUMS_4(n + 16), FLA_SUMS_2(n + 20)
 #define FLA_SUMS_32(n) FLA_SUMS_16(n), FLA_SUMS_16(n + 16)
 #define FLA_PRODUCT_OF(COLUMNS, TYPE, D, OPERANDS, ADD) \
-    "{ .reg .pred p; setp.ne.b32 p, " ADD ", 0; wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k16.f32." TYPE "." TYPE " {" D "}, " OPERANDS "; }"
+    "{ .reg .pred p; setp.ne.b32 p, " ADD ", 0; "                                                                                \
+    "wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k16.f32." TYPE "." TYPE " {" D "}, " OPERANDS "; }"
 // COLUMNS of d, as blocks of 8; the names of its registers, and of the operands that follow.
-#define FLA_PRODUCT(COLUMNS, BLOCKS, D, N0, N1, N2, N3, N4, N5, N6)                                                                \
-    template <int A_TRANSPOSED, int B_TRANSPOSED, class T = bf16>                                                                  \
-    __device__ __forceinline__ void product(float (&d)[BLOCKS][4], u64 a, u64 b, bool add = true) {                                \
-        if constexpr (same<T, bf16>())                                                                                             \
-            asm volatile(FLA_PRODUCT_OF(COLUMNS, "bf16", D, N0 ", " N1 ", p, 1, 1, " N2 ", " N3, N4)                               \
-                         : FLA_SUMS_##BLOCKS(0)                                                                                    \
-                         : "l"(a), "l"(b), "n"(A_TRANSPOSED), "n"(B_TRANSPOSED), "r"((int)add)                                     \
-                         : "memory");                                                                                              \
-        else                                                                                                                       \
-            asm volatile(FLA_PRODUCT_OF(COLUMNS, "f16", D, N0 ", " N1 ", p, 1, 1, " N2 ", " N3, N4)                                \
-                         : FLA_SUMS_##BLOCKS(0)                                                                                    \
-                         : "l"(a), "l"(b), "n"(A_TRANSPOSED), "n"(B_TRANSPOSED), "r"((int)add)                                     \
-                         : "memory");                                                                                              \
-    }                                                                                                                              \
-    template <int B_TRANSPOSED, class T = bf16>                                                                                    \
-    __device__ __forceinline__ void product(float (&d)[BLOCKS][4], const u32 (&a)[4], u64 b, bool add = true) {                    \
-        if constexpr (same<T, bf16>())                                                                                             \
-            asm volatile(FLA_PRODUCT_OF(COLUMNS, "bf16", D, "{" N0 ", " N1 ", " N2 ", " N3 "}, " N4 ", p, 1, 1, " N5, N6)          \
-                         : FLA_SUMS_##BLOCKS(0)                                                                                    \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(B_TRANSPOSED), "r"((int)add)                    \
-                         : "memory");                                                                                              \
-        else                                                                                                                       \
-            asm volatile(FLA_PRODUCT_OF(COLUMNS, "f16", D, "{" N0 ", " N1 ", " N2 ", " N3 "}, " N4 ", p, 1, 1, " N5, N6)           \
-                         : FLA_SUMS_##BLOCKS(0)                                                                                    \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(B_TRANSPOSED), "r"((int)add)                    \
-                         : "memory");                                                                                              \
+#define FLA_PRODUCT(COLUMNS, BLOCKS, D, N0, N1, N2, N3, N4, N5, N6)                                                              \
+    template <int A_TRANSPOSED, int B_TRANSPOSED, class T = bf16>                                                                \
+    __device__ __forceinline__ void product(float (&d)[BLOCKS][4], u64 a, u64 b, bool add = true) {                              \
+        if constexpr (same<T, bf16>())                                                                                           \
+            asm volatile(FLA_PRODUCT_OF(COLUMNS, "bf16", D, N0 ", " N1 ", p, 1, 1, " N2 ", " N3, N4)                             \
+                         : FLA_SUMS_##BLOCKS(0)                                                                                  \
+                         : "l"(a), "l"(b), "n"(A_TRANSPOSED), "n"(B_TRANSPOSED), "r"((int)add)                                   \
+                         : "memory");                                                                                            \
+        else                                                                                                                     \
+            asm volatile(FLA_PRODUCT_OF(COLUMNS, "f16", D, N0 ", " N1 ", p, 1, 1, " N2 ", " N3, N4)                              \
+                         : FLA_SUMS_##BLOCKS(0)                                                                                  \
+                         : "l"(a), "l"(b), "n"(A_TRANSPOSED), "n"(B_TRANSPOSED), "r"((int)add)                                   \
+                         : "memory");                                                                                            \
+    }                                                                                                                            \
+    template <int B_TRANSPOSED, class T = bf16>                                                                                  \
+    __device__ __forceinline__ void product(float (&d)[BLOCKS][4], const u32 (&a)[4], u64 b, bool add = true) {                  \
+        if constexpr (same<T, bf16>())                                                                                           \
+            asm volatile(FLA_PRODUCT_OF(COLUMNS, "bf16", D, "{" N0 ", " N1 ", " N2 ", " N3 "}, " N4 ", p, 1, 1, " N5, N6)        \
+                         : FLA_SUMS_##BLOCKS(0)                                                                                  \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(B_TRANSPOSED), "r"((int)add)                  \
+                         : "memory");                                                                                            \
+        else                                                                                                                     \
+            asm volatile(FLA_PRODUCT_OF(COLUMNS, "f16", D, "{" N0 ", " N1 ", " N2 ", " N3 "}, " N4 ", p, 1, 1, " N5, N6)         \
+                         : FLA_SUMS_##BLOCKS(0)                                                                                  \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(B_TRANSPOSED), "r"((int)add)                  \
+                         : "memory");                                                                                            \
     }
 #define FLA_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define FLA_NAMES_32 FLA_NAMES_16 ", " \

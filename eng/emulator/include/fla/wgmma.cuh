@@ -91,12 +91,14 @@ template <int PENDING, class... Sums> __forceinline__ void wait_products(Sums&..
     });
 }
 
-template <int BLOCKS> constexpr bool is_product = BLOCKS == 4 || BLOCKS == 8 || BLOCKS == 10 || BLOCKS == 16 || BLOCKS == 22 || BLOCKS == 32;
+template <int BLOCKS>
+constexpr bool is_product = BLOCKS == 4 || BLOCKS == 8 || BLOCKS == 10 || BLOCKS == 16 || BLOCKS == 22 || BLOCKS == 32;
 
 template <int A_TRANSPOSED, int B_TRANSPOSED, class T = bf16, int BLOCKS>
 __forceinline__ void product(float (&d)[BLOCKS][4], u64 a, u64 b, bool add = true) {
     static_assert(is_product<BLOCKS>);
-    emulator::collective<ProductInput, int>("product", 0, ~0u, {d, nullptr, a, b, add}, start_product<T, BLOCKS, A_TRANSPOSED, B_TRANSPOSED>);
+    emulator::collective<ProductInput, int>(
+        "product", 0, ~0u, {d, nullptr, a, b, add}, start_product<T, BLOCKS, A_TRANSPOSED, B_TRANSPOSED>);
 }
 template <int B_TRANSPOSED, class T = bf16, int BLOCKS>
 __forceinline__ void product(float (&d)[BLOCKS][4], const u32 (&a)[4], u64 b, bool add = true) {
