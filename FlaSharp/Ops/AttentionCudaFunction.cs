@@ -82,7 +82,7 @@ internal sealed class AttentionCudaFunction : FlaFunction
         var (q, k, v) = (given[Q]!, given[K]!, given[V]!);
         var (output, logSumExp) = (saved[Output]!, saved[LogSumExp]!);
         var (queryOffsets, keyOffsets, device) = (saved[QueryOffsets], saved[KeyOffsets], q.device);
-        var gradient = gradOutput.DenseRows();
+        var gradient = gradOutput.DenseRowsApart();
 
         var (dq, dk, dv) = (Scratch.Dense(q, q.dtype), Scratch.Dense(k, k.dtype), Scratch.Dense(v, v.dtype));
         var dSinks = saved.NeedsGrad[Sinks] ? Scratch.Empty([q.Size(2)], device: device) : null;
@@ -102,8 +102,8 @@ internal sealed class AttentionCudaFunction : FlaFunction
     /// <summary>As the kernels take them.</summary>
     private static Tensor?[] Given(Tensor?[] inputs) =>
     [
-        inputs[Q]!.DenseRows(), inputs[K]!.DenseRows(), inputs[V]!.DenseRows(), inputs[Sinks]?.DenseFloat32(),
-        inputs[AlibiSlopes]?.Dense(),
+        inputs[Q]!.DenseRowsApart(), inputs[K]!.DenseRowsApart(), inputs[V]!.DenseRowsApart(),
+        inputs[Sinks]?.DenseFloat32(), inputs[AlibiSlopes]?.Dense(),
     ];
 
     private AttentionProblem Problem(Tensor?[] given, Tensor? queryOffsets, Tensor? keyOffsets)
