@@ -16,7 +16,8 @@ internal static class KernelTensor
         tensor.Size(3) == 1 || tensor.Stride(3) == 1 ? tensor : tensor.contiguous();
 
     /// <summary>
-    /// As <see cref="DenseRows(Tensor)"/>, and a copy where a dimension is expanded, too: Hopper's copy engine knows no stride of 0.
+    /// As <see cref="DenseRows(Tensor)"/>, and a copy where a dimension is expanded, too: Hopper's copy engine knows no stride
+    /// of 0.
     /// </summary>
     public static Tensor DenseRowsApart(this Tensor tensor)
     {
