@@ -49,8 +49,8 @@ public sealed class DoctorTests
             ["FlaSharp ", "GPU ", "driver ", "TorchSharp ", "libtorch ", "NVRTC ", "kernel cache ", "strict ", "operations on"];
         foreach (var start in starts)
             Assert.Contains(lines, line => line.StartsWith(start, StringComparison.Ordinal));
-        Assert.Contains("  Attention        torch     There is no kernel for it on such a device.", lines);
-        Assert.Contains("  Ssd              cpu-simd  A kernel for the CPU.", lines);
+        Assert.Contains("  Attention              torch     There is no kernel for it on such a device.", lines);
+        Assert.Contains("  Ssd                    cpu-simd  A kernel for the CPU.", lines);
         Assert.Equal(report.ToString(), Doctor.Report(CPU));
     }
 

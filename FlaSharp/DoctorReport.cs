@@ -49,8 +49,10 @@ public sealed record DoctorReport
         Add("kernel cache", Cache);
         Add("strict", Strict ? "yes" : "no");
         text.Append($"\noperations on {Device}\n");
+        var width = Operations.Select(operation => operation.Operation.Length).DefaultIfEmpty().Max();
         foreach (var operation in Operations)
-            text.Append($"  {operation.Operation,-16} {operation.Path,-9} {Indented(operation.Reason, 29)}\n");
+            text.Append(
+                $"  {operation.Operation.PadRight(width)} {operation.Path,-9} {Indented(operation.Reason, width + 13)}\n");
         return text.ToString();
 
         void Add(string name, string value) => text.Append($"{name,-13} {Indented(value, 14)}\n");

@@ -19,6 +19,12 @@ internal sealed record AttentionProblem
     /// <summary>The sequences of keys, as many; their length is Tk.</summary>
     public required SequenceLayout Keys { get; init; }
 
+    /// <summary>Tokens of a batch row of q and o: Tq, or those of all packed sequences.</summary>
+    public required int QueryTime { get; init; }
+
+    /// <summary>Tokens of a batch row of k and v.</summary>
+    public required int KeyTime { get; init; }
+
     /// <summary>H.</summary>
     public required int Heads { get; init; }
 
@@ -56,4 +62,8 @@ internal sealed record AttentionProblem
 
     /// <summary>float32 [H]: slope times distance to the aligned key is subtracted from a score; 0 for none.</summary>
     public nint AlibiSlopes { get; init; }
+
+    /// <summary>Whether it is more than the softmax of scaled products of the keys that a query sees.</summary>
+    public bool HasOptions =>
+        !(Scale > 0) || Window > 0 || Softcap > 0 || Dropout > 0 || Sinks != 0 || AlibiSlopes != 0;
 }

@@ -16,8 +16,8 @@ internal static class KernelCatalog
     [
         GlaChunkKernels.Variants, GlaSmallKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants,
         RmsNormKernels.Variants, CausalConvKernels.Variants, SelectiveScanKernels.Variants,
-        SsdChunkKernels.Variants, SsdRecurrenceKernel.Variants, RotaryKernels.Variants, AttentionDecodeKernels.Variants,
-        AttentionAppendKernels.Variants,
+        SsdChunkKernels.Variants, SsdRecurrenceKernel.Variants, RotaryKernels.Variants, AttentionForwardKernels.Variants,
+        AttentionBackwardKernels.Variants, AttentionDecodeKernels.Variants, AttentionAppendKernels.Variants,
     ];
 
     public static IEnumerable<KernelVariant> AllVariants(CompilerTarget target) =>

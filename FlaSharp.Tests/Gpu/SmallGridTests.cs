@@ -12,6 +12,7 @@ namespace FlaSharp.Tests.Gpu;
 public sealed class SmallGridTests
 {
     private static readonly int[] s_offsets = [0, 17, 17, 100, 130];
+    private static readonly long[] s_longOffsets = Array.ConvertAll(s_offsets, offset => (long)offset);
 
     [GpuTheory]
     [InlineData(7, 13, ScalarType.BFloat16)]
@@ -37,6 +38,30 @@ public sealed class SmallGridTests
         var shape = new GlaCase { T = 130, K = keySize, V = valueSize, Dtype = dtype };
         shape.Check(null, LinearAttentionMode.FusedRecurrent);
         (shape with { KvHeads = 1, Offsets = s_offsets }).Check(null, LinearAttentionMode.FusedRecurrent);
+    }
+
+    [GpuTheory]
+    [InlineData(16, 16, ScalarType.BFloat16)]
+    [InlineData(59, 40, ScalarType.BFloat16)]
+    [InlineData(64, 64, ScalarType.Float16)]
+    [InlineData(96, 96, ScalarType.BFloat16)]
+    [InlineData(128, 128, ScalarType.BFloat16)]
+    [InlineData(192, 128, ScalarType.BFloat16)]
+    [InlineData(256, 256, ScalarType.BFloat16)]
+    public void Softmax_attention(int keySize, int valueSize, ScalarType dtype)
+    {
+        foreach (var portable in new[] { false, true })
+        {
+            var shape = new AttentionCase { K = keySize, V = valueSize, Dtype = dtype, Portable = portable };
+            shape.Check();
+            (shape with { Queries = 70, H = 4, KvHeads = 2, Keys = 200, Causal = false, HasSinks = true, Softcap = 5 }).Check();
+            (shape with { KvHeads = 1, Offsets = s_longOffsets, Window = 20, HasSlopes = true }).Check();
+
+            using var scope = NewDisposeScope();
+            var dropped = shape with { Dropout = 0.2 };
+            foreach (var (name, result) in dropped.Run(dropped.Inputs()))
+                Assert.True(result.isfinite().all().ToBoolean(), name);
+        }
     }
 
     [GpuTheory]
@@ -68,10 +93,9 @@ public sealed class SmallGridTests
     [InlineData(19, 9, ScalarType.BFloat16)]
     public void Convolutions(int channels, int width, ScalarType dtype)
     {
-        long[] offsets = Array.ConvertAll(s_offsets, offset => (long)offset);
         CausalConvKernelTests.Check(CausalConvKernelTests.Inputs(2, 130, channels, width, dtype), silu: true, null);
         CausalConvKernelTests.Check(
-            CausalConvKernelTests.Inputs(4, 130, channels, width, dtype, packed: true), silu: false, offsets);
+            CausalConvKernelTests.Inputs(4, 130, channels, width, dtype, packed: true), silu: false, s_longOffsets);
 
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
@@ -87,12 +111,11 @@ public sealed class SmallGridTests
     [InlineData(24, 40, 2, ScalarType.BFloat16)]
     public void Selective_scans(int channels, int states, int groups, ScalarType dtype)
     {
-        long[] offsets = Array.ConvertAll(s_offsets, offset => (long)offset);
         SelectiveScanKernelTests.Check(
             SelectiveScanKernelTests.Inputs(1, 130, channels, states, groups), segments: 1, dtype: dtype);
         foreach (var segments in new[] { 2, 3 }) // narrow and wide
             SelectiveScanKernelTests.Check(SelectiveScanKernelTests.Inputs(4, 130, channels, states, groups, packed: true),
-                softplus: true, offsets, segments, dtype);
+                softplus: true, s_longOffsets, segments, dtype);
 
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();

@@ -47,5 +47,24 @@ public sealed class KernelTensorTests
     }
 
     [Fact]
+    public void Expanded_dimensions_are_copied_where_rows_must_lie_apart()
+    {
+        using var scope = NewDisposeScope();
+        var x = randn(2, 1, 3, 4);
+        Assert.Same(x, x.DenseRowsApart()); // a dimension of one element has no stride
+        Assert.Same(x, x.DenseRows());
+        var part = x.transpose(1, 2)[.., .., .., ..2];
+        Assert.Same(part, part.DenseRowsApart());
+        foreach (var expanded in new[]
+            { x.expand(-1, 5, -1, -1), x[.., .., ..1].expand(-1, -1, 3, -1), x[..1].expand(6, -1, -1, -1) })
+        {
+            Assert.Same(expanded, expanded.DenseRows());
+            var dense = expanded.DenseRowsApart();
+            Assert.True(dense.is_contiguous());
+            Assert.True(dense.equal(expanded).all().ToBoolean());
+        }
+    }
+
+    [Fact]
     public void Nothing_stays_nothing() => Assert.Null(((Tensor?)null).DenseRows(out _));
 }

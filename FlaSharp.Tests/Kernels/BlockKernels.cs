@@ -41,6 +41,7 @@ internal static class BlockKernels
         WarpgroupProducts(256, 64, inRegisters: true, false, false),
         WarpgroupProducts(64, 16, inRegisters: false, leftTransposed: true, false),
         StoredMatrices,
+        CopiedTiles(80, 128),
     ];
 
     /// <summary>Some of each.</summary>
@@ -76,6 +77,9 @@ internal static class BlockKernels
     public static KernelVariant Pipeline(string entry, int stages) => Variant("pipeline", entry, 160, $"STAGES={stages}");
 
     public static KernelVariant MbarrierPhases => Variant("mbarrier", "mbarrier_phases", 160);
+
+    public static KernelVariant CopiedTiles(int rows, int cols) =>
+        Variant("tma", "copied_tiles", 128, $"TILE_ROWS={rows}", $"TILE_COLS={cols}");
 
     public static KernelVariant Numbers(string entry, ElementType type) => Variant("numbers", entry, 256, Type(type));
 

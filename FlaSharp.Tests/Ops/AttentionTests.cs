@@ -329,6 +329,157 @@ public sealed class AttentionTests
         }, iter: 25, threads: 1);
 
     [Fact]
+    public void The_logarithm_of_the_sums_is_returned_beside_the_output()
+    {
+        manual_seed(16);
+        long[] queries = [0, 0, 5, 70, 90], keys = [0, 3, 8, 50, 50]; // empty queries, fewer keys than queries, empty keys
+        foreach (var isPacked in new[] { false, true })
+            foreach (var (causal, window, softcap, withSinks, withSlopes) in new (bool, int?, double?, bool, bool)[]
+                { (true, null, null, false, false), (false, null, null, true, false), (true, 7, 3.0, true, true) })
+            {
+                using var scope = NewDisposeScope();
+                var (batch, packed) = (isPacked ? 1 : 3, isPacked ? tensor(queries) : null);
+                var inputs = Inputs(batch, 90, 50, 4, 2, 16, 8);
+                var (sinks, slopes) = (withSinks ? randn(4) : null, withSlopes ? tensor(s_slopes) : null);
+                var (output, logSumExp) = FlaOps.AttentionWithLogSumExp(inputs[0], inputs[1], inputs[2], causal, null, window,
+                    packed, isPacked ? tensor(keys) : null, softcap, sinks, slopes);
+                var naive = new NaiveAttention
+                {
+                    Causal = causal,
+                    Window = window,
+                    Softcap = softcap,
+                    OffsetsQ = isPacked ? queries : null,
+                    OffsetsK = keys,
+                };
+                var wide = Array.ConvertAll(inputs, input => input.to(float64));
+                Compare.Close(output, naive.Run(wide[0], wide[1], wide[2], sinks, slopes), OutputLimit, "output");
+                var expected = naive.LogSumExp(wide[0], wide[1], sinks, slopes);
+                var seen = expected.isfinite();
+                Assert.Equal(ScalarType.Float32, logSumExp.dtype);
+                Assert.Equal([batch, 4, 90], logSumExp.shape);
+                Assert.Equal(withSinks, seen.all().ToBoolean());
+                Assert.True(logSumExp[~seen].isneginf().all().ToBoolean());
+                Compare.Close(logSumExp[seen], expected[seen], OutputLimit, "logarithms");
+            }
+    }
+
+    [Fact]
+    public void Parts_of_the_keys_are_joined_by_their_sums()
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(17);
+        var inputs = Inputs(2, 20, 60, 4, 2, 16, 8);
+        OpCheck.Agrees(
+            i => FlaOps.Attention(i[0], i[1], i[2], causal: false),
+            i => new NaiveAttention { Causal = false }.Run(i[0], i[1], i[2]), inputs, OutputLimit, GradientLimit, "whole");
+        var (first, second) = (Part(0, 23), Part(23, 37));
+        var weights = stack([first.logSumExp, second.logSumExp]).softmax(0).transpose(2, 3).unsqueeze(-1); // [2, B, Tq, H, 1]
+        Compare.Close(weights[0] * first.output + weights[1] * second.output,
+            FlaOps.Attention(inputs[0], inputs[1], inputs[2], causal: false), OutputLimit, "joined");
+
+        (Tensor output, Tensor logSumExp) Part(long start, long length) => FlaOps.AttentionWithLogSumExp(
+            inputs[0], inputs[1].narrow(1, start, length), inputs[2].narrow(1, start, length), causal: false);
+    }
+
+    [Fact]
+    public void Gradients_flow_through_the_output_alone()
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(18);
+        var inputs = Inputs(1, 20, 20, 2, 2, 8, 8);
+        OpCheck.Agrees(
+            i => FlaOps.AttentionWithLogSumExp(i[0], i[1], i[2]).output,
+            i => new NaiveAttention().Run(i[0], i[1], i[2]), inputs, OutputLimit, GradientLimit, "beside the sums");
+        inputs[0].requires_grad_();
+        Assert.False(FlaOps.AttentionWithLogSumExp(inputs[0], inputs[1], inputs[2]).logSumExp.requires_grad);
+    }
+
+    [Fact]
+    public void A_plan_says_what_computes_it_and_why()
+    {
+        using var scope = NewDisposeScope();
+        var inputs = Inputs(1, 20, 30, 2, 2, 8, 8);
+        var (q, k, v) = (inputs[0], inputs[1], inputs[2]);
+        Assert.Equal(
+            new OperationPath("Attention", FlaOps.TorchPath, "There is no kernel for it on such a device. So libtorch's kernel."),
+            FlaOps.PlanAttention(q, k, v, causal: false));
+        Assert.Contains("as many queries as keys, not 20 and 30.", FlaOps.PlanAttention(q, k, v).Reason,
+            StringComparison.Ordinal);
+        Assert.Contains("has no window.", FlaOps.PlanAttention(q, k, v, window: 9).Reason, StringComparison.Ordinal);
+        Assert.Contains("block by block", FlaOps.PlanAttention(q, k, v, window: 9).Reason, StringComparison.Ordinal);
+        Assert.DoesNotContain("window", FlaOps.PlanAttention(q, k, v, window: 30).Reason, StringComparison.Ordinal);
+        Assert.Equal("Asked for: libtorch's kernel.",
+            FlaOps.PlanAttention(q, k, v, causal: false, backend: AttentionBackend.Torch).Reason);
+    }
+
+    [Fact]
+    public void Libtorch_computes_what_it_knows()
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(19);
+        OpCheck.Agrees(
+            i => FlaOps.Attention(i[0], i[1], i[2], backend: AttentionBackend.Torch),
+            i => new NaiveAttention().Run(i[0], i[1], i[2]), Inputs(2, 40, 40, 4, 2, 16, 8), OutputLimit, GradientLimit,
+            "libtorch");
+    }
+
+    [Fact]
+    public void A_backend_that_does_not_take_the_call_says_why()
+    {
+        using var scope = NewDisposeScope();
+        var inputs = Inputs(1, 20, 30, 4, 2, 8, 8);
+        var (q, k, v) = (inputs[0], inputs[1], inputs[2]);
+        const string Torch = "AttentionBackend.Torch does not take this call: libtorch's ";
+        const string Instead = " Use AttentionBackend.Auto.";
+        Refused("AttentionBackend.FlaSharp does not take this call: There is no kernel for it on such a device." + Instead,
+            () => FlaOps.Attention(q, k, v, backend: AttentionBackend.FlaSharp));
+        Refused(Torch + "causal mask takes as many queries as keys, not 20 and 30." + Instead,
+            () => FlaOps.Attention(q, k, v, backend: AttentionBackend.Torch));
+        Refused(Torch + "kernel has no window." + Instead,
+            () => FlaOps.Attention(q, k, v, window: 3, backend: AttentionBackend.Torch));
+        Refused(Torch + "kernel has no softcap." + Instead,
+            () => FlaOps.Attention(q, k, v, softcap: 3, backend: AttentionBackend.Torch));
+        Refused(Torch + "kernel has no dropout." + Instead,
+            () => FlaOps.Attention(q, k, v, dropout: 0.5, backend: AttentionBackend.Torch));
+        Refused(Torch + "kernel has no sinks." + Instead,
+            () => FlaOps.Attention(q, k, v, sinks: ones(4), backend: AttentionBackend.Torch));
+        Refused(Torch + "kernel has no ALiBi slopes." + Instead,
+            () => FlaOps.Attention(q, k, v, alibiSlopes: ones(4), backend: AttentionBackend.Torch));
+        Refused(Torch + "kernel has no logarithms of the sums." + Instead,
+            () => FlaOps.AttentionWithLogSumExp(q, k, v, causal: false, backend: AttentionBackend.Torch));
+        Refused(Torch + "kernel takes no queries without keys." + Instead,
+            () => FlaOps.Attention(q, k, v, false, cuSeqlensQ: tensor(new long[] { 0, 9, 20 }),
+                cuSeqlensK: tensor(new long[] { 0, 0, 30 }), backend: AttentionBackend.Torch));
+        Refused(Torch + "kernel has no window." + Instead,
+            () => FlaOps.PlanAttention(q, k, v, window: 3, backend: AttentionBackend.Torch));
+        var unknown = Assert.Throws<ArgumentOutOfRangeException>("backend",
+            () => FlaOps.Attention(q, k, v, backend: (AttentionBackend)7));
+        Assert.Equal((AttentionBackend)7, unknown.ActualValue);
+
+        static void Refused(string message, Func<object> call) =>
+            Assert.Equal(message, Assert.Throws<NotSupportedException>(call).Message);
+    }
+
+    [Fact]
+    public void Messages_hold_the_values_that_were_given()
+    {
+        using var scope = NewDisposeScope();
+        var (q, k, v) = (ones(2, 5, 4, 8), ones(2, 6, 2, 8), ones(2, 6, 2, 3));
+        Says("[2, 6, 2, 7]", () => FlaOps.Attention(q, ones(2, 6, 2, 7), v));
+        Says("Hkv = 3, must divide the heads of q, H = 4", () => FlaOps.Attention(q, ones(2, 6, 3, 8), ones(2, 6, 3, 8)));
+        Says("but is Float16", () => FlaOps.Attention(q, k.to(float16), v));
+        Says("but is NaN", () => FlaOps.Attention(q, k, v, scale: double.NaN));
+        Says("Actual value was -2", () => FlaOps.Attention(q, k, v, window: -2));
+        Says("Actual value was -0.5", () => FlaOps.Attention(q, k, v, softcap: -0.5));
+        Says("Actual value was 1.5", () => FlaOps.Attention(q, k, v, dropout: 1.5));
+        Says("q has 5 tokens and k has 6", () =>
+            FlaOps.Attention(q[..1], k[..1], v[..1], cuSeqlensQ: tensor(new long[] { 0, 2, 5 })));
+
+        static void Says(string part, Func<object> call) =>
+            Assert.Contains(part, Assert.ThrowsAny<ArgumentException>(call).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Bad_input_is_named()
     {
         using var scope = NewDisposeScope();

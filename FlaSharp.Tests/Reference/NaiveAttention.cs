@@ -19,33 +19,51 @@ public sealed record NaiveAttention
     public long[]? OffsetsK { get; init; }
 
     /// <summary>q [B, Tq, H, K], k [B, Tk, Hkv, K], v [B, Tk, Hkv, V], sinks [H]?, slopes [H]? -> [B, Tq, H, V].</summary>
-    public Tensor Run(Tensor q, Tensor k, Tensor v, Tensor? sinks = null, Tensor? slopes = null)
-    {
-        if (OffsetsQ is not null)
-        {
-            var offsetsK = OffsetsK ?? OffsetsQ;
-            var whole = this with { OffsetsQ = null, OffsetsK = null };
-            return cat([.. Enumerable.Range(0, OffsetsQ.Length - 1).Select(s => whole.Run(
-                q.narrow(1, OffsetsQ[s], OffsetsQ[s + 1] - OffsetsQ[s]),
-                k.narrow(1, offsetsK[s], offsetsK[s + 1] - offsetsK[s]),
-                v.narrow(1, offsetsK[s], offsetsK[s + 1] - offsetsK[s]), sinks, slopes))], 1);
-        }
+    public Tensor Run(Tensor q, Tensor k, Tensor v, Tensor? sinks = null, Tensor? slopes = null) => OverSequences(1, q, k, v,
+        (q, k, v) => OverHeads(2, q, k, (q, k, h, kvHead) => Head(q, k, v!.select(2, kvHead), sinks?[h], slopes?[h])));
 
-        var members = q.size(2) / k.size(2);
-        return stack([.. Enumerable.Range(0, (int)q.size(2)).Select(h => Head(
-            q.select(2, h), k.select(2, h / members), v.select(2, h / members), sinks?[h], slopes?[h]))], 2);
+    /// <summary>The logarithms of the sums of exponentials, [B, H, Tq]; -inf where no key is seen.</summary>
+    public Tensor LogSumExp(Tensor q, Tensor k, Tensor? sinks = null, Tensor? slopes = null) => OverSequences(2, q, k, null,
+        (q, k, _) => OverHeads(1, q, k, (q, k, h, _) => Scores(q, k, sinks?[h], slopes?[h]).logsumexp(-1)));
+
+    private Tensor OverSequences(int time, Tensor q, Tensor k, Tensor? v, Func<Tensor, Tensor, Tensor?, Tensor> run)
+    {
+        if (OffsetsQ is null)
+            return run(q, k, v);
+        var offsetsK = OffsetsK ?? OffsetsQ;
+        Tensor Part(Tensor x, long[] offsets, int s) => x.narrow(1, offsets[s], offsets[s + 1] - offsets[s]);
+        return cat([.. Enumerable.Range(0, OffsetsQ.Length - 1)
+            .Select(s => run(Part(q, OffsetsQ, s), Part(k, offsetsK, s), v is null ? null : Part(v, offsetsK, s)))], time);
+    }
+
+    private static Tensor OverHeads(int dimension, Tensor q, Tensor k, Func<Tensor, Tensor, int, int, Tensor> run)
+    {
+        var members = (int)(q.size(2) / k.size(2));
+        return stack([.. Enumerable.Range(0, (int)q.size(2))
+            .Select(h => run(q.select(2, h), k.select(2, h / members), h, h / members))], dimension);
     }
 
     /// <summary>q [B, Tq, K], k [B, Tk, K], v [B, Tk, V] -> [B, Tq, V].</summary>
     private Tensor Head(Tensor q, Tensor k, Tensor v, Tensor? sink, Tensor? slope)
     {
-        var (queries, keys) = (q.size(1), k.size(1));
-        if (keys == 0)
+        if (k.size(1) == 0)
             return q.sum(-1, keepdim: true).expand(-1, -1, v.size(2)) * 0;
+        var scores = Scores(q, k, sink, slope);
+        if (sink is not null)
+            v = cat([v, zeros_like(v.sum(1, keepdim: true))], 1);
+        var weights = exp(scores - scores.amax([-1], keepdim: true).detach().nan_to_num(neginf: 0)); // -inf: no key is seen
+        var sum = weights.sum(-1, keepdim: true);
+        return matmul(weights, v) / (sum + (sum == 0).to(sum.dtype));
+    }
+
+    /// <summary>[B, Tq, Tk], -inf where a key is not seen; the sink's are a last column.</summary>
+    private Tensor Scores(Tensor q, Tensor k, Tensor? sink, Tensor? slope)
+    {
+        var (queries, keys) = (q.size(1), k.size(1));
         var scores = matmul(q, k.transpose(1, 2)) * (Scale ?? 1 / Math.Sqrt(q.size(2)));
         if (Softcap is { } cap)
             scores = tanh(scores / cap) * cap;
-        var distance = arange(queries).unsqueeze(1) + (keys - queries) - arange(keys);
+        var distance = arange(queries, device: q.device).unsqueeze(1) + (keys - queries) - arange(keys, device: q.device);
         if (slope is not null)
             scores = scores - slope * distance.abs();
         var seen = ones_like(distance).to(@bool);
@@ -53,16 +71,7 @@ public sealed record NaiveAttention
             seen = seen & (distance >= 0);
         if (Window is { } window)
             seen = seen & (distance < window);
-
-        if (sink is not null)
-        {
-            scores = cat([scores, sink.expand(scores.size(0), queries, 1)], -1);
-            v = cat([v, zeros_like(v.sum(1, keepdim: true))], 1);
-            seen = cat([seen, ones(queries, 1, dtype: @bool)], -1);
-        }
         scores = scores.masked_fill(~seen, double.NegativeInfinity);
-        var weights = exp(scores - scores.amax([-1], keepdim: true).detach().nan_to_num(neginf: 0)); // -inf: no key is seen
-        var sum = weights.sum(-1, keepdim: true);
-        return matmul(weights, v) / (sum + (sum == 0).to(sum.dtype));
+        return sink is null ? scores : cat([scores, sink.expand(scores.size(0), queries, 1)], -1);
     }
 }

@@ -18,6 +18,7 @@ public sealed class BenchmarkCommandTests
     [InlineData("kernels rows --ops sort", "--ops sort: choose of conv1d, gated_norm, norm_of_gated, norm, add_norm.")]
     [InlineData("kernels rows --shape 8", "--shape 8: use T,E, whole numbers of at least 1.")]
     [InlineData("kernels scan --shapes 1,2,3", "--shapes 1,2,3: use B,E,T,N, whole numbers of at least 1.")]
+    [InlineData("kernels attention --shapes 1,2,3,4;5", "--shapes 5: use B,T,H,D, whole numbers of at least 1.")]
     [InlineData("kernels --dtype fp8", "--dtype fp8: choose fp32, bf16, fp16.")]
     [InlineData("kernels --iterations 5", "--iterations 5: use a whole number of at least 20.")]
     [InlineData("kernels --device tpu", "--device tpu: use cpu, cuda or cuda:N.")]
@@ -162,9 +163,27 @@ public sealed class BenchmarkCommandTests
         JsonArray rows = JsonNode.Parse(File.ReadAllText(folder.File("scan.json")))!["rows"]!.AsArray();
         Assert.Equal(["1,24,20,4", "2,8,3,1"], rows.Select(row => (string?)row!["shape"]));
         Assert.All(rows, row => Assert.Equal("cpu-simd", (string?)row!["takes"]));
+        Assert.All(rows, row => Assert.Null(row!["way"])); // there is one
         Assert.Equal(6 / (double)rows[0]!["forward_backward_ms"]!["median"]!, (double)rows[0]!["forward_backward_ratio"]!, 9);
         Assert.Equal(11.0 / 4, (double)rows[0]!["forward_backward_floor_ms"]! / (double)rows[0]!["forward_floor_ms"]!, 9);
         Assert.Null(rows[1]!["forward_ratio"]);
+    }
+
+    [Fact]
+    public void Attention_is_measured_on_each_backend_of_the_device()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder.File("peers.json"), """{ "sdpa_flash|B1_T20_H2_D4": { "fwd_ms": 2, "fwdbwd_ms": 6 } }""");
+        (int code, _, string error) = Run(folder,
+            $"kernels attention --shapes 1,20,2,4 --peers peers.json --json attention.json {Quick}");
+        Assert.Equal((0, ""), (code, error));
+        JsonNode row =
+            Assert.Single(JsonNode.Parse(File.ReadAllText(folder.File("attention.json")))!["rows"]!.AsArray())!;
+        Assert.Equal(("Torch", "torch", "sdpa_flash"), ((string?)row["way"], (string?)row["takes"], (string?)row["peer"]));
+        double forward = (double)row["forward_ms"]!["median"]!;
+        Assert.Equal(2 / forward, (double)row["forward_ratio"]!, 9);
+        Assert.Equal(2 * 20 * 20 * 2 * 4 / forward / 1e9, (double)row["forward_tflops"]!, 9);
+        Assert.Equal(3, (double)row["forward_backward_floor_ms"]! / (double)row["forward_floor_ms"]!, 9);
     }
 
     [Fact]
@@ -178,7 +197,7 @@ public sealed class BenchmarkCommandTests
             ["GatedLinearAttention Auto", "GatedLinearAttention Chunk", "GatedLinearAttention FusedChunk",
                 "GatedLinearAttention FusedRecurrent", "Mamba", "Mamba2", "SoftmaxAttention"],
             rows.Select(row => (string?)row!["layer"]));
-        Assert.Equal(["cpu-simd", "cpu-simd"], rows.Skip(4).Take(2).Select(row => (string?)row!["takes"]));
+        Assert.Equal(["cpu-simd", "cpu-simd", "torch"], rows.Skip(4).Select(row => (string?)row!["takes"]));
         Assert.All(rows, row => Assert.Null(row!["published_rtx3090_ms"])); // of the issue's sizes alone
     }
 

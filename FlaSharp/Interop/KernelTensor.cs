@@ -16,6 +16,18 @@ internal static class KernelTensor
         tensor.Size(3) == 1 || tensor.Stride(3) == 1 ? tensor : tensor.contiguous();
 
     /// <summary>
+    /// As <see cref="DenseRows(Tensor)"/>, and a copy where a dimension is expanded, too: Hopper's copy engine knows no stride
+    /// of 0.
+    /// </summary>
+    public static Tensor DenseRowsApart(this Tensor tensor)
+    {
+        for (var d = 0; d < 3; d++)
+            if (tensor.Size(d) > 1 && tensor.Stride(d) == 0)
+                return tensor.contiguous();
+        return tensor.DenseRows();
+    }
+
+    /// <summary>
     /// The tensor [..., D] itself if it is a matrix of dense, evenly spaced rows [D], as a part of a wider one is; otherwise a
     /// copy in the caller's dispose scope. Null for null.
     /// </summary>

@@ -1,6 +1,6 @@
 namespace FlaSharp.Ops;
 
-/// <summary>How scores become weights: see <see cref="FlaOps.Attention"/>.</summary>
+/// <summary>How scores become weights, and what is returned: see <see cref="FlaOps.Attention"/>.</summary>
 internal sealed record AttentionOptions
 {
     public required bool Causal { get; init; }
@@ -13,4 +13,10 @@ internal sealed record AttentionOptions
     public double? Softcap { get; init; }
 
     public double Dropout { get; init; }
+
+    public bool HasSinks { get; init; }
+
+    public bool HasAlibiSlopes { get; init; }
+
+    public bool ReturnsLogSumExp { get; init; }
 }

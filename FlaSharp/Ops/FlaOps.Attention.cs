@@ -1,4 +1,5 @@
 using FlaSharp.Interop;
+using FlaSharp.Kernels.Runtime;
 using FlaSharp.Ops.Reference;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -29,31 +30,129 @@ public static partial class FlaOps
     /// Probability that an attention weight is set to 0; the others grow by 1 / (1 - dropout). Drawn from TorchSharp's global
     /// generator, so <c>torch.manual_seed</c> makes it repeatable. Always applied if not 0: pass 0 when not training.
     /// </param>
+    /// <param name="backend">
+    /// What computes it; <see cref="PlanAttention"/> says what <see cref="AttentionBackend.Auto"/> takes.
+    /// </param>
     /// <returns>[B, Tq, H, V], in the dtype of <paramref name="v"/>.</returns>
     /// <exception cref="ArgumentException">A shape, dtype, device or option does not fit.</exception>
+    /// <exception cref="NotSupportedException">The backend does not take the call; or its CUDA kernels cannot run, and
+    /// <see cref="CudaKernels.Strict"/> is set.</exception>
     /// <remarks>
-    /// Runs on libtorch's scaled_dot_product_attention where it knows all the options. Otherwise block by block over the queries
-    /// with the keys that a block sees, so that memory grows with the window and not with Tq * Tk; Dao et al., FlashAttention (2022).
+    /// On a GPU kernels of this library compute it in bfloat16 and float16 with K and V up to 256, and gradients repeat bit by
+    /// bit. All else, float32 on a GPU as well, runs on libtorch's scaled_dot_product_attention where it knows all the options.
+    /// Otherwise block by block over the queries with the keys that a block sees, so that memory grows with the window and not
+    /// with Tq * Tk; Dao et al., FlashAttention (2022).
     /// </remarks>
     public static Tensor Attention(Tensor q, Tensor k, Tensor v, bool causal = true, double? scale = null,
         int? window = null, Tensor? cuSeqlensQ = null, Tensor? cuSeqlensK = null, double? softcap = null,
-        Tensor? sinks = null, Tensor? alibiSlopes = null, double dropout = 0.0)
+        Tensor? sinks = null, Tensor? alibiSlopes = null, double dropout = 0.0,
+        AttentionBackend backend = AttentionBackend.Auto)
+    {
+        var (sequences, options) = CheckAttention(
+            q, k, v, causal, scale, window, cuSeqlensQ, cuSeqlensK, softcap, sinks, alibiSlopes, dropout);
+        return RunAttention(nameof(Attention), q, k, v, sinks, alibiSlopes, sequences, options, backend).output;
+    }
+
+    /// <summary>
+    /// <see cref="Attention"/>, and the logarithm of each query's sum of exponentials: with it attention over parts of the keys
+    /// is joined, weighted by the parts' sums.
+    /// </summary>
+    /// <param name="q">As in <see cref="Attention"/>, here and below.</param>
+    /// <param name="k">Keys.</param>
+    /// <param name="v">Values.</param>
+    /// <param name="causal">Whether later keys are hidden.</param>
+    /// <param name="scale">Of the products.</param>
+    /// <param name="window">How many keys a query sees.</param>
+    /// <param name="cuSeqlensQ">Packed queries.</param>
+    /// <param name="cuSeqlensK">Packed keys.</param>
+    /// <param name="softcap">A bound of the scores.</param>
+    /// <param name="sinks">They take part in the sums.</param>
+    /// <param name="alibiSlopes">Slopes.</param>
+    /// <param name="dropout">It changes the output, not the sums.</param>
+    /// <param name="backend">What computes it. libtorch's kernel does not tell the sums.</param>
+    /// <returns>
+    /// The output, and float32 [B, H, Tq], the logarithm of the sum of exp(score) over the keys that a query sees, and its sink;
+    /// -inf where it sees none. Gradients flow through the output alone.
+    /// </returns>
+    /// <exception cref="ArgumentException">A shape, dtype, device or option does not fit.</exception>
+    /// <exception cref="NotSupportedException">The backend does not take the call; or its CUDA kernels cannot run, and
+    /// <see cref="CudaKernels.Strict"/> is set.</exception>
+    public static (Tensor output, Tensor logSumExp) AttentionWithLogSumExp(Tensor q, Tensor k, Tensor v, bool causal = true,
+        double? scale = null, int? window = null, Tensor? cuSeqlensQ = null, Tensor? cuSeqlensK = null, double? softcap = null,
+        Tensor? sinks = null, Tensor? alibiSlopes = null, double dropout = 0.0,
+        AttentionBackend backend = AttentionBackend.Auto)
+    {
+        var (sequences, options) = CheckAttention(
+            q, k, v, causal, scale, window, cuSeqlensQ, cuSeqlensK, softcap, sinks, alibiSlopes, dropout);
+        var (output, logSumExp) = RunAttention(nameof(AttentionWithLogSumExp), q, k, v, sinks, alibiSlopes, sequences,
+            options with { ReturnsLogSumExp = true }, backend);
+        return (output, logSumExp!);
+    }
+
+    /// <summary>
+    /// How <see cref="Attention"/> runs for such inputs: what <see cref="AttentionBackend.Auto"/> takes and why.
+    /// </summary>
+    /// <param name="q">
+    /// As in <see cref="Attention"/>, here and below: device, sizes, dtype, and whether a gradient is recorded.
+    /// </param>
+    /// <param name="k">Keys.</param>
+    /// <param name="v">Values.</param>
+    /// <param name="causal">Whether later keys are hidden.</param>
+    /// <param name="window">How many keys a query sees.</param>
+    /// <param name="cuSeqlensQ">Packed queries.</param>
+    /// <param name="cuSeqlensK">Packed keys.</param>
+    /// <param name="softcap">A bound of the scores.</param>
+    /// <param name="sinks">Sinks.</param>
+    /// <param name="alibiSlopes">Slopes.</param>
+    /// <param name="dropout">Dropout.</param>
+    /// <param name="backend">The backend that <see cref="Attention"/> is called with.</param>
+    /// <exception cref="ArgumentException">A shape, dtype, device or option does not fit.</exception>
+    /// <exception cref="NotSupportedException">The backend does not take the call.</exception>
+    public static OperationPath PlanAttention(Tensor q, Tensor k, Tensor v, bool causal = true, int? window = null,
+        Tensor? cuSeqlensQ = null, Tensor? cuSeqlensK = null, double? softcap = null, Tensor? sinks = null,
+        Tensor? alibiSlopes = null, double dropout = 0.0, AttentionBackend backend = AttentionBackend.Auto)
+    {
+        var (sequences, options) = CheckAttention(
+            q, k, v, causal, null, window, cuSeqlensQ, cuSeqlensK, softcap, sinks, alibiSlopes, dropout);
+        var plan = AttentionPlan.Of(q, v.Size(3), sequences, options, is_grad_enabled() && HasGradient(q, k, v, sinks), backend);
+        return new OperationPath(nameof(Attention), plan.Name, plan.Reason);
+    }
+
+    private static (Tensor output, Tensor? logSumExp) RunAttention(string operation, Tensor q, Tensor k, Tensor v, Tensor? sinks,
+        Tensor? alibiSlopes, AttentionSequences sequences, AttentionOptions options, AttentionBackend backend)
+    {
+        var plan = AttentionPlan.Of(q, v.Size(3), sequences, options, is_grad_enabled() && HasGradient(q, k, v, sinks), backend);
+        if (plan.Missing is not null)
+            CudaRuntime.FallBack(operation, plan.Missing);
+        switch (plan.Path)
+        {
+            case AttentionPath.Kernels:
+                return AttentionCudaFunction.Run(q, k, v, sinks, alibiSlopes, sequences, options);
+            case AttentionPath.Libtorch:
+                return (LibtorchAttention.Run(q, k, v, sequences.Segments, options.Causal, options.Scale), null);
+            default:
+                var blocks = new BlockAttention(options, sequences.Segments);
+                var output = blocks.Run(q, k, v, sinks, alibiSlopes)[0]!;
+                return (output, blocks.LogSumExp);
+        }
+    }
+
+    private static (AttentionSequences, AttentionOptions) CheckAttention(Tensor q, Tensor k, Tensor v, bool causal, double? scale,
+        int? window, Tensor? cuSeqlensQ, Tensor? cuSeqlensK, double? softcap, Tensor? sinks, Tensor? alibiSlopes, double dropout)
     {
         CheckAttentionInput(q, k, v, sinks, alibiSlopes);
         CheckAttentionOptions(causal, scale, window, softcap, dropout);
-        var segments = AttentionSegment.Of(q, k, cuSeqlensQ, cuSeqlensK);
-        var options = new AttentionOptions
+        var sequences = AttentionSequences.Of(q, k, cuSeqlensQ, cuSeqlensK);
+        return (sequences, new AttentionOptions
         {
             Causal = causal,
-            Scale = scale ?? 1 / Math.Sqrt(q.size(3)),
-            Window = window is { } w && w < segments.Max(segment => segment.Keys) ? w : null,
+            Scale = scale ?? 1 / Math.Sqrt(q.Size(3)),
+            Window = window < sequences.Keys.MaxLength ? window : null,
             Softcap = softcap,
             Dropout = dropout,
-        };
-        var isPlain = options is { Window: null, Softcap: null, Dropout: 0 } && sinks is null && alibiSlopes is null;
-        return isPlain && segments.All(segment => LibtorchAttention.Knows(segment, causal))
-            ? LibtorchAttention.Run(q, k, v, segments, causal, options.Scale)
-            : new BlockAttention(options, segments).Run(q, k, v, sinks, alibiSlopes)[0]!;
+            HasSinks = sinks is not null,
+            HasAlibiSlopes = alibiSlopes is not null,
+        });
     }
 
     private static void CheckAttentionInput(Tensor q, Tensor k, Tensor v, Tensor? sinks, Tensor? alibiSlopes)

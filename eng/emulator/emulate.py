@@ -36,7 +36,7 @@ class _Launch(ctypes.Structure):
         ("grid", ctypes.c_uint32 * 3), ("threads", ctypes.c_uint32 * 3), ("shared_bytes", ctypes.c_uint64),
         ("params", ctypes.c_void_p), ("params_bytes", ctypes.c_uint64), ("seed", ctypes.c_uint64),
         ("buffers", ctypes.POINTER(_Buffer)), ("buffer_count", ctypes.c_uint64), ("timeout", ctypes.c_double),
-        ("message", ctypes.c_char_p), ("message_bytes", ctypes.c_uint64),
+        ("in_order", ctypes.c_uint32), ("message", ctypes.c_char_p), ("message_bytes", ctypes.c_uint64),
     ]
 
 
@@ -57,6 +57,20 @@ def view(array):
     if array.ndim != 4 or array.strides[3] != array.itemsize:
         raise ValueError(f"An array [B, T, H, D] with dense rows is needed, not {array.shape} with strides {array.strides}.")
     return TensorView(array.ctypes.data, *(stride // array.itemsize for stride in array.strides[:3]))
+
+
+class TensorMap(ctypes.Structure):
+    """fla::TensorMap, as the emulator has it."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("strides", ctypes.c_int64 * 4), ("sizes", ctypes.c_int * 4), ("columns", ctypes.c_int),
+                ("rows", ctypes.c_int), ("unused", ctypes.c_uint64 * 8)]
+
+
+def tensor_map(array, columns, rows):
+    """The TensorMap of an array [B, T, H, D] of 16-bit numbers, for boxes of so many columns and rows."""
+    order = (3, 2, 1, 0)
+    return TensorMap(array.ctypes.data, (ctypes.c_int64 * 4)(*(array.strides[i] // array.itemsize for i in order)),
+                     (ctypes.c_int * 4)(*(array.shape[i] for i in order)), columns, rows)
 
 
 def to_bf16(values):
@@ -162,7 +176,7 @@ def _three(size):
 
 
 def launch(source, entry, defines, grid, threads, shared_bytes, params, *,
-           extra_includes=(), seed=0, buffers=None, timeout=120.0):
+           extra_includes=(), seed=0, buffers=None, timeout=120.0, in_order=False):
     """Runs a kernel to its end.
 
     source, entry   the file (or text) and the kernel's name in C++, which may have template arguments
@@ -172,14 +186,18 @@ def launch(source, entry, defines, grid, threads, shared_bytes, params, *,
     seed            of the order in which lanes, warps and blocks run, and of when background copies happen
     buffers         arrays by name that copies in the background may read; None to let them read anything
     timeout         in seconds
+    in_order        whether blocks run in the order of their numbers, as those need that take turns
     """
     library = build(source, entry, defines, extra_includes)
     function = ctypes.CDLL(str(library)).fla_emulate
     named = [_Buffer(name.encode(), array.ctypes.data, array.nbytes) for name, array in (buffers or {}).items()]
+    room = (ctypes.c_char * (ctypes.sizeof(params) + 64))()
+    aligned = -(-ctypes.addressof(room) // 64) * 64  # as tensor maps want it
+    ctypes.memmove(aligned, ctypes.addressof(params), ctypes.sizeof(params))
     message = ctypes.create_string_buffer(16384)
     call = _Launch(
-        _three(grid), _three(threads), shared_bytes, ctypes.addressof(params), ctypes.sizeof(params), seed,
-        (_Buffer * max(len(named), 1))(*named), len(named), timeout, ctypes.cast(message, ctypes.c_char_p), len(message),
+        _three(grid), _three(threads), shared_bytes, aligned, ctypes.sizeof(params), seed,
+        (_Buffer * max(len(named), 1))(*named), len(named), timeout, in_order, ctypes.cast(message, ctypes.c_char_p), len(message),
     )
     if function(ctypes.byref(call)) != 0:
         raise EmulatorError(f"seed {seed}: " + _with_lines(message.value.decode(errors="replace"), library))

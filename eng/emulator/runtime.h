@@ -97,6 +97,7 @@ struct Launch {
     const Buffer* buffers;
     u64 buffer_count;
     double timeout;
+    u32 in_order; // whether blocks run in that of their numbers
     char* message;
     u64 message_bytes;
 };
@@ -734,7 +735,7 @@ inline int run(const char* kernel, void (*body)(), const Launch& launch) {
     std::vector<u64> order(blocks);
     std::iota(order.begin(), order.end(), 0);
     Random random(launch.seed);
-    for (u64 i = blocks; i > 1; i--) std::swap(order[i - 1], order[random.next() % i]);
+    for (u64 i = launch.in_order ? 0 : blocks; i > 1; i--) std::swap(order[i - 1], order[random.next() % i]);
     for (u64 block : order) {
         blockIdx = {(u32)(block % gridDim.x), (u32)(block / gridDim.x % gridDim.y), (u32)(block / gridDim.x / gridDim.y)};
         run_block(block);

@@ -315,6 +315,27 @@ class MbarrierTests(unittest.TestCase):
                 np.testing.assert_array_equal(z, (1000 * n + producers).sum(1)[:, None] + consumers)
 
 
+class TmaTests(unittest.TestCase):
+    class Parameters(ctypes.Structure):
+        """TmaTest of Blocks/tma.cu."""
+
+        _fields_ = [("map", emulate.TensorMap), ("z", ctypes.c_void_p), *((name, ctypes.c_int) for name in ("head", "time", "batch")),
+                    ("unused", ctypes.c_int * 11)]
+
+    def test_tiles(self):
+        for rows, cols, size in ((64, 64, 64), (128, 256, 200), (64, 32, 32), (8, 16, 16)):
+            time = 3 * rows // 2 + 3
+            whole = emulate.guarded(bf16(codes(2, time, 3, size + 8, modulus=251)))
+            z = emulate.guarded(bf16(nans(2 * rows, cols)))
+            part = whole[..., :size]
+            parameters = self.Parameters(emulate.tensor_map(part, min(64, cols), rows), z.ctypes.data, 1, 3, 1)
+            emulate.launch(SOURCES / "Blocks" / "tma.cu", "copied_tiles", {"TILE_ROWS": rows, "TILE_COLS": cols}, 1, 128, SHARED_BYTES,
+                           parameters, extra_includes=[SOURCES])
+            expected = np.zeros((2 * rows, cols), np.float32)
+            expected[:time - 3, :size] = from_bf16(part[1, 3:, 1])[:2 * rows]
+            np.testing.assert_array_equal(from_bf16(z), expected)
+
+
 class NumberTests(unittest.TestCase):
     def test_functions(self):
         nan, inf = np.nan, np.inf

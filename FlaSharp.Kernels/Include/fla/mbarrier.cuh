@@ -15,6 +15,11 @@ struct Mbarrier {
     __device__ __forceinline__ void arrive() const {
         asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(address) : "memory");
     }
+    // Arrives, and lets the phase end only after so many bytes of copies by copy_box.
+    __device__ __forceinline__ void arrive_expecting(u32 bytes) const {
+        asm volatile("{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(address), "r"(bytes)
+                     : "memory");
+    }
     // One arrival for the warp, with what all of its threads wrote.
     __device__ __forceinline__ void arrive_warp() const {
         __syncwarp();

@@ -21,8 +21,8 @@ template <int ROWS, int COLS> struct FloatTile {
     static __device__ __forceinline__ int key(int row) { return row & (PIECES < 8 ? PIECES - 1 : 7); }
 };
 
-// Fragment is what an operand is in a warp's registers.
-template <int ROWS, int COLS, int WARPS, class Fragment = u32[4]> struct WarpTile {
+// Fragment is what an operand is in a warp's registers, of numbers of type T.
+template <int ROWS, int COLS, int WARPS, class Fragment = u32[4], class T = bf16> struct WarpTile {
     // Wide rectangles need the fewest operand loads; narrow products leave no choice, the smallest ones leave warps without work.
     static constexpr int ROW_WARPS = COLS >= 16 * (WARPS / 2) ? 2 : ROWS / 16,
                          COL_WARPS = WARPS / ROW_WARPS < COLS / 16 ? WARPS / ROW_WARPS : COLS / 16;
@@ -49,7 +49,7 @@ template <int ROWS, int COLS, int WARPS, class Fragment = u32[4]> struct WarpTil
 #pragma unroll
             for (int n = 0; n < COL_TILES; n++)
 #pragma unroll
-                for (int m = 0; m < ROW_TILES; m++) mma_16x16(sum[m][2 * n], sum[m][2 * n + 1], a[m], b[n]);
+                for (int m = 0; m < ROW_TILES; m++) mma_16x16<T>(sum[m][2 * n], sum[m][2 * n + 1], a[m], b[n]);
         }
     }
 

@@ -28,16 +28,23 @@ internal static class BlockTest
         long stride = 0, int rows = 0, int cols = 0, long xFirst = 0, long wFirst = 0)
     {
         using var scope = NewDisposeScope();
-        var device = GpuDevice.Get(0);
         Tensor?[] inputs = [x?.cuda(), y?.cuda(), z?.cuda(), w?.cuda()];
         var (firstX, firstW) = (xFirst == 0 ? inputs[0] : inputs[0]![xFirst], wFirst == 0 ? inputs[3] : inputs[3]![wFirst]);
         var parameters = new Parameters(TensorPointer.Of(firstX), TensorPointer.Of(inputs[1]), TensorPointer.Of(inputs[2]),
             TensorPointer.Of(firstW), stride, rows, cols);
-        s_library.Kernel(device, variant).Launch(1, 1, 1, LaunchStream.Current, parameters);
-        device.Synchronize();
+        Launch(variant, parameters);
         z?.copy_(inputs[2]!);
         w?.copy_(inputs[3]!);
         GC.KeepAlive(inputs);
+    }
+
+    /// <summary>Runs one block, to its end.</summary>
+    public static void Launch<TParameters>(KernelVariant variant, in TParameters parameters)
+        where TParameters : unmanaged
+    {
+        var device = GpuDevice.Get(0);
+        s_library.Kernel(device, variant).Launch(1, 1, 1, LaunchStream.Current, parameters);
+        device.Synchronize();
     }
 
     /// <summary>Small whole numbers around 0, from indices.</summary>

@@ -16,11 +16,14 @@ internal sealed class BlockAttention(AttentionOptions options, AttentionSegment[
     private const long LongestBlock = 128;      // queries: long enough for the matrix products, short enough to skip hidden keys
     private const long MostScores = 16_000_000; // of one block, over all heads: 64 MB in float32
 
+    /// <summary>After a run whose options ask for it: float32 [B, H, Tq], in the caller's dispose scope.</summary>
+    public Tensor? LogSumExp { get; private set; }
+
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
         var heads = new Heads(inputs, options.Scale);
         var output = zeros(heads.Rows, heads.Members, heads.QueryTime, heads.V.size(2), dtype: ScalarType.Float32, device: heads.Q.device);
-        var logDenominator = zeros(heads.Rows, heads.Members, heads.QueryTime, dtype: ScalarType.Float32, device: heads.Q.device);
+        var logDenominator = heads.LogWithoutKeys();
         var kept = new List<Tensor>(); // which weights dropout kept, block by block
         foreach (var block in Blocks(heads))
         {
@@ -42,6 +45,8 @@ internal sealed class BlockAttention(AttentionOptions options, AttentionSegment[
                 .copy_(weights.flatten(1, 2).bmm(block.Of(heads.V)).unflatten(1, heads.Members, block.Queries));
         }
         saved?.Save([.. inputs, logDenominator, .. kept]);
+        if (options.ReturnsLogSumExp)
+            LogSumExp = heads.PerQuery(logDenominator).MoveToOuterDisposeScope();
         return [heads.TimeFirst(output).to(inputs[2]!.dtype)];
     }
 
@@ -202,6 +207,18 @@ internal sealed class BlockAttention(AttentionOptions options, AttentionSegment[
         /// <summary>[R, m, T, K] to [B, T, R / B * m, K].</summary>
         public Tensor TimeFirst(Tensor tensor) =>
             tensor.unflatten(0, _batch, Rows / _batch).permute(0, 3, 1, 2, 4).flatten(2, 3).contiguous();
+
+        /// <summary>[R, M, Tq], of queries that see no key: the sink's, or that of 0.</summary>
+        public Tensor LogWithoutKeys()
+        {
+            long[] shape = [Rows, Members, QueryTime];
+            return Sinks is null
+                ? full(shape, double.NegativeInfinity, ScalarType.Float32, Q.device)
+                : Sinks.expand(shape).contiguous();
+        }
+
+        /// <summary>[R, M, Tq] to [B, H, Tq], in memory of its own.</summary>
+        public Tensor PerQuery(Tensor rows) => rows.clone().view(_batch, -1, QueryTime);
 
         /// <summary>Sums [R, M, 1] over the batch, to [H].</summary>
         public Tensor PerHead(Tensor rows) => rows.view(_batch, -1).sum([0]);

@@ -7,11 +7,31 @@ namespace FlaSharp.Ops.Reference;
 /// <summary>Attention by libtorch's fused scaled_dot_product_attention, on views of the inputs.</summary>
 internal static class LibtorchAttention
 {
-    /// <summary>
-    /// Its causal mask is aligned to the top left, so it fits where both alignments agree; a lone last query sees all keys anyway.
-    /// </summary>
-    public static bool Knows(AttentionSegment segment, bool causal) =>
-        segment.Queries == 0 || (segment.Keys > 0 && (!causal || segment.Queries == segment.Keys || segment.Queries == 1));
+    /// <summary>Why it does not take a call; null if it does.</summary>
+    /// <remarks>
+    /// Its causal mask is aligned to the top left, so it fits where both alignments agree; a lone last query sees all keys.
+    /// </remarks>
+    public static string? Unfit(AttentionSequences sequences, AttentionOptions options)
+    {
+        var option = options switch
+        {
+            { Window: not null } => "window",
+            { Softcap: not null } => "softcap",
+            { Dropout: > 0 } => "dropout",
+            { HasSinks: true } => "sinks",
+            { HasAlibiSlopes: true } => "ALiBi slopes",
+            { ReturnsLogSumExp: true } => "logarithms of the sums",
+            _ => null,
+        };
+        if (option is not null)
+            return $"libtorch's kernel has no {option}.";
+        foreach (var segment in sequences.Segments)
+            if (segment.Queries > 0 && segment.Keys == 0)
+                return "libtorch's kernel takes no queries without keys.";
+            else if (options.Causal && segment.Queries > 1 && segment.Queries != segment.Keys)
+                return $"libtorch's causal mask takes as many queries as keys, not {segment.Queries} and {segment.Keys}.";
+        return null;
+    }
 
     public static Tensor Run(Tensor q, Tensor k, Tensor v, AttentionSegment[] segments, bool causal, double scale)
     {

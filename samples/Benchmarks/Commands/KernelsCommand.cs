@@ -21,9 +21,10 @@ internal static class KernelsCommand
         };
         var command = new Command("kernels", "Times gated linear attention, forward and with backward, by shape and mode.")
         {
-            operations, shapes.Option, shapes.SkipLarge, RowKernelsCommand.Create(), ScanKernelsCommand.Create(),
-            SsdKernelsCommand.Create(),
+            operations, shapes.Option, shapes.SkipLarge, RowKernelsCommand.Create(),
         };
+        foreach (ShapeOperation operation in ShapeOperation.All)
+            command.Add(ShapeKernelsCommand.Create(operation));
         common.AddReport(command);
         common.AddTiming(command);
         common.AddPeers(command);

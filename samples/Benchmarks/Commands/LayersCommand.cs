@@ -1,6 +1,7 @@
 using System.CommandLine;
 using Benchmarks.Measuring;
 using Benchmarks.Reporting;
+using FlaSharp;
 using FlaSharp.Ops;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -100,7 +101,11 @@ internal static class LayersCommand
 
             if (time >= Window)
                 Trial.Run(report, $"{name} {AttentionAlone}", () =>
-                    Add(AttentionAlone, "", TimeAttention(clock, time / Window, heads, hidden / heads, dtype), "sdpa", null));
+                {
+                    var shape = new AttentionShape(time / Window, Window, heads, hidden / heads);
+                    string takes = shape.Takes(nameof(AttentionBackend.Auto), dtype, clock.Target.Device);
+                    Add(AttentionAlone, takes, TimeAttention(clock, shape, dtype), "sdpa", null);
+                });
             output.Save(report);
 
             void Add(string layer, string takes, Timing forward, string? peerName, double? published)
@@ -116,12 +121,11 @@ internal static class LayersCommand
         }
     }
 
-    private static Timing TimeAttention(Stopclock clock, long batch, long heads, long headDim, ScalarType dtype)
+    private static Timing TimeAttention(Stopclock clock, AttentionShape shape, ScalarType dtype)
     {
-        long[] shape = [batch, Window, heads, headDim];
-        long bytes = shape.Aggregate((a, b) => a * b) * dtype.ElementSize();
+        long bytes = shape.Elements * dtype.ElementSize();
         Tensor[] sets = [.. Enumerable.Range(0, InputSets.Count(bytes, clock.Target.CacheBytes))
-            .Select(_ => randn(shape, dtype, clock.Target.Device).DetachFromDisposeScope())];
+            .Select(_ => OperationInputs.Normal(dtype, clock.Target.Device, shape.B, shape.T, shape.H, shape.D))];
         try
         {
             return clock.Time(sets.Length, set =>

@@ -47,26 +47,28 @@ internal sealed record LayerChoice(string Name, LinearAttentionMode? Mode)
     /// <summary>What computes it, and whether that is a recurrence of thousands of TorchSharp operations.</summary>
     public (string takes, bool isHopeless) Plan(long batch, long time, long hidden, int heads, ScalarType dtype, Device device)
     {
+        if (Name == Attention)
+            return (new AttentionShape(batch, time, heads, Math.Max(1, hidden / heads))
+                .Takes(nameof(AttentionBackend.Auto), dtype, device), false);
         if (Mode is not { } mode)
             return (PlanOfMamba(batch, time, hidden, dtype, device), false);
         var shape = new GlaShape(batch, time, heads, Math.Max(1, (long)(hidden * GlaExpandK) / heads));
         return (GlaModes.Plan(shape, mode, dtype, device), GlaModes.IsHopeless(shape, mode, dtype, device));
     }
 
-    /// <summary>What computes the recurrence of Mamba and Mamba-2; empty for other layers.</summary>
+    /// <summary>What computes the recurrence of Mamba and Mamba-2.</summary>
     private string PlanOfMamba(long batch, long time, long hidden, ScalarType dtype, Device device)
     {
         using Tensor one = empty([1], dtype, device); // only the device, the dtype and the sizes count
         long inner = 2 * hidden, headDim = Mamba2HeadDim(hidden);
-        using Tensor x = Name == "Mamba"
-            ? one.expand(batch, time, inner)
-            : one.expand(batch, time, inner / headDim, headDim);
-        return Name switch
+        if (Name == "Mamba")
         {
-            "Mamba" => FlaOps.PlanSelectiveScan(x).Path,
-            "Mamba2" => FlaOps.PlanSsd(x, Mamba2StateSize).Path,
-            _ => "",
-        };
+            using Tensor u = one.expand(batch, time, inner);
+            return FlaOps.PlanSelectiveScan(u).Path;
+        }
+
+        using Tensor x = one.expand(batch, time, inner / headDim, headDim);
+        return FlaOps.PlanSsd(x, Mamba2StateSize).Path;
     }
 
     public override string ToString() => Mode is { } mode ? $"{Name} {mode}" : Name;

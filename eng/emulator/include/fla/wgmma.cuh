@@ -8,7 +8,7 @@ namespace fla {
 inline void fence_for_products() { emulator::fence_writes(); }
 
 // The element of an operand in shared memory, `k` being its place in the sum.
-inline float operand_element(u64 operand, bool transposed, u32 row, u32 k) {
+template <class T> inline float operand_element(u64 operand, bool transposed, u32 row, u32 k) {
     u32 swizzle = operand >> 62, width = 256u >> swizzle, start = (operand & 0x3fff) << 4; // width: of the pattern, in bytes
     u32 lead = (operand >> 16 & 0x3fff) << 4, stride = (operand >> 32 & 0x3fff) << 4;
     if (swizzle == 0 || operand & 0x3fffc000c000c000ull) emulator::fail("wgmma: the operand 0x%016llx is not one of ours", operand);
@@ -18,35 +18,35 @@ inline float operand_element(u64 operand, bool transposed, u32 row, u32 k) {
     u16 bits;
     memcpy(&bits, emulator::shared_pointer("wgmma", address, 2), 2);
     emulator::check_fenced("wgmma", address);
-    return Pair<bf16>::low(bits);
+    return Pair<T>::low(bits);
 }
 
 // A lane's part: its sums, its registers of a or none, and the operands in shared memory.
-struct ProductInput { float (*d)[4]; const u32* left; u64 a, b; };
+struct ProductInput { float (*d)[4]; const u32* left; u64 a, b; bool add; };
 struct ProductForm { int blocks; bool a_transposed, b_transposed; };
 
-inline void perform_product(const ProductForm& form, const std::vector<ProductInput>& lanes, int first_row) {
+template <class T> inline void perform_product(const ProductForm& form, const std::vector<ProductInput>& lanes, int first_row) {
     float a[16][16];
     std::vector<std::array<float, 16>> b(form.blocks * 8);
     for (int lane = 0; lane < 32; lane++)
         for (int e = 0; e < 8; e++) {
             int i = lane / 4 + e / 2 % 2 * 8, k = lane % 4 * 2 + e / 4 * 8 + e % 2;
             const u32* left = lanes[lane].left;
-            a[i][k] = !left ? operand_element(lanes[0].a, form.a_transposed, first_row + i, k)
-                            : e % 2 ? Pair<bf16>::high(left[e / 2]) : Pair<bf16>::low(left[e / 2]);
+            a[i][k] = !left ? operand_element<T>(lanes[0].a, form.a_transposed, first_row + i, k)
+                            : e % 2 ? Pair<T>::high(left[e / 2]) : Pair<T>::low(left[e / 2]);
         }
     for (int j = 0; j < form.blocks * 8; j++)
-        for (int k = 0; k < 16; k++) b[j][k] = operand_element(lanes[0].b, form.b_transposed, j, k);
+        for (int k = 0; k < 16; k++) b[j][k] = operand_element<T>(lanes[0].b, form.b_transposed, j, k);
     for (int lane = 0; lane < 32; lane++)
         for (int n = 0; n < form.blocks; n++)
             for (int e = 0; e < 4; e++) {
                 float sum = 0;
                 for (int k = 0; k < 16; k++) sum += a[lane / 4 + e / 2 * 8][k] * b[n * 8 + lane % 4 * 2 + e % 2][k];
-                lanes[lane].d[n][e] += sum;
+                lanes[lane].d[n][e] = (lanes[lane].add ? lanes[lane].d[n][e] : 0.f) + sum;
             }
 }
 
-template <int BLOCKS, int A_TRANSPOSED, int B_TRANSPOSED>
+template <class T, int BLOCKS, int A_TRANSPOSED, int B_TRANSPOSED>
 inline void start_product(const void* const* in, void* const*, u32 mask) {
     using namespace emulator;
     if (mask != ~0u) fail("wgmma in a warp of fewer than 32 threads");
@@ -59,7 +59,7 @@ inline void start_product(const void* const* in, void* const*, u32 mask) {
     int first_row = machine.current->warp % 4 * 16;
     ProductForm form{BLOCKS, A_TRANSPOSED, B_TRANSPOSED};
     if (warp.open.empty() && warp.groups.empty() && machine.random.below(100) < machine.copy_at_once) {
-        perform_product(form, lanes, first_row);
+        perform_product<T>(form, lanes, first_row);
         return;
     }
     constexpr u32 POISON = ~0u;
@@ -69,7 +69,7 @@ inline void start_product(const void* const* in, void* const*, u32 mask) {
     for (auto& lane : lanes) memset(lane.d, 0xff, BLOCKS * 16);
     warp.open.push_back([=] {
         for (int lane = 0; lane < WARP && !before.empty(); lane++) memcpy(lanes[lane].d, &before[lane * BLOCKS * 4], BLOCKS * 16);
-        perform_product(form, lanes, first_row);
+        perform_product<T>(form, lanes, first_row);
     });
 }
 
@@ -91,13 +91,19 @@ template <int PENDING, class... Sums> __forceinline__ void wait_products(Sums&..
     });
 }
 
-template <int A_TRANSPOSED, int B_TRANSPOSED, int BLOCKS> __forceinline__ void product(float (&d)[BLOCKS][4], u64 a, u64 b) {
-    static_assert(BLOCKS == 4 || BLOCKS == 8 || BLOCKS == 16 || BLOCKS == 32);
-    emulator::collective<ProductInput, int>("product", 0, ~0u, {d, nullptr, a, b}, start_product<BLOCKS, A_TRANSPOSED, B_TRANSPOSED>);
+template <int BLOCKS>
+constexpr bool is_product = BLOCKS == 4 || BLOCKS == 8 || BLOCKS == 10 || BLOCKS == 16 || BLOCKS == 22 || BLOCKS == 32;
+
+template <int A_TRANSPOSED, int B_TRANSPOSED, class T = bf16, int BLOCKS>
+__forceinline__ void product(float (&d)[BLOCKS][4], u64 a, u64 b, bool add = true) {
+    static_assert(is_product<BLOCKS>);
+    emulator::collective<ProductInput, int>(
+        "product", 0, ~0u, {d, nullptr, a, b, add}, start_product<T, BLOCKS, A_TRANSPOSED, B_TRANSPOSED>);
 }
-template <int B_TRANSPOSED, int BLOCKS> __forceinline__ void product(float (&d)[BLOCKS][4], const u32 (&a)[4], u64 b) {
-    static_assert(BLOCKS == 4 || BLOCKS == 8 || BLOCKS == 16 || BLOCKS == 32);
-    emulator::collective<ProductInput, int>("product", 1, ~0u, {d, a, 0, b}, start_product<BLOCKS, false, B_TRANSPOSED>);
+template <int B_TRANSPOSED, class T = bf16, int BLOCKS>
+__forceinline__ void product(float (&d)[BLOCKS][4], const u32 (&a)[4], u64 b, bool add = true) {
+    static_assert(is_product<BLOCKS>);
+    emulator::collective<ProductInput, int>("product", 1, ~0u, {d, a, 0, b, add}, start_product<T, BLOCKS, false, B_TRANSPOSED>);
 }
 
 } // namespace fla

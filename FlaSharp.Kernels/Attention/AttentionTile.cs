@@ -1,0 +1,82 @@
+using System.Numerics;
+using FlaSharp.Kernels.Runtime;
+
+namespace FlaSharp.Kernels.Attention;
+
+/// <summary>The constants that Attention/*_forward.cu are compiled with.</summary>
+/// <param name="Keys">KEY_TILE: K, rounded up.</param>
+/// <param name="Values">VALUE_TILE: V, rounded up.</param>
+/// <param name="Element">Of q, k, v and o.</param>
+/// <param name="HasOptions">OPTIONS: see <see cref="AttentionProblem.HasOptions"/>.</param>
+/// <param name="UsesHopper">Whether it is Hopper's kernel.</param>
+internal sealed record AttentionTile(int Keys, int Values, ElementType Element, bool HasOptions, bool UsesHopper)
+{
+    /// <summary>The largest K and V.</summary>
+    public const int MaxSize = 256;
+
+    /// <summary>Blocks of Hopper's kernel that a multiprocessor runs at once.</summary>
+    public const int HopperBlocks = 1;
+
+    private const int SmallestTile = 32;
+    private const int ElementBytes = 2;
+    private const int Stages = 2;
+    private const int PortableWarps = 4;
+    private const int GroupRows = 64; // of queries, for each group of four warps
+    private const int WarpRows = 16;
+
+    /// <summary>Queries of a block.</summary>
+    public int QueryRows => UsesHopper ? GroupRows * Groups : WarpRows * PortableWarps;
+
+    /// <summary>KEY_ROWS: keys that it works on together, as many as the output leaves registers for their scores.</summary>
+    public int KeyRows => (UsesHopper, Math.Max(Keys, Values) <= 128, HasOptions) switch
+    {
+        (true, true, _) => 128,
+        (true, false, false) => Keys == Values ? 80 : 64,
+        (true, false, true) => 32,
+        (false, true, _) => 64,
+        (false, false, _) => 32,
+    };
+
+    private int Groups => Math.Max(Keys, Values) <= 64 && !HasOptions ? 3 : 2;
+
+    // Groups take turns with their products; with outputs as large as these their own softmax hides behind them.
+    private bool TakesTurns => Values <= 128;
+
+    /// <summary>The tile for a call.</summary>
+    /// <param name="keySize">K.</param>
+    /// <param name="valueSize">V.</param>
+    /// <param name="element">Of q, k, v and o.</param>
+    /// <param name="hasOptions">See <see cref="AttentionProblem.HasOptions"/>.</param>
+    /// <param name="usesHopper">Whether it is for Hopper's kernel.</param>
+    public static AttentionTile Choose(int keySize, int valueSize, ElementType element, bool hasOptions, bool usesHopper) =>
+        new(RoundUp(keySize), RoundUp(valueSize), element, hasOptions, usesHopper);
+
+    /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2, 4 or 8. Hopper's kernel needs 8.</param>
+    public KernelVariant Forward(int vector) => UsesHopper ? Hopper() : Portable(vector);
+
+    private static int RoundUp(int size) => Math.Max(SmallestTile, (int)BitOperations.RoundUpToPowerOf2((uint)size));
+
+    private KernelVariant Hopper()
+    {
+        const int OtherBarriers = 2, BarriersOfStage = 4, WarpgroupThreads = 128;
+        var bytes = TileBytes + ((OtherBarriers + (BarriersOfStage * Stages)) * sizeof(long));
+        // The registers that the block is launched with, most of them for those who compute: 4 x 24 + 8 x 240 = 12 x 168.
+        var (producers, consumers) = Groups == 2 ? (24, 240) : (32, 160);
+        return Variant("hopper", WarpgroupThreads * (Groups + 1), bytes, $"GROUPS={Groups}", $"STAGES={Stages}",
+            $"PRODUCER_REGISTERS={producers}", $"CONSUMER_REGISTERS={consumers}", $"PINGPONG={(TakesTurns ? 1 : 0)}",
+            $"MIN_BLOCKS={HopperBlocks}");
+    }
+
+    private KernelVariant Portable(int vector) =>
+        Variant("portable", 32 * PortableWarps, TileBytes, $"WARPS={PortableWarps}", $"VECTOR={vector}");
+
+    private int TileBytes => ElementBytes * ((QueryRows * Keys) + (Stages * KeyRows * (Keys + Values)));
+
+    private KernelVariant Variant(string kernel, int threads, int sharedBytes, params ReadOnlySpan<string> others) =>
+        new($"Attention/{kernel}_forward.cu", "attention_forward",
+            [
+                $"TYPE={Element.Name()}", $"KEY_TILE={Keys}", $"VALUE_TILE={Values}", $"KEY_ROWS={KeyRows}",
+                $"OPTIONS={(HasOptions ? 1 : 0)}", $"SHARED={sharedBytes}", .. others,
+            ],
+            threads, sharedBytes);
+}

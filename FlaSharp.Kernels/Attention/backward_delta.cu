@@ -1,0 +1,75 @@
+// Before the gradients of softmax attention: for each query the product of its output and that one's gradient, which is the mean of its
+// weights' gradients; the logarithm of its denominator to base 2; and the sinks' gradient, a sum for each block of queries.
+#include "fla/attention_backward.cuh"
+#include "fla/vector.cuh"
+
+using namespace fla;
+
+struct AttentionDelta {
+    AttentionShape shape;
+    TensorView output, grad_output;
+    const float* log_sum_exp; // [B, H, T]
+    float *logs, *deltas;     // see AttentionBackward
+    float* sinks;             // [blocks, H], or null
+    int* turns;
+    int time;                 // T; of packed sequences all of their tokens
+    int tiles;                // of queries in a block, each with a turn
+    int blocks;               // of the longest sequence
+};
+
+typedef TYPE T;
+constexpr int LANES = VALUE_TILE / 8 < 32 ? VALUE_TILE / 8 : 32, ROWS = 32 / LANES, WARPS = 8;
+
+// This lane's part of a product of two rows.
+__device__ __forceinline__ float product(const T* x, const T* y, int col, int size) {
+    float sum = 0.f;
+#pragma unroll
+    for (int c = 0; c < 8; c += VECTOR) {
+        if (col + c >= size) continue;
+        if constexpr (VECTOR >= 4) {
+            Vector<T, VECTOR> a, b;
+            a.load(x + col + c), b.load(y + col + c);
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) sum += a[i] * b[i];
+        } else {
+#pragma unroll
+            for (int i = 0; i < VECTOR; i++) sum += to_float(x[col + c + i]) * to_float(y[col + c + i]);
+        }
+    }
+    return sum;
+}
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_backward_delta(const __grid_constant__ AttentionDelta p) {
+    int head = blockIdx.x % p.shape.heads, block = blockIdx.x / p.shape.heads % p.blocks;
+    Sequence sequence(p.shape.queries, blockIdx.x / p.shape.heads / p.blocks);
+    int first = block * QUERY_BLOCK, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (first >= sequence.length) return;
+    i64 stored = stored_query(p.shape, sequence, head, first);
+    if (threadIdx.x < p.tiles) p.turns[stored / QUERY_BLOCK * p.tiles + threadIdx.x] = 0;
+
+    const float* logs = p.log_sum_exp + (sequence.batch * p.shape.heads + head) * p.time + sequence.start;
+    auto output = sequence.rows<T>(p.output, head), gradient = sequence.rows<T>(p.grad_output, head);
+    float sink = p.sinks ? p.shape.sinks[head] : 0.f, sinks = 0.f;
+    for (int row = warp * ROWS + lane / LANES; row < QUERY_BLOCK; row += WARPS * ROWS) {
+        int query = first + row;
+        bool exists = query < sequence.length;
+        float delta = exists ? product(output[query], gradient[query], lane % LANES * 8, p.shape.value_size) : 0.f;
+#pragma unroll
+        for (int other = LANES / 2; other > 0; other /= 2) delta += __shfl_xor_sync(~0u, delta, other);
+        if (lane % LANES != 0) continue;
+        float log = exists ? logs[query] : -__int_as_float(0x7f800000);
+        bool sees = log > -__int_as_float(0x7f800000) || log != log; // NaN goes on
+        p.logs[stored + row] = sees ? log * LOG2E : __int_as_float(0x7f800000);
+        p.deltas[stored + row] = delta;
+        if (sees) sinks -= pow2((sink - log) * LOG2E) * delta;
+    }
+    if (!p.sinks) return;
+    __shared__ float sums[32 * WARPS];
+    sums[threadIdx.x] = sinks;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        float sum = 0.f;
+        for (int i = 0; i < 32 * WARPS; i += LANES) sum += sums[i];
+        p.sinks[stored / QUERY_BLOCK] = sum;
+    }
+}
