@@ -1,4 +1,4 @@
-// The gradient of softmax attention's queries from its float32 sums, which lie as FloatTiles.
+// The gradient of softmax attention's queries from its float32 sums, of which so many columns each lie as FloatTiles.
 #include "fla/attention_backward.cuh"
 #include "fla/vector.cuh"
 #include "fla/warp_tile.cuh"
@@ -14,7 +14,7 @@ struct AttentionQueries {
 
 typedef TYPE T;
 constexpr int K = KEY_TILE, QUERIES = QUERY_TILE, THREADS = 256, PIECES = K / 8;
-typedef FloatTile<QUERIES, K> Sums;
+typedef FloatTile<QUERIES, SUM_COLUMNS> Sums;
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries(const __grid_constant__ AttentionQueries p) {
     int head = blockIdx.x % p.shape.heads, block = blockIdx.x / p.shape.heads % p.blocks;
@@ -29,7 +29,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries
         Vector<float, 8> sums;
         sums.clear();
         if (seen.end > seen.first)
-            sums.load(p.sums + stored_query(p.shape, sequence.queries, head, tile * QUERIES) * K + Sums(0).at(query % QUERIES, col) / 4);
+            sums.load(p.sums + stored_query(p.shape, sequence.queries, head, tile * QUERIES) * K +
+                      col / SUM_COLUMNS * (QUERIES * SUM_COLUMNS) + Sums(0).at(query % QUERIES, col % SUM_COLUMNS) / 4);
         T* to = gradient[query] + col;
         float values[8];
 #pragma unroll

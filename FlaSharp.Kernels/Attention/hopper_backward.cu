@@ -25,7 +25,7 @@ constexpr int SHARE = 65536 / THREADS / 8 * 8; // of a thread in the registers
 constexpr bool BY_ROWS = QUERIES == 128;       // whether the groups share the rows of dQ, or its columns
 constexpr int COLUMNS = BY_ROWS ? K : K / 2;   // of dQ, a group's
 
-typedef BackwardTiles<KEYS, QUERIES> Tiles;
+typedef BackwardWork<KEYS, QUERIES> Work;
 typedef SharedTile<T, KEYS, K> KeyTile;
 typedef SharedTile<T, KEYS, V> ValueTile;
 typedef SharedTile<T, QUERIES, K> QueryTile;
@@ -56,33 +56,6 @@ __device__ __forceinline__ Mbarrier paired() { return barrier(2 * STAGES); }
 __device__ __forceinline__ Mbarrier summed() { return barrier(2 * STAGES + 1); }
 __device__ __forceinline__ Mbarrier added() { return barrier(2 * STAGES + 2); }
 
-// The block's part of a call: its heads of queries one after the other, and of each the same tiles.
-struct Work {
-    const AttentionBackward& p;
-    BackwardBlock<KEYS> block;
-    AttentionSequence sequence;
-    int kv_heads, kv_head;
-    Range keys, tiles;
-
-    __device__ __forceinline__ Work(const AttentionBackward& p)
-        : p(p), block(p, blockIdx.x), sequence(p.shape, block.line / (p.shape.heads / p.shape.group)),
-          kv_heads(p.shape.heads / p.shape.group), kv_head(block.line % kv_heads), keys(block.keys(sequence)), tiles{0, 0} {
-        if (keys.first < keys.end) tiles = Tiles::seeing(p.shape, sequence, keys);
-    }
-    __device__ __forceinline__ int steps() const { return max(0, tiles.end - tiles.first) * p.shape.group; }
-    // Visits (step, head, tile of queries).
-    template <class Visit> __device__ __forceinline__ void each(Visit visit) const {
-        int steps = this->steps(), head = kv_head * p.shape.group, tile = tiles.first;
-        for (int n = 0; n < steps; n++) {
-            visit(n, head, tile);
-            if (++tile == tiles.end) tile = tiles.first, head++;
-        }
-    }
-    __device__ __forceinline__ i64 stored(int head, int tile) const {
-        return stored_query(p.shape, sequence.queries, head, tile * QUERIES);
-    }
-};
-
 __device__ __forceinline__ void load(const AttentionHopperBackward& p, const Work& work) {
     work.each([&](int n, int head, int tile) {
         if (n >= STAGES) used(n).wait(n / STAGES - 1);
@@ -102,8 +75,7 @@ __device__ __forceinline__ void load(const AttentionHopperBackward& p, const Wor
 __device__ __forceinline__ void add(const AttentionBackward& p, const Work& work) {
     work.each([&](int n, int head, int tile) {
         i64 stored = work.stored(head, tile);
-        Range seen = Tiles::seen(p.shape, work.sequence, tile);
-        int number = p.descending ? seen.end - 1 - work.block.tile : work.block.tile - seen.first;
+        int number = work.turn(tile);
         Turn turn{p.turns + stored / QUERIES};
         summed().wait(n);
         turn.wait(number);
@@ -118,24 +90,6 @@ __device__ __forceinline__ void add(const AttentionBackward& p, const Work& work
         fence_bulk();
         turn.end(number);
     });
-}
-
-// Writes a warp's 16 rows of sums to a tile and on to global memory, those that exist.
-template <class Tile, int BLOCKS>
-__device__ __forceinline__ void store_rows(const Tile& tile, int row, float (&sums)[BLOCKS][4], float factor, const Rows<T>& target,
-                                           int rows, int size, int lane) {
-#pragma unroll
-    for (int j = 0; j < BLOCKS; j++)
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-            Tile::store(tile.at(row + half * 8 + lane / 4, j * 8 + lane % 4 * 2), sums[j][2 * half] * factor, sums[j][2 * half + 1] * factor);
-    __syncwarp();
-    constexpr int ACROSS = Tile::COLS / 8, DOWN = 32 / ACROSS;
-    int col = lane % ACROSS * 8;
-#pragma unroll
-    for (int down = lane / ACROSS; down < 16; down += DOWN)
-        if (row + down < rows && col < size)
-            *reinterpret_cast<uint4*>(target[row + down] + col) = shared_load<uint4>(tile.at(row + down, col));
 }
 
 template <int BLOCKS> __device__ __forceinline__ void pack(u32 (&left)[BLOCKS / 2][4], const float (&x)[BLOCKS][4]) {
@@ -174,7 +128,6 @@ __device__ __forceinline__ void consume(const Work& work) {
         };
         if (!OPTIONS) start_gradients(); // with options the weights leave no registers for both
 
-        if (OPTIONS) lane = opaque(lane), row = opaque(row); // nor for addresses kept from step to step
         int query = tile * QUERIES + lane % 4 * 2, key = work.keys.first + row + lane / 4; // of the thread's first score
         Range all = work.sequence.seen_by_all(shape, {tile * QUERIES, min(tile * QUERIES + QUERIES, work.sequence.queries.length)});
         if (work.keys.first < all.first || work.keys.first + KEYS > all.end) {
@@ -307,8 +260,8 @@ __device__ __forceinline__ void consume(const Work& work) {
     barrier_wait(CONSUMING, CONSUMER_THREADS); // both groups are done with the keys
     int rows = work.keys.end - work.keys.first;
     auto target = [&](const TensorView& view) { return work.sequence.keys.rows<T>(view, work.kv_head).from(work.keys.first); };
-    store_rows(value_tile(), row, dv, 1.f, target(work.p.grad_v), rows, shape.value_size, lane);
-    store_rows(key_tile(), row, dk, shape.scale, target(work.p.grad_k), rows, shape.key_size, lane);
+    store_rows(value_tile(), row, 0, dv, 1.f, target(work.p.grad_v), rows, shape.value_size, lane);
+    store_rows(key_tile(), row, 0, dk, shape.scale, target(work.p.grad_k), rows, shape.key_size, lane);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_hopper_backward(const __grid_constant__ AttentionHopperBackward p) {

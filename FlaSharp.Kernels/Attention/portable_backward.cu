@@ -9,7 +9,7 @@ using namespace fla;
 typedef TYPE T;
 constexpr int K = KEY_TILE, V = VALUE_TILE, KEYS = KEYS_TILE, QUERIES = QUERY_TILE, THREADS = 32 * BLOCK_WARPS;
 
-typedef BackwardTiles<KEYS, QUERIES> Tiles;
+typedef BackwardWork<KEYS, QUERIES> Work;
 typedef SharedTile<T, KEYS, K> KeyTile;
 typedef SharedTile<T, KEYS, V> ValueTile;
 typedef SharedTile<T, QUERIES, K> QueryTile;
@@ -78,20 +78,18 @@ template <int COLS> __device__ __forceinline__ void store(Products<KEYS, COLS>& 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_portable_backward(const __grid_constant__ AttentionBackward p) {
-    BackwardBlock<KEYS> block(p, blockIdx.x);
-    int kv_heads = p.shape.heads / p.shape.group, kv_head = block.line % kv_heads, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    AttentionSequence sequence(p.shape, block.line / kv_heads);
-    Range keys = block.keys(sequence);
+    Work work(p);
+    const AttentionSequence& sequence = work.sequence;
+    Range keys = work.keys;
     if (keys.first >= keys.end) return;
-    Range tiles = Tiles::seeing(p.shape, sequence, keys);
-    int count = max(0, tiles.end - tiles.first), steps = count * p.shape.group;
+    int steps = work.steps(), count = steps / p.shape.group, kv_head = work.kv_head, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
     KeyTile key_tile(shared_memory());
     ValueTile value_tile(shared_memory() + VALUES_AT);
     PairTile weights(shared_memory() + WEIGHTS_AT), pairs(shared_memory() + PAIRS_AT);
     auto stage = [](int n) { return Stage{shared_memory() + STAGES_AT + n % STAGES * Stage::BYTES}; };
     auto head_of = [&](int n) { return kv_head * p.shape.group + n / count; };
-    auto tile_of = [&](int n) { return tiles.first + n % count; };
+    auto tile_of = [&](int n) { return work.tiles.first + n % count; };
     auto load = [&](int n) {
         if (n < steps) {
             int thread = opaque(threadIdx.x), head = head_of(n), first = tile_of(n) * QUERIES, rows = sequence.queries.length - first;
@@ -141,9 +139,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_port
         dq.template add<KEYS>([&](u32(&a)[4], int row, int k) { load_left_transposed(a, pairs, k, row, lane); },
                               [&](u32(&b)[4], int k, int col) { load_right(b, key_tile, k, col, lane); });
 
-        i64 stored = stored_query(p.shape, sequence.queries, head, tile * QUERIES);
-        Range seen = Tiles::seen(p.shape, sequence, tile);
-        int number = p.descending ? seen.end - 1 - block.tile : block.tile - seen.first;
+        i64 stored = work.stored(head, tile);
+        int number = work.turn(tile);
         Turn turn{p.turns + stored / QUERIES};
         if (threadIdx.x == 0) turn.wait(number);
         __syncthreads();

@@ -15,7 +15,7 @@ internal static class KernelCatalog
     [
         GlaChunkKernels.Variants, GlaSmallKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants,
         RmsNormKernels.Variants, CausalConvKernels.Variants, SelectiveScanKernels.Variants,
-        SsdChunkKernels.Variants, SsdRecurrenceKernel.Variants, AttentionForwardKernels.Variants,
+        SsdChunkKernels.Variants, SsdRecurrenceKernel.Variants, AttentionForwardKernels.Variants, AttentionBackwardKernels.Variants,
     ];
 
     public static IEnumerable<KernelVariant> AllVariants(CompilerTarget target) =>

@@ -121,7 +121,6 @@ class BackwardCase(Case):
         blocks = -(-length // QUERY_BLOCK)
         stored = (self.Tq // QUERY_BLOCK + shape.queries.count if self.offsets else blocks * self.B) * self.H
         keys = next(tile for tile in (16, 32, 64, 128, 256) if tile >= self.K)
-        keys = getattr(launch, "keys", keys)
         logs, deltas, sums = floats(stored, QUERY_BLOCK), floats(stored, QUERY_BLOCK), floats(stored, QUERY_BLOCK, keys)
         turns = keep(np.full((stored, QUERY_BLOCK // query_tile), -1, np.int32))
         sink_blocks, sinks = floats(stored), floats(self.H)
@@ -145,7 +144,7 @@ class BackwardCase(Case):
                         key_tiles, descending)
         launch(kernel, call, keys, values, (q, k, v, do))
         kernel("backward_queries.cu", "attention_backward_queries", {
-            "KEY_TILE": keys, "QUERY_TILE": query_tile, "KEYS_TILE": keys_tile}, grid, 256, 0, Queries(
+            "KEY_TILE": keys, "SUM_COLUMNS": 64 if launch.__name__ == "wide" else keys, "QUERY_TILE": query_tile, "KEYS_TILE": keys_tile}, grid, 256, 0, Queries(
             shape, emulate.view(dq), address(sums), blocks))
         return [get(np.ascontiguousarray(x)).astype(np.float64) for x in (dq, dk, dv)] + [sinks.astype(np.float64)]
 
@@ -161,7 +160,7 @@ def portable(keys_tile=64, query_tile=64, stages=2, warps=8, options=0):
     return launch, keys_tile, query_tile
 
 
-def hopper(query_tile, stages=2, options=0, keys=None):
+def hopper(query_tile, stages=2, options=0):
     def launch(kernel, call, keys, values, tensors):
         shared = 256 * (keys + values) + stages * query_tile * 2 * (keys + values + 4) + 512 * query_tile + 4 * query_tile * keys
         shared += (2 * stages + 3) * 8
@@ -172,6 +171,16 @@ def hopper(query_tile, stages=2, options=0, keys=None):
             "KEY_TILE": keys, "VALUE_TILE": values, "QUERY_TILE": query_tile, "STAGES": stages, "OPTIONS": options, "SHARED": shared},
             call.lines * call.key_tiles, 384, shared, Hopper(*maps, call))
     return launch, 128, query_tile
+
+
+def hopper_wide():
+    def wide(kernel, call, keys, values, tensors):
+        shared = 128 * (3 * keys + 2 * values) + 2 * 64 * 128 + 2 * 64 * (64 + 2) * 4 + 11 * 8
+        q, k, v, do = tensors
+        maps = [emulate.tensor_map(x, 64, 64) for x in (q, k, v, do)]
+        kernel("hopper_wide_backward.cu", "attention_hopper_backward", {"KEY_TILE": keys, "VALUE_TILE": values, "SHARED": shared},
+               call.lines * call.key_tiles, 384, shared, Hopper(*maps, call))
+    return wide, 64, 64
 
 
 OPTIONS = ({"window": 1}, {"window": 70}, {"softcap": 2.0}, {"slopes": True}, {"sinks": True}, {"dropout": 0.3}, {"scale": -0.3},
@@ -226,6 +235,11 @@ class AttentionBackwardTests(unittest.TestCase):
         self.check(BackwardCase(200, 200, 128, 64, seed=1), hopper(64, stages=3))
         self.check(BackwardCase(200, 200, 64, 128, seed=2), hopper(64))
         self.check(BackwardCase(300, 300, 32, 32), hopper(128))
+
+    def test_hopper_wide(self):
+        self.check(BackwardCase(150, 150, 256, 256), hopper_wide())
+        self.check(BackwardCase(200, 130, 128, 192, B=2, seed=1), hopper_wide())
+        self.check(BackwardCase(100, 200, 136, 128, causal=False, element="fp16", H=2, Hkv=1, seed=2), hopper_wide())
 
     def test_hopper_packed(self):
         self.check(BackwardCase(0, 0, 64, 64, H=2, offsets=OFFSETS), hopper(64))

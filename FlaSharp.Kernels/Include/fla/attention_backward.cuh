@@ -2,6 +2,7 @@
 // queries that see them to float32 sums in global memory, in turns: those of a tile of queries begin with its lowest, or highest, keys.
 #pragma once
 #include "fla/attention.cuh"
+#include "fla/shared_tile.cuh"
 
 namespace fla {
 
@@ -44,19 +45,67 @@ template <int KEYS, int QUERIES> struct BackwardTiles {
     }
 };
 
-// A block's tile of keys. Where it waits for another one's turn, that one has a lower number.
-template <int KEYS> struct BackwardBlock {
-    int line, tile;
+// A block's part of a call: a tile of keys, and for each head of queries that reads them the tiles that see them. Where it waits for
+// another block's turn, that one has a lower number.
+template <int KEYS, int QUERIES> struct BackwardWork {
+    typedef BackwardTiles<KEYS, QUERIES> Tiles;
 
-    __device__ __forceinline__ BackwardBlock(const AttentionBackward& p, int block) {
-        int whole = p.key_tiles * p.together, first = block / whole * p.together, width = min(p.together, p.lines - first);
-        line = first + block % whole % width;
-        tile = block % whole / width;
-        if (p.descending) tile = p.key_tiles - 1 - tile;
+    const AttentionBackward& p;
+    int line, tile; // of keys
+    AttentionSequence sequence;
+    int kv_head;
+    Range keys, tiles; // of queries
+
+    __device__ __forceinline__ BackwardWork(const AttentionBackward& p)
+        : p(p), line(place(p).first), tile(place(p).end), sequence(p.shape, line / (p.shape.heads / p.shape.group)),
+          kv_head(line % (p.shape.heads / p.shape.group)), keys{tile * KEYS, min(sequence.keys.length, tile * KEYS + KEYS)}, tiles{0, 0} {
+        if (keys.first < keys.end) tiles = Tiles::seeing(p.shape, sequence, keys);
     }
-    __device__ __forceinline__ Range keys(const AttentionSequence& sequence) const {
-        return {tile * KEYS, min(sequence.keys.length, tile * KEYS + KEYS)};
+    __device__ __forceinline__ int steps() const { return max(0, tiles.end - tiles.first) * p.shape.group; }
+    // Visits (step, head, tile of queries).
+    template <class Visit> __device__ __forceinline__ void each(Visit visit) const {
+        int steps = this->steps(), head = kv_head * p.shape.group, tile = tiles.first;
+        for (int n = 0; n < steps; n++) {
+            visit(n, head, tile);
+            if (++tile == tiles.end) tile = tiles.first, head++;
+        }
+    }
+    // The place of a tile of queries among those stored.
+    __device__ __forceinline__ i64 stored(int head, int tile) const {
+        return stored_query(p.shape, sequence.queries, head, tile * QUERIES);
+    }
+    // The block's turn to add to the sums of a tile of queries.
+    __device__ __forceinline__ int turn(int queries) const {
+        Range seen = Tiles::seen(p.shape, sequence, queries);
+        return p.descending ? seen.end - 1 - tile : tile - seen.first;
+    }
+
+private:
+    // The block's line and tile.
+    static __device__ __forceinline__ Range place(const AttentionBackward& p) {
+        int whole = p.key_tiles * p.together, block = blockIdx.x, first = block / whole * p.together;
+        int width = min(p.together, p.lines - first), tile = block % whole / width;
+        return {first + block % whole % width, p.descending ? p.key_tiles - 1 - tile : tile};
     }
 };
+
+// Writes a warp's 16 rows of sums, from `row` and `col` of a tile on, to there and on to global memory, those that exist.
+template <class Tile, class T, int BLOCKS>
+__device__ __forceinline__ void store_rows(const Tile& tile, int row, int col, float (&sums)[BLOCKS][4], float factor,
+                                           const Rows<T>& target, int rows, int size, int lane) {
+#pragma unroll
+    for (int j = 0; j < BLOCKS; j++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            Tile::store(tile.at(row + half * 8 + lane / 4, col + j * 8 + lane % 4 * 2), sums[j][2 * half] * factor,
+                        sums[j][2 * half + 1] * factor);
+    __syncwarp();
+    constexpr int DOWN = 32 / BLOCKS;
+    int piece = col + lane % BLOCKS * 8;
+#pragma unroll
+    for (int down = lane / BLOCKS; down < 16; down += DOWN)
+        if (row + down < rows && piece < size)
+            *reinterpret_cast<uint4*>(target[row + down] + piece) = shared_load<uint4>(tile.at(row + down, piece));
+}
 
 } // namespace fla
