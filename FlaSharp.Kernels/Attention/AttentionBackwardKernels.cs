@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using System.Numerics;
+using FlaSharp.Kernels.Interop;
 using FlaSharp.Kernels.Runtime;
 
 namespace FlaSharp.Kernels.Attention;
@@ -11,6 +12,7 @@ namespace FlaSharp.Kernels.Attention;
 internal sealed class AttentionBackwardKernels
 {
     private const int MostVector = 8;
+    private const int BoxColumns = 64; // of a copy by Hopper's engine
     private const int Alignment = 256; // of each part of the workspace
 
     private static readonly ConcurrentDictionary<(AttentionBackwardTile, Pass, int), KernelVariant> s_variants = new();
@@ -42,7 +44,7 @@ internal sealed class AttentionBackwardKernels
         ];
         foreach (var (size, element, hasOptions, vector) in portable)
             foreach (var pass in new[] { Pass.Delta, Pass.Main, Pass.Queries })
-                yield return Variant(AttentionBackwardTile.Portable(size, size, element, hasOptions, target), pass, vector);
+                yield return Variant(AttentionBackwardTile.Portable(size, size, element, hasOptions, vector, target), pass, vector);
         if (target.IsHopper)
             foreach (var (keys, values, element, hasOptions) in hopper)
                 yield return Variant(AttentionBackwardTile.Hopper(keys, values, element, hasOptions), Pass.Main, MostVector);
@@ -133,7 +135,7 @@ internal sealed class AttentionBackwardKernels
             Sums = parts.Sums,
             Turns = parts.Turns,
             Lines = lines,
-            Together = Math.Clamp(TogetherOf(problem), 1, Math.Max(1, lines)),
+            Together = Math.Min(TogetherOf(problem), Math.Max(1, lines)),
             KeyTiles = CeilingOf(problem.Keys.Length, tile.KeyRows),
             // Those with the highest keys begin with the latest queries, so that they come to each tile first.
             Descending = problem.IsCausal ? 1 : 0,
@@ -156,10 +158,15 @@ internal sealed class AttentionBackwardKernels
     private static int CeilingOf(int count, int size) => (count + size - 1) / size;
 
     /// <summary>
-    /// Heads whose blocks run side by side. Blocks of one head wait for one another, more so without a mask, where all of them begin
-    /// with the same queries; those of many heads share less in the L2 cache.
+    /// Heads whose blocks run side by side. Blocks of one head share its queries in the L2 cache, but wait for one another: the more of
+    /// them the longer, and with a causal mask less, where they begin one after the other.
     /// </summary>
-    private static int TogetherOf(AttentionProblem problem) => problem.IsCausal ? 8 : 16;
+    private static int TogetherOf(AttentionProblem problem)
+    {
+        const int Tokens = 32768; // measured on an H200
+        var heads = Tokens / (float)Math.Max(1, problem.Keys.Length);
+        return (int)Math.Clamp(problem.IsCausal ? heads * heads / 32 : heads, 1, 64);
+    }
 
     private static (AttentionBackwardTile, int vector) Choose(
         AttentionProblem problem, bool isPortable, params ReadOnlySpan<TensorView> views)
@@ -179,16 +186,23 @@ internal sealed class AttentionBackwardKernels
             && AttentionBackwardTile.FitsHopper(problem.KeySize, problem.ValueSize, hasOptions);
         return (usesHopper
             ? AttentionBackwardTile.Hopper(problem.KeySize, problem.ValueSize, problem.Element, hasOptions)
-            : AttentionBackwardTile.Portable(problem.KeySize, problem.ValueSize, problem.Element, hasOptions, target), vector);
+            : AttentionBackwardTile.Portable(problem.KeySize, problem.ValueSize, problem.Element, hasOptions, vector, target), vector);
     }
 
     private static AttentionBackwardParameters.Hopper Maps(
         AttentionProblem problem, AttentionBackwardTile tile, in AttentionBackwardParameters.Backward call)
     {
-        TensorMap QueryMap(TensorView view, int size, int columns) => AttentionForwardKernels.Map(
-            problem, view, problem.Queries, problem.QueryTime, problem.Heads, size, columns, tile.QueryRows);
-        TensorMap KeyMap(TensorView view, int size, int columns) => AttentionForwardKernels.Map(
-            problem, view, problem.Keys, problem.KeyTime, problem.KvHeads, size, columns, tile.KeyRows);
+        var batch = problem.Queries.Offsets == 0 ? (ulong)problem.Queries.Count : 1;
+        ulong Stride(long elements) => (ulong)(Math.Max(elements, MostVector) * problem.Element.Bytes());
+        TensorMap Map(TensorView view, int time, int heads, int size, int columns, int rows) => TensorMap.Tiled(
+            problem.Element == ElementType.BFloat16 ? TensorMapType.BFloat16 : TensorMapType.Float16, view.Data,
+            [(ulong)size, (ulong)heads, (ulong)time, batch], [Stride(view.Head), Stride(view.Time), Stride(view.Batch)],
+            [(uint)Math.Min(BoxColumns, columns), 1, (uint)rows, 1],
+            columns >= BoxColumns ? TensorMapSwizzle.Bytes128 : TensorMapSwizzle.Bytes64);
+        TensorMap QueryMap(TensorView view, int size, int columns) =>
+            Map(view, problem.QueryTime, problem.Heads, size, columns, tile.QueryRows);
+        TensorMap KeyMap(TensorView view, int size, int columns) =>
+            Map(view, problem.KeyTime, problem.KvHeads, size, columns, tile.KeyRows);
         return new()
         {
             Q = QueryMap(call.Q, problem.KeySize, tile.Keys),

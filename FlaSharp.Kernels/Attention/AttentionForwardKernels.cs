@@ -120,7 +120,7 @@ internal sealed class AttentionForwardKernels
         };
     }
 
-    internal static TensorMap Map(AttentionProblem problem, TensorView view, SequenceLayout sequences, int time, int heads, int size,
+    private static TensorMap Map(AttentionProblem problem, TensorView view, SequenceLayout sequences, int time, int heads, int size,
         int tile, int rows)
     {
         ulong Stride(long elements) => (ulong)(Math.Max(elements, MostVector) * problem.Element.Bytes());

@@ -162,7 +162,7 @@ def portable(keys_tile=64, query_tile=64, stages=2, warps=8, options=0):
 
 def hopper(query_tile, stages=2, options=0):
     def launch(kernel, call, keys, values, tensors):
-        shared = 256 * (keys + values) + stages * query_tile * 2 * (keys + values + 4) + 512 * query_tile + 4 * query_tile * keys
+        shared = 256 * (keys + values) + stages * query_tile * 2 * (keys + values + 4) + 768 * query_tile + 4 * query_tile * keys
         shared += (2 * stages + 3) * 8
         q, k, v, do = tensors
         maps = [emulate.tensor_map(x, min(64, size), rows) for x, size, rows in (
