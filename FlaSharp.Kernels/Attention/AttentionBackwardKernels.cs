@@ -6,8 +6,8 @@ using FlaSharp.Kernels.Runtime;
 namespace FlaSharp.Kernels.Attention;
 
 /// <summary>
-/// Softmax attention's gradients on a GPU: the launches of Attention/backward_*.cu and *_backward.cu. Sums over blocks are made in
-/// a fixed order, so the results of two calls are the same to the bit.
+/// Softmax attention's gradients on a GPU: the launches of Attention/backward_*.cu and *_backward.cu. Sums over blocks are made
+/// in a fixed order, so the results of two calls are the same to the bit.
 /// </summary>
 internal sealed class AttentionBackwardKernels
 {
@@ -40,11 +40,13 @@ internal sealed class AttentionBackwardKernels
         ];
         (int keys, int values, ElementType element, bool hasOptions)[] hopper =
         [
-            (32, 32, BFloat16, false), (64, 64, BFloat16, true), (128, 128, BFloat16, false), (128, 64, Float16, false), (256, 256, BFloat16, false),
+            (32, 32, BFloat16, false), (64, 64, BFloat16, true), (128, 128, BFloat16, false), (128, 64, Float16, false),
+            (256, 256, BFloat16, false),
         ];
         foreach (var (size, element, hasOptions, vector) in portable)
             foreach (var pass in new[] { Pass.Delta, Pass.Main, Pass.Queries })
-                yield return Variant(AttentionBackwardTile.Portable(size, size, element, hasOptions, vector, target), pass, vector);
+                yield return Variant(
+                    AttentionBackwardTile.Portable(size, size, element, hasOptions, vector, target), pass, vector);
         if (target.IsHopper)
             foreach (var (keys, values, element, hasOptions) in hopper)
                 yield return Variant(AttentionBackwardTile.Hopper(keys, values, element, hasOptions), Pass.Main, MostVector);
@@ -158,8 +160,8 @@ internal sealed class AttentionBackwardKernels
     private static int CeilingOf(int count, int size) => (count + size - 1) / size;
 
     /// <summary>
-    /// Heads whose blocks run side by side. Blocks of one head share its queries in the L2 cache, but wait for one another: the more of
-    /// them the longer, and with a causal mask less, where they begin one after the other.
+    /// Heads whose blocks run side by side. Blocks of one head share its queries in the L2 cache, but wait for one another: the
+    /// more of them the longer, and with a causal mask less, where they begin one after the other.
     /// </summary>
     private static int TogetherOf(AttentionProblem problem)
     {
@@ -184,9 +186,10 @@ internal sealed class AttentionBackwardKernels
         var usesHopper = target.IsHopper && !isPortable && isForward && vector == MostVector
             && problem is { QueryTime: > 0, KeyTime: > 0 }
             && AttentionBackwardTile.FitsHopper(problem.KeySize, problem.ValueSize, hasOptions);
+        var (keySize, valueSize, element) = (problem.KeySize, problem.ValueSize, problem.Element);
         return (usesHopper
-            ? AttentionBackwardTile.Hopper(problem.KeySize, problem.ValueSize, problem.Element, hasOptions)
-            : AttentionBackwardTile.Portable(problem.KeySize, problem.ValueSize, problem.Element, hasOptions, vector, target), vector);
+            ? AttentionBackwardTile.Hopper(keySize, valueSize, element, hasOptions)
+            : AttentionBackwardTile.Portable(keySize, valueSize, element, hasOptions, vector, target), vector);
     }
 
     private static AttentionBackwardParameters.Hopper Maps(

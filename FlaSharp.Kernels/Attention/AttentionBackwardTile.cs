@@ -64,7 +64,9 @@ internal sealed record AttentionBackwardTile(
     public static AttentionBackwardTile Hopper(int keySize, int valueSize, ElementType element, bool hasOptions)
     {
         var largest = RoundUp(Math.Max(keySize, valueSize));
-        var (smallest, keyRows, queryRows) = largest > 128 ? (128, 64, 64) : largest > 32 || hasOptions ? (64, 128, 64) : (32, 128, 128);
+        var (smallest, keyRows, queryRows) = largest > 128 ? (128, 64, 64)
+            : largest > 32 || hasOptions ? (64, 128, 64)
+            : (32, 128, 128);
         return new(Math.Max(smallest, RoundUp(keySize)), Math.Max(smallest, RoundUp(valueSize)), keyRows, queryRows, 2, element,
             hasOptions, true);
     }
@@ -76,7 +78,7 @@ internal sealed record AttentionBackwardTile(
         const int WholeCopies = 8;
         var (keys, values) = (RoundUp(keySize), RoundUp(valueSize));
         (int keyRows, int queryRows, int warps)[] tiles = Math.Max(keys, values) <= 128 ? [(64, 64, 8)]
-            : hasOptions || vector < WholeCopies ? [(64, 32, 8), (32, 32, 8)] // of sixteen warps, each thread has too few registers
+            : hasOptions || vector < WholeCopies ? [(64, 32, 8), (32, 32, 8)] // sixteen warps leave too few registers
             : [(64, 64, 16), (32, 32, 8)];
         return tiles
             .Select(rows => new AttentionBackwardTile(keys, values, rows.keyRows, rows.queryRows, 1, element, hasOptions, false)

@@ -2,9 +2,9 @@
 //
 // A block has a tile of keys and visits the queries that see some of them. With everything transposed, keys are rows:
 //   P = 2^(scores - log),  dP = V dO^T,  dS = P (dP - delta):     dV += P dO,   dK += dS Q,   dQ = dS^T K
-// so P and dS go from the sums of one product to the registers of the next. One thread loads, another one adds dQ to the sums of all
-// blocks, in turns; two groups of four warps compute, each for half of the keys, and share dQ. They do so a step later, when both surely
-// have dS, so that one may be in products while the other one is between them.
+// so P and dS go from the sums of one product to the registers of the next. One thread loads, another one adds dQ to the sums of
+// all blocks, in turns; two groups of four warps compute, each for half of the keys, and share dQ. They do so a step later, when
+// both surely have dS, so that one may be in products while the other one is between them.
 #include "fla/attention_backward.cuh"
 #include "fla/bulk.cuh"
 #include "fla/tma.cuh"
@@ -43,8 +43,9 @@ static_assert(BARRIERS_AT + BARRIERS * Mbarrier::BYTES == SHARED);
 
 __device__ __forceinline__ KeyTile key_tile() { return KeyTile(shared_memory()); }
 __device__ __forceinline__ ValueTile value_tile() { return ValueTile(shared_memory() + VALUES_AT); }
-__device__ __forceinline__ QueryTile query_tile(int n) { return QueryTile(shared_memory() + STAGES_AT + n % STAGES * STAGE_BYTES); }
-__device__ __forceinline__ OutputTile output_tile(int n) { return OutputTile(query_tile(n).base + QueryTile::BYTES); }
+__device__ __forceinline__ u32 stage(int n) { return shared_memory() + STAGES_AT + n % STAGES * STAGE_BYTES; }
+__device__ __forceinline__ QueryTile query_tile(int n) { return QueryTile(stage(n)); }
+__device__ __forceinline__ OutputTile output_tile(int n) { return OutputTile(stage(n) + QueryTile::BYTES); }
 __device__ __forceinline__ u32 logs(int n) { return shared_memory() + ROWS_AT + n % STAGES * (2 * ROWS_BYTES); }
 __device__ __forceinline__ u32 deltas(int n) { return logs(n) + ROWS_BYTES; }
 // Three of them: one is written while a group that is behind reads the one before the last.
@@ -102,7 +103,8 @@ template <int BLOCKS> __device__ __forceinline__ void pack(u32 (&left)[BLOCKS / 
 
 __device__ __forceinline__ void consume(const Work& work) {
     const AttentionShape& shape = work.p.shape;
-    int group = threadIdx.x / GROUP_THREADS - 1, lane = threadIdx.x % 32, row = group * 64 + threadIdx.x % GROUP_THREADS / 32 * 16;
+    int group = threadIdx.x / GROUP_THREADS - 1, lane = threadIdx.x % 32;
+    int row = group * 64 + threadIdx.x % GROUP_THREADS / 32 * 16; // of keys, a warp's first
     int steps = work.steps();
     float dk[K / 8][4] = {}, dv[V / 8][4] = {}, s[QUERIES / 8][4];
 
@@ -150,7 +152,8 @@ __device__ __forceinline__ void consume(const Work& work) {
         if (!OPTIONS) start_gradients(); // with options the weights leave no registers for both
 
         int query = tile * QUERIES + lane % 4 * 2, key = work.keys.first + row + lane / 4; // of the thread's first score
-        Range all = work.sequence.seen_by_all(shape, {tile * QUERIES, min(tile * QUERIES + QUERIES, work.sequence.queries.length)});
+        int end = min(tile * QUERIES + QUERIES, work.sequence.queries.length);
+        Range all = work.sequence.seen_by_all(shape, {tile * QUERIES, end});
         if (work.keys.first < all.first || work.keys.first + KEYS > all.end) {
 #pragma unroll
             for (int j = 0; j < QUERIES / 8; j++)
@@ -226,7 +229,8 @@ __device__ __forceinline__ void consume(const Work& work) {
             for (int e = 0; e < 4; e++) {
 #if OPTIONS
                 float capped, own = weight(j, e, e % 2 ? log.y : log.x, capped);
-                float gradient = dropped[j / 8] >> (j % 8 * 4 + e) & 1 ? 0.f : dp[j][e] * (dropout.threshold ? dropout.kept : 1.f);
+                bool is_dropped = dropped[j / 8] >> (j % 8 * 4 + e) & 1;
+                float gradient = is_dropped ? 0.f : dp[j][e] * (dropout.threshold ? dropout.kept : 1.f);
                 dp[j][e] = own * (gradient - (e % 2 ? delta.y : delta.x)) * score.derivative(capped);
 #else
                 dp[j][e] = s[j][e] * (dp[j][e] - (e % 2 ? delta.y : delta.x));
@@ -240,7 +244,8 @@ __device__ __forceinline__ void consume(const Work& work) {
         for (int j = 0; j < QUERIES / 8; j++)
 #pragma unroll
             for (int half = 0; half < 2; half++)
-                shared_store(pair_tile(n).at(row + half * 8 + lane / 4, j * 8 + lane % 4 * 2), gradients[j / 2][j % 2 * 2 + half]);
+                shared_store(pair_tile(n).at(row + half * 8 + lane / 4, j * 8 + lane % 4 * 2),
+                             gradients[j / 2][j % 2 * 2 + half]);
         fence_for_products();
         paired().arrive();
 
@@ -274,7 +279,8 @@ __device__ __forceinline__ void consume(const Work& work) {
     store_rows(key_tile(), row, 0, dk, shape.scale, target(work.p.grad_k), rows, shape.key_size, lane);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_hopper_backward(const __grid_constant__ AttentionHopperBackward p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+attention_hopper_backward(const __grid_constant__ AttentionHopperBackward p) {
     Work work(p.call);
     if (work.keys.first >= work.keys.end) return;
     if (threadIdx.x == 0) {
