@@ -1,12 +1,13 @@
 using System.Collections.Concurrent;
 using System.Numerics;
+using FlaSharp.Kernels.Interop;
 using FlaSharp.Kernels.Runtime;
 
 namespace FlaSharp.Kernels.Attention;
 
 /// <summary>
-/// Softmax attention's gradients on a GPU: the launches of Attention/backward_*.cu and *_backward.cu. Sums over blocks are made in
-/// a fixed order, so the results of two calls are the same to the bit.
+/// Softmax attention's gradients on a GPU: the launches of Attention/backward_*.cu and *_backward.cu. Sums over blocks are made
+/// in a fixed order, so the results of two calls are the same to the bit.
 /// </summary>
 internal sealed class AttentionBackwardKernels
 {
@@ -38,11 +39,13 @@ internal sealed class AttentionBackwardKernels
         ];
         (int keys, int values, ElementType element, bool hasOptions)[] hopper =
         [
-            (32, 32, BFloat16, false), (64, 64, BFloat16, true), (128, 128, BFloat16, false), (128, 64, Float16, false), (256, 256, BFloat16, false),
+            (32, 32, BFloat16, false), (64, 64, BFloat16, true), (128, 128, BFloat16, false), (128, 64, Float16, false),
+            (256, 256, BFloat16, false),
         ];
         foreach (var (size, element, hasOptions, vector) in portable)
             foreach (var pass in new[] { Pass.Delta, Pass.Main, Pass.Queries })
-                yield return Variant(AttentionBackwardTile.Portable(size, size, element, hasOptions, target), pass, vector);
+                yield return Variant(
+                    AttentionBackwardTile.Portable(size, size, element, hasOptions, vector, target), pass, vector);
         if (target.IsHopper)
             foreach (var (keys, values, element, hasOptions) in hopper)
                 yield return Variant(AttentionBackwardTile.Hopper(keys, values, element, hasOptions), Pass.Main, MostVector);
@@ -133,7 +136,7 @@ internal sealed class AttentionBackwardKernels
             Sums = parts.Sums,
             Turns = parts.Turns,
             Lines = lines,
-            Together = Math.Clamp(TogetherOf(problem), 1, Math.Max(1, lines)),
+            Together = Math.Min(TogetherOf(problem), Math.Max(1, lines)),
             KeyTiles = CeilingOf(problem.Keys.Length, tile.KeyRows),
             // Those with the highest keys begin with the latest queries, so that they come to each tile first.
             Descending = problem.IsCausal ? 1 : 0,
@@ -156,10 +159,15 @@ internal sealed class AttentionBackwardKernels
     private static int CeilingOf(int count, int size) => (count + size - 1) / size;
 
     /// <summary>
-    /// Heads whose blocks run side by side. Blocks of one head wait for one another, more so without a mask, where all of them begin
-    /// with the same queries; those of many heads share less in the L2 cache.
+    /// Heads whose blocks run side by side. Blocks of one head share its queries in the L2 cache, but wait for one another: the
+    /// more of them the longer, and with a causal mask less, where they begin one after the other.
     /// </summary>
-    private static int TogetherOf(AttentionProblem problem) => problem.IsCausal ? 8 : 16;
+    private static int TogetherOf(AttentionProblem problem)
+    {
+        const int Tokens = 32768; // measured on an H200
+        var heads = Tokens / (float)Math.Max(1, problem.Keys.Length);
+        return (int)Math.Clamp(problem.IsCausal ? heads * heads / 32 : heads, 1, 64);
+    }
 
     private static (AttentionBackwardTile, int vector) Choose(
         AttentionProblem problem, bool isPortable, params ReadOnlySpan<TensorView> views)
@@ -177,9 +185,10 @@ internal sealed class AttentionBackwardKernels
         var usesHopper = target.IsHopper && !isPortable && isForward && vector == MostVector
             && problem is { QueryTime: > 0, KeyTime: > 0 }
             && AttentionBackwardTile.FitsHopper(problem.KeySize, problem.ValueSize, hasOptions);
+        var (keySize, valueSize, element) = (problem.KeySize, problem.ValueSize, problem.Element);
         return (usesHopper
-            ? AttentionBackwardTile.Hopper(problem.KeySize, problem.ValueSize, problem.Element, hasOptions)
-            : AttentionBackwardTile.Portable(problem.KeySize, problem.ValueSize, problem.Element, hasOptions, target), vector);
+            ? AttentionBackwardTile.Hopper(keySize, valueSize, element, hasOptions)
+            : AttentionBackwardTile.Portable(keySize, valueSize, element, hasOptions, vector, target), vector);
     }
 
     private static AttentionBackwardParameters.Hopper Maps(

@@ -21,10 +21,12 @@ internal sealed record AttentionBackwardTile(
     public const int FewestQueryRows = 32;
 
     private const int HopperThreads = 384;
-    private const int Warps = 8;
     private const int HelperThreads = 256;
     private const int BarrierBytes = sizeof(long);
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
+
+    /// <summary>BLOCK_WARPS of the kernel for any GPU.</summary>
+    public int Warps { get; init; } = 8;
 
     private int RowBytes => Element.Bytes() * (Keys + Values);
 
@@ -41,7 +43,7 @@ internal sealed record AttentionBackwardTile(
         + 2 * sizeof(float) * QueryRows * (SumColumns + 2) + 11 * BarrierBytes;
 
     private int HopperBytes =>
-        KeyRows * RowBytes + Stages * QueryRows * (RowBytes + 2 * sizeof(float)) + 2 * Element.Bytes() * KeyRows * QueryRows
+        KeyRows * RowBytes + Stages * QueryRows * (RowBytes + 2 * sizeof(float)) + 3 * Element.Bytes() * KeyRows * QueryRows
         + SumBytes + (2 * Stages + 3) * BarrierBytes;
 
     private int PortableBytes =>
@@ -62,19 +64,27 @@ internal sealed record AttentionBackwardTile(
     public static AttentionBackwardTile Hopper(int keySize, int valueSize, ElementType element, bool hasOptions)
     {
         var largest = RoundUp(Math.Max(keySize, valueSize));
-        var (smallest, keyRows, queryRows) = largest > 128 ? (128, 64, 64) : largest > 32 || hasOptions ? (64, 128, 64) : (32, 128, 128);
+        var (smallest, keyRows, queryRows) = largest > 128 ? (128, 64, 64)
+            : largest > 32 || hasOptions ? (64, 128, 64)
+            : (32, 128, 128);
         return new(Math.Max(smallest, RoundUp(keySize)), Math.Max(smallest, RoundUp(valueSize)), keyRows, queryRows, 2, element,
             hasOptions, true);
     }
 
     /// <summary>The tile of the kernel for any GPU: the largest one that fits.</summary>
     public static AttentionBackwardTile Portable(
-        int keySize, int valueSize, ElementType element, bool hasOptions, CompilerTarget target)
+        int keySize, int valueSize, ElementType element, bool hasOptions, int vector, CompilerTarget target)
     {
+        const int WholeCopies = 8;
         var (keys, values) = (RoundUp(keySize), RoundUp(valueSize));
-        (int keyRows, int queryRows)[] tiles = Math.Max(keys, values) > 128 ? [(64, 32), (32, 32)] : [(64, 64)];
+        (int keyRows, int queryRows, int warps)[] tiles = Math.Max(keys, values) <= 128 ? [(64, 64, 8)]
+            : hasOptions || vector < WholeCopies ? [(64, 32, 8), (32, 32, 8)] // sixteen warps leave too few registers
+            : [(64, 64, 16), (32, 32, 8)];
         return tiles
-            .Select(rows => new AttentionBackwardTile(keys, values, rows.keyRows, rows.queryRows, 1, element, hasOptions, false))
+            .Select(rows => new AttentionBackwardTile(keys, values, rows.keyRows, rows.queryRows, 1, element, hasOptions, false)
+            {
+                Warps = rows.warps,
+            })
             .First(tile => tile.PortableBytes <= target.MaxSharedBytes);
     }
 

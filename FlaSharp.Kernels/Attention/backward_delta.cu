@@ -1,5 +1,6 @@
-// Before the gradients of softmax attention: for each query the product of its output and that one's gradient, which is the mean of its
-// weights' gradients; the logarithm of its denominator to base 2; and the sinks' gradient, a sum for each block of queries.
+// Before the gradients of softmax attention: for each query the product of its output and that one's gradient, which is the mean
+// of its weights' gradients; the logarithm of its denominator to base 2; and the sinks' gradient, a sum for each block of
+// queries.
 #include "fla/attention_backward.cuh"
 #include "fla/vector.cuh"
 

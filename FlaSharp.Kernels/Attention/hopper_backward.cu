@@ -2,8 +2,9 @@
 //
 // A block has a tile of keys and visits the queries that see some of them. With everything transposed, keys are rows:
 //   P = 2^(scores - log),  dP = V dO^T,  dS = P (dP - delta):     dV += P dO,   dK += dS Q,   dQ = dS^T K
-// so P and dS go from the sums of one product to the registers of the next. One thread loads, another one adds dQ to the sums of all
-// blocks, in turns; two groups of four warps compute, each for half of the keys, and share dQ.
+// so P and dS go from the sums of one product to the registers of the next. One thread loads, another one adds dQ to the sums of
+// all blocks, in turns; two groups of four warps compute, each for half of the keys, and share dQ. They do so a step later, when
+// both surely have dS, so that one may be in products while the other one is between them.
 #include "fla/attention_backward.cuh"
 #include "fla/bulk.cuh"
 #include "fla/tma.cuh"
@@ -36,18 +37,19 @@ typedef FloatTile<QUERIES, K> SumTile;
 // In shared memory; phases of barriers count steps, those of a stage every STAGES of them.
 constexpr int ROWS_BYTES = QUERIES * 4, STAGE_BYTES = QueryTile::BYTES + OutputTile::BYTES;
 constexpr int VALUES_AT = KeyTile::BYTES, STAGES_AT = VALUES_AT + ValueTile::BYTES, PAIRS_AT = STAGES_AT + STAGES * STAGE_BYTES,
-              SUMS_AT = PAIRS_AT + 2 * PairTile::BYTES, ROWS_AT = SUMS_AT + SumTile::BYTES,
+              SUMS_AT = PAIRS_AT + 3 * PairTile::BYTES, ROWS_AT = SUMS_AT + SumTile::BYTES,
               BARRIERS_AT = ROWS_AT + STAGES * 2 * ROWS_BYTES, BARRIERS = 2 * STAGES + 3;
 static_assert(BARRIERS_AT + BARRIERS * Mbarrier::BYTES == SHARED);
 
 __device__ __forceinline__ KeyTile key_tile() { return KeyTile(shared_memory()); }
 __device__ __forceinline__ ValueTile value_tile() { return ValueTile(shared_memory() + VALUES_AT); }
-__device__ __forceinline__ QueryTile query_tile(int n) { return QueryTile(shared_memory() + STAGES_AT + n % STAGES * STAGE_BYTES); }
-__device__ __forceinline__ OutputTile output_tile(int n) { return OutputTile(query_tile(n).base + QueryTile::BYTES); }
+__device__ __forceinline__ u32 stage(int n) { return shared_memory() + STAGES_AT + n % STAGES * STAGE_BYTES; }
+__device__ __forceinline__ QueryTile query_tile(int n) { return QueryTile(stage(n)); }
+__device__ __forceinline__ OutputTile output_tile(int n) { return OutputTile(stage(n) + QueryTile::BYTES); }
 __device__ __forceinline__ u32 logs(int n) { return shared_memory() + ROWS_AT + n % STAGES * (2 * ROWS_BYTES); }
 __device__ __forceinline__ u32 deltas(int n) { return logs(n) + ROWS_BYTES; }
-// Two of them: a group that is ahead writes the next one.
-__device__ __forceinline__ PairTile pair_tile(int n) { return PairTile(shared_memory() + PAIRS_AT + n % 2 * PairTile::BYTES); }
+// Three of them: one is written while a group that is behind reads the one before the last.
+__device__ __forceinline__ PairTile pair_tile(int n) { return PairTile(shared_memory() + PAIRS_AT + n % 3 * PairTile::BYTES); }
 __device__ __forceinline__ SumTile sum_tile() { return SumTile(shared_memory() + SUMS_AT); }
 __device__ __forceinline__ Mbarrier barrier(int i) { return {shared_memory() + BARRIERS_AT + i * Mbarrier::BYTES}; }
 __device__ __forceinline__ Mbarrier loaded(int n) { return barrier(n % STAGES); }
@@ -101,7 +103,8 @@ template <int BLOCKS> __device__ __forceinline__ void pack(u32 (&left)[BLOCKS / 
 
 __device__ __forceinline__ void consume(const Work& work) {
     const AttentionShape& shape = work.p.shape;
-    int group = threadIdx.x / GROUP_THREADS - 1, lane = threadIdx.x % 32, row = group * 64 + threadIdx.x % GROUP_THREADS / 32 * 16;
+    int group = threadIdx.x / GROUP_THREADS - 1, lane = threadIdx.x % 32;
+    int row = group * 64 + threadIdx.x % GROUP_THREADS / 32 * 16; // of keys, a warp's first
     int steps = work.steps();
     float dk[K / 8][4] = {}, dv[V / 8][4] = {}, s[QUERIES / 8][4];
 
@@ -111,6 +114,26 @@ __device__ __forceinline__ void consume(const Work& work) {
         for (int k = 0; k < K; k += 16)
             product<0, 0, T>(s, operand(key_tile(), group * 64, k), operand(query_tile(n), 0, k), k > 0);
         commit_products();
+    };
+    // dQ of step `n`, from what both groups left.
+    auto start_queries = [&](float(&dq)[COLUMNS / 8][4], int n) {
+        begin_products(dq);
+#pragma unroll
+        for (int k = 0; k < KEYS; k += 16)
+            product<1, 1, T>(dq, operand_transposed(pair_tile(n), k, BY_ROWS ? group * 64 : 0),
+                             operand_transposed(key_tile(), k, BY_ROWS ? 0 : group * COLUMNS), k > 0);
+        commit_products();
+    };
+    auto store_queries = [&](float(&dq)[COLUMNS / 8][4], int n) {
+        if (n > 0) added().wait(n - 1);
+        int first = (BY_ROWS ? row : row % 64) + lane / 4, column = (BY_ROWS ? 0 : group * COLUMNS) + lane % 4 * 2;
+#pragma unroll
+        for (int j = 0; j < COLUMNS / 8; j++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                shared_store(sum_tile().at(first + half * 8, column + j * 8), make_float2(dq[j][2 * half], dq[j][2 * half + 1]));
+        fence_for_products();
+        summed().arrive();
     };
     if (steps > 0) {
         loaded(0).wait(0);
@@ -128,9 +151,9 @@ __device__ __forceinline__ void consume(const Work& work) {
         };
         if (!OPTIONS) start_gradients(); // with options the weights leave no registers for both
 
-        if (OPTIONS) lane = opaque(lane), row = opaque(row); // nor for addresses kept from step to step
         int query = tile * QUERIES + lane % 4 * 2, key = work.keys.first + row + lane / 4; // of the thread's first score
-        Range all = work.sequence.seen_by_all(shape, {tile * QUERIES, min(tile * QUERIES + QUERIES, work.sequence.queries.length)});
+        int end = min(tile * QUERIES + QUERIES, work.sequence.queries.length);
+        Range all = work.sequence.seen_by_all(shape, {tile * QUERIES, end});
         if (work.keys.first < all.first || work.keys.first + KEYS > all.end) {
 #pragma unroll
             for (int j = 0; j < QUERIES / 8; j++)
@@ -206,7 +229,8 @@ __device__ __forceinline__ void consume(const Work& work) {
             for (int e = 0; e < 4; e++) {
 #if OPTIONS
                 float capped, own = weight(j, e, e % 2 ? log.y : log.x, capped);
-                float gradient = dropped[j / 8] >> (j % 8 * 4 + e) & 1 ? 0.f : dp[j][e] * (dropout.threshold ? dropout.kept : 1.f);
+                bool is_dropped = dropped[j / 8] >> (j % 8 * 4 + e) & 1;
+                float gradient = is_dropped ? 0.f : dp[j][e] * (dropout.threshold ? dropout.kept : 1.f);
                 dp[j][e] = own * (gradient - (e % 2 ? delta.y : delta.x)) * score.derivative(capped);
 #else
                 dp[j][e] = s[j][e] * (dp[j][e] - (e % 2 ? delta.y : delta.x));
@@ -215,11 +239,13 @@ __device__ __forceinline__ void consume(const Work& work) {
         }
         u32 gradients[QUERIES / 16][4];
         pack(gradients, dp);
+        if (n > 0) paired().wait(n - 1);
 #pragma unroll
         for (int j = 0; j < QUERIES / 8; j++)
 #pragma unroll
             for (int half = 0; half < 2; half++)
-                shared_store(pair_tile(n).at(row + half * 8 + lane / 4, j * 8 + lane % 4 * 2), gradients[j / 2][j % 2 * 2 + half]);
+                shared_store(pair_tile(n).at(row + half * 8 + lane / 4, j * 8 + lane % 4 * 2),
+                             gradients[j / 2][j % 2 * 2 + half]);
         fence_for_products();
         paired().arrive();
 
@@ -227,35 +253,23 @@ __device__ __forceinline__ void consume(const Work& work) {
 #pragma unroll
         for (int i = 0; i < QUERIES / 16; i++) product<1, T>(dk, gradients[i], operand_transposed(query_tile(n), i * 16, 0));
         commit_products();
+        start_queries(dq, n + 2); // of step n - 1; in the first step of no use, as the next scores in the last one
 
-        wait_products<1>(dv);
-        paired().wait(n);
-        begin_products(dq);
-#pragma unroll
-        for (int k = 0; k < KEYS; k += 16)
-            product<1, 1, T>(dq, operand_transposed(pair_tile(n), k, BY_ROWS ? group * 64 : 0),
-                             operand_transposed(key_tile(), k, BY_ROWS ? 0 : group * COLUMNS), k > 0);
-        commit_products();
-
-        wait_products<1>(dk);
+        wait_products<1>(dv, dk);
         used(n).arrive();
-
-        // The next scores begin before anyone waits for dQ; after the last step they are of no use.
         if (n + 1 < steps) loaded(n + 1).wait((n + 1) / STAGES);
         start_scores(n + 1);
         wait_products<1>(dq);
-        if (n > 0) added().wait(n - 1);
-        int first = (BY_ROWS ? row : row % 64) + lane / 4, column = (BY_ROWS ? 0 : group * COLUMNS) + lane % 4 * 2;
-#pragma unroll
-        for (int j = 0; j < COLUMNS / 8; j++)
-#pragma unroll
-            for (int half = 0; half < 2; half++)
-                shared_store(sum_tile().at(first + half * 8, column + j * 8),
-                             make_float2(dq[j][2 * half], dq[j][2 * half + 1]));
-        fence_for_products();
-        summed().arrive();
+        if (n > 0) store_queries(dq, n - 1);
         wait_products<0>(s);
     });
+    if (steps > 0) {
+        float dq[COLUMNS / 8][4];
+        paired().wait(steps - 1);
+        start_queries(dq, steps - 1);
+        wait_products<0>(dq);
+        store_queries(dq, steps - 1);
+    }
 
     constexpr int CONSUMING = 1;
     barrier_wait(CONSUMING, CONSUMER_THREADS); // both groups are done with the keys
@@ -265,7 +279,8 @@ __device__ __forceinline__ void consume(const Work& work) {
     store_rows(key_tile(), row, 0, dk, shape.scale, target(work.p.grad_k), rows, shape.key_size, lane);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_hopper_backward(const __grid_constant__ AttentionHopperBackward p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+attention_hopper_backward(const __grid_constant__ AttentionHopperBackward p) {
     Work work(p.call);
     if (work.keys.first >= work.keys.end) return;
     if (threadIdx.x == 0) {

@@ -1,5 +1,6 @@
-// As hopper_backward.cu, for heads of up to 256: there are no registers for a block's gradients of 128 such keys, so two groups of four
-// warps share 64 of them. Each computes the weights for half of the queries and, from those of both, half of each gradient's columns.
+// As hopper_backward.cu, for heads of up to 256: there are no registers for a block's gradients of 128 such keys, so two groups
+// of four warps share 64 of them. Each computes the weights for half of the queries and, from those of both, half of each
+// gradient's columns.
 #include "fla/attention_backward.cuh"
 #include "fla/bulk.cuh"
 #include "fla/tma.cuh"
@@ -30,14 +31,17 @@ typedef FloatTile<QUERIES, SUM_COLUMNS> SumTile;
 
 // In shared memory: two tiles of queries, but one of outputs' gradients, which the first product after the weights is done with.
 constexpr int ROWS_BYTES = QUERIES * 4;
-constexpr int VALUES_AT = KeyTile::BYTES, QUERIES_AT = VALUES_AT + ValueTile::BYTES, OUTPUTS_AT = QUERIES_AT + 2 * QueryTile::BYTES,
-              WEIGHTS_AT = OUTPUTS_AT + OutputTile::BYTES, PAIRS_AT = WEIGHTS_AT + PairTile::BYTES, SUMS_AT = PAIRS_AT + PairTile::BYTES,
+constexpr int VALUES_AT = KeyTile::BYTES, QUERIES_AT = VALUES_AT + ValueTile::BYTES,
+              OUTPUTS_AT = QUERIES_AT + 2 * QueryTile::BYTES, WEIGHTS_AT = OUTPUTS_AT + OutputTile::BYTES,
+              PAIRS_AT = WEIGHTS_AT + PairTile::BYTES, SUMS_AT = PAIRS_AT + PairTile::BYTES,
               ROWS_AT = SUMS_AT + 2 * SumTile::BYTES, BARRIERS_AT = ROWS_AT + 4 * ROWS_BYTES, BARRIERS = 11;
 static_assert(BARRIERS_AT + BARRIERS * Mbarrier::BYTES == SHARED);
 
 __device__ __forceinline__ KeyTile key_tile() { return KeyTile(shared_memory()); }
 __device__ __forceinline__ ValueTile value_tile() { return ValueTile(shared_memory() + VALUES_AT); }
-__device__ __forceinline__ QueryTile query_tile(int n) { return QueryTile(shared_memory() + QUERIES_AT + n % 2 * QueryTile::BYTES); }
+__device__ __forceinline__ QueryTile query_tile(int n) {
+    return QueryTile(shared_memory() + QUERIES_AT + n % 2 * QueryTile::BYTES);
+}
 __device__ __forceinline__ OutputTile output_tile() { return OutputTile(shared_memory() + OUTPUTS_AT); }
 __device__ __forceinline__ PairTile weight_tile() { return PairTile(shared_memory() + WEIGHTS_AT); }
 __device__ __forceinline__ PairTile pair_tile() { return PairTile(shared_memory() + PAIRS_AT); }
@@ -124,12 +128,14 @@ __device__ __forceinline__ void consume(const Work& work) {
     }
     work.each([&](int n, int head, int tile) {
         int place = group * HALF + lane % 4 * 2, query = tile * QUERIES + place, key = work.keys.first + row + lane / 4;
-        Range all = work.sequence.seen_by_all(shape, {tile * QUERIES, min(tile * QUERIES + QUERIES, work.sequence.queries.length)});
+        int end = min(tile * QUERIES + QUERIES, work.sequence.queries.length);
+        Range all = work.sequence.seen_by_all(shape, {tile * QUERIES, end});
         bool masked = work.keys.first < all.first || work.keys.first + KEYS > all.end;
         if (n > 0) used(n - 1).wait((n - 1) / 2);
 #pragma unroll
         for (int j = 0; j < HALF / 8; j++) {
-            float2 log = shared_load<float2>(logs(n) + (place + j * 8) * 4), delta = shared_load<float2>(deltas(n) + (place + j * 8) * 4);
+            float2 log = shared_load<float2>(logs(n) + (place + j * 8) * 4);
+            float2 delta = shared_load<float2>(deltas(n) + (place + j * 8) * 4);
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 bool seen = !masked || work.sequence.sees(shape, query + j * 8 + e % 2, key + e / 2 * 8);
@@ -161,7 +167,8 @@ __device__ __forceinline__ void consume(const Work& work) {
         begin_products(dq);
 #pragma unroll
         for (int k = 0; k < KEYS; k += 16)
-            product<1, 1, T>(dq, operand_transposed(pair_tile(), k, 0), operand_transposed(key_tile(), k, group * (K / 2)), k > 0);
+            product<1, 1, T>(dq, operand_transposed(pair_tile(), k, 0), operand_transposed(key_tile(), k, group * (K / 2)),
+                             k > 0);
         commit_products();
         wait_products<2>(dv);
         output_used().arrive();
@@ -200,7 +207,8 @@ __device__ __forceinline__ void consume(const Work& work) {
     store_rows(key_tile(), row, group * (K / 2), dk, shape.scale, target(work.p.grad_k), rows, shape.key_size, lane);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_hopper_backward(const __grid_constant__ AttentionHopperBackward p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+attention_hopper_backward(const __grid_constant__ AttentionHopperBackward p) {
     Work work(p.call);
     if (work.keys.first >= work.keys.end) return;
     if (threadIdx.x == 0) {

@@ -1,5 +1,5 @@
-// The gradients of softmax attention's keys and values, and sums of the queries', for any GPU, size and alignment: hopper_backward.cu
-// tells how. All warps of a block share each product, so weights and their gradients go through shared memory.
+// The gradients of softmax attention's keys and values, and sums of the queries', for any GPU, size and alignment:
+// hopper_backward.cu tells how. All warps of a block share each product, so weights and their gradients go through shared memory.
 #include "fla/attention_backward.cuh"
 #include "fla/turn.cuh"
 #include "fla/warp_tile.cuh"
@@ -33,8 +33,9 @@ constexpr int VALUES_AT = KeyTile::BYTES, WEIGHTS_AT = VALUES_AT + ValueTile::BY
 static_assert(STAGES_AT + STAGES * Stage::BYTES == SHARED);
 
 // From products and the gradients of weights to weights after dropout and the gradients of scores.
-__device__ __forceinline__ void weigh(Products<KEYS, QUERIES>& scores, Products<KEYS, QUERIES>& gradients, const AttentionBackward& p,
-                                      const AttentionSequence& sequence, int head, Range keys, int first, const Stage& stage) {
+__device__ __forceinline__ void weigh(Products<KEYS, QUERIES>& scores, Products<KEYS, QUERIES>& gradients,
+                                      const AttentionBackward& p, const AttentionSequence& sequence, int head, Range keys,
+                                      int first, const Stage& stage) {
     Range all = sequence.seen_by_all(p.shape, {first, min(first + QUERIES, sequence.queries.length)});
     bool masked = keys.first < all.first || keys.first + KEYS > all.end;
     AttentionScore score(p.shape, head);
@@ -44,7 +45,8 @@ __device__ __forceinline__ void weigh(Products<KEYS, QUERIES>& scores, Products<
     for (int m = 0; m < scores.ROW_TILES; m++)
 #pragma unroll
         for (int i = 0; i < scores.COL_TILES; i++) {
-            int place = scores.col + i * 16 + lane % 4 * 2, query = first + place, key = keys.first + scores.row + m * 16 + lane / 4;
+            int place = scores.col + i * 16 + lane % 4 * 2, query = first + place;
+            int key = keys.first + scores.row + m * 16 + lane / 4;
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 float kept[4] = {1.f, 1.f, 1.f, 1.f};
@@ -55,7 +57,8 @@ __device__ __forceinline__ void weigh(Products<KEYS, QUERIES>& scores, Products<
                 for (int f = 0; f < 4; f++) {
                     int later = f / 2 * 8 + e, higher = f % 2 * 8; // than query and key
                     float &s = scores.sum[m][2 * i + f / 2][f % 2 * 2 + e], &d = gradients.sum[m][2 * i + f / 2][f % 2 * 2 + e];
-                    float log = shared_load<float>(stage.log(place + later)), delta = shared_load<float>(stage.delta(place + later));
+                    float log = shared_load<float>(stage.log(place + later));
+                    float delta = shared_load<float>(stage.delta(place + later));
 #if OPTIONS
                     float capped = score.capped(s), derivative = score.derivative(capped);
                     float exponent = capped + score.bias(query + later + sequence.ahead - key - higher);
@@ -71,18 +74,21 @@ __device__ __forceinline__ void weigh(Products<KEYS, QUERIES>& scores, Products<
         }
 }
 
-template <int COLS> __device__ __forceinline__ void store(Products<KEYS, COLS>& sums, float factor, const Rows<T>& target, int rows, int size) {
+template <int COLS>
+__device__ __forceinline__ void store(Products<KEYS, COLS>& sums, float factor, const Rows<T>& target, int rows, int size) {
     sums.visit([&](int row, int col, float x, float y) {
         if (row < rows && col < size) store_pair<VECTOR>(target[row] + col, size - col, x * factor, y * factor);
     });
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_portable_backward(const __grid_constant__ AttentionBackward p) {
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+attention_portable_backward(const __grid_constant__ AttentionBackward p) {
     Work work(p);
     const AttentionSequence& sequence = work.sequence;
     Range keys = work.keys;
     if (keys.first >= keys.end) return;
-    int steps = work.steps(), count = steps / p.shape.group, kv_head = work.kv_head, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int steps = work.steps(), count = steps / p.shape.group, kv_head = work.kv_head;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
     KeyTile key_tile(shared_memory());
     ValueTile value_tile(shared_memory() + VALUES_AT);
@@ -92,15 +98,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_port
     auto tile_of = [&](int n) { return work.tiles.first + n % count; };
     auto load = [&](int n) {
         if (n < steps) {
-            int thread = opaque(threadIdx.x), head = head_of(n), first = tile_of(n) * QUERIES, rows = sequence.queries.length - first;
-            load_tile<VECTOR, THREADS>(stage(n).query(), sequence.queries.rows<T>(p.q, head), first, rows, p.shape.key_size, thread);
-            load_tile<VECTOR, THREADS>(stage(n).output(), sequence.queries.rows<T>(p.grad_output, head), first, rows, p.shape.value_size,
+            int thread = opaque(threadIdx.x), head = head_of(n), first = tile_of(n) * QUERIES;
+            int rows = sequence.queries.length - first;
+            load_tile<VECTOR, THREADS>(stage(n).query(), sequence.queries.rows<T>(p.q, head), first, rows, p.shape.key_size,
                                        thread);
+            load_tile<VECTOR, THREADS>(stage(n).output(), sequence.queries.rows<T>(p.grad_output, head), first, rows,
+                                       p.shape.value_size, thread);
             i64 stored = stored_query(p.shape, sequence.queries, head, first);
             if (thread < QUERIES / 2) {
                 bool is_log = thread < QUERIES / 4;
                 int place = thread % (QUERIES / 4) * 4;
-                copy_async<16>(is_log ? stage(n).log(place) : stage(n).delta(place), (is_log ? p.logs : p.deltas) + stored + place, true);
+                copy_async<16>(is_log ? stage(n).log(place) : stage(n).delta(place),
+                               (is_log ? p.logs : p.deltas) + stored + place, true);
             }
         }
         copy_async_commit();
@@ -108,8 +117,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_port
 
     load_tile<VECTOR, THREADS>(key_tile, sequence.keys.rows<T>(p.k, kv_head), keys.first, keys.end - keys.first, p.shape.key_size,
                                threadIdx.x);
-    load_tile<VECTOR, THREADS>(value_tile, sequence.keys.rows<T>(p.v, kv_head), keys.first, keys.end - keys.first, p.shape.value_size,
-                               threadIdx.x);
+    load_tile<VECTOR, THREADS>(value_tile, sequence.keys.rows<T>(p.v, kv_head), keys.first, keys.end - keys.first,
+                               p.shape.value_size, threadIdx.x);
     if (STAGES > 1) load(0);
     Products<KEYS, K> dk(warp, lane);
     Products<KEYS, V> dv(warp, lane);

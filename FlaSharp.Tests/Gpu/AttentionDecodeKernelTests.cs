@@ -191,6 +191,8 @@ public sealed class AttentionDecodeKernelTests
                 Element = Dtype.Element()!.Value,
                 Queries = new SequenceLayout(0, lengths.Length, Queries, 0),
                 Keys = new SequenceLayout(0, lengths.Length, lengths.Max(), 0),
+                QueryTime = Queries,
+                KeyTime = checked((int)inputs.Keys.Size(1)),
                 Heads = KvHeads * Group,
                 KvHeads = KvHeads,
                 KeySize = KeySize,

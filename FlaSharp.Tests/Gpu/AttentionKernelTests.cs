@@ -527,7 +527,7 @@ public sealed class AttentionKernelTests
         var forward = AttentionTile.Choose(keys, values, Element, hasOptions, usesHopper && values % 8 == 0);
         var backward = usesHopper && vector == 8 && AttentionBackwardTile.FitsHopper(keys, values, hasOptions)
             ? AttentionBackwardTile.Hopper(keys, values, Element, hasOptions)
-            : AttentionBackwardTile.Portable(keys, values, Element, hasOptions, target);
+            : AttentionBackwardTile.Portable(keys, values, Element, hasOptions, vector, target);
         return [forward.Forward(vector), backward.Delta(vector), backward.Main(vector), backward.Queries(vector)];
     }
 }

@@ -64,6 +64,8 @@ internal sealed record AttentionStep
             Element = q.dtype.Element()!.Value,
             Queries = new SequenceLayout(TensorPointer.Of(offsets), Sequences.Count, Sequences.MaxLength, IsReversed: 0),
             Keys = new SequenceLayout(0, Sequences.Count, newLengthsOnCpu.Max(), IsReversed: 0),
+            QueryTime = checked((int)q.Size(1)),
+            KeyTime = checked((int)keys.Size(1)),
             Heads = checked((int)q.Size(2)),
             KvHeads = checked((int)k.Size(2)),
             KeySize = checked((int)q.Size(3)),

@@ -1,4 +1,4 @@
-"""Softmax attention, backward, against its definition in float64. In this folder: /usr/bin/python3 -m unittest test_attention_backward"""
+"""Softmax attention, backward, against its definition in float64. Here: /usr/bin/python3 -m unittest test_attention_backward"""
 
 import ctypes
 import unittest
@@ -53,7 +53,8 @@ class Backward(ctypes.Structure):
 class Hopper(ctypes.Structure):
     """AttentionHopperBackward."""
 
-    _fields_ = [*((name, emulate.TensorMap) for name in ("q", "k", "v", "do")), ("call", Backward), ("unused", ctypes.c_uint64 * 3)]
+    _fields_ = [*((name, emulate.TensorMap) for name in ("q", "k", "v", "do")), ("call", Backward),
+                ("unused", ctypes.c_uint64 * 3)]
 
 
 class BackwardCase(Case):
@@ -72,7 +73,8 @@ class BackwardCase(Case):
         group = self.H // self.Hkv
         for index, (b, queries, keys) in enumerate(self.sequences()):
             for h in range(self.H):
-                q, k, v, do = self.q[b, queries, h], self.k[b, keys, h // group], self.v[b, keys, h // group], self.do[b, queries, h]
+                q, do = self.q[b, queries, h], self.do[b, queries, h]
+                k, v = self.k[b, keys, h // group], self.v[b, keys, h // group]
                 s, derivative = q @ k.T * self.scale, 1
                 if self.softcap:
                     derivative = 1 - np.tanh(s / self.softcap) ** 2
@@ -140,12 +142,12 @@ class BackwardCase(Case):
             kernel("backward_sinks.cu", "attention_backward_sinks", {}, self.H, 256, 0, Sinks(
                 shape, address(sink_blocks), address(sinks)))
         lines, key_tiles = shape.keys.count * self.Hkv, -(-shape.keys.length // keys_tile)
-        call = Backward(shape, *map(emulate.view, (q, k, v, do, dk, dv)), *map(address, (logs, deltas, sums, turns)), lines, together,
-                        key_tiles, descending)
+        call = Backward(shape, *map(emulate.view, (q, k, v, do, dk, dv)), *map(address, (logs, deltas, sums, turns)),
+                        lines, together, key_tiles, descending)
         launch(kernel, call, keys, values, (q, k, v, do))
         kernel("backward_queries.cu", "attention_backward_queries", {
-            "KEY_TILE": keys, "SUM_COLUMNS": 64 if launch.__name__ == "wide" else keys, "QUERY_TILE": query_tile, "KEYS_TILE": keys_tile}, grid, 256, 0, Queries(
-            shape, emulate.view(dq), address(sums), blocks))
+            "KEY_TILE": keys, "SUM_COLUMNS": 64 if launch.__name__ == "wide" else keys, "QUERY_TILE": query_tile,
+            "KEYS_TILE": keys_tile}, grid, 256, 0, Queries(shape, emulate.view(dq), address(sums), blocks))
         return [get(np.ascontiguousarray(x)).astype(np.float64) for x in (dq, dk, dv)] + [sinks.astype(np.float64)]
 
 
@@ -162,13 +164,14 @@ def portable(keys_tile=64, query_tile=64, stages=2, warps=8, options=0):
 
 def hopper(query_tile, stages=2, options=0):
     def launch(kernel, call, keys, values, tensors):
-        shared = 256 * (keys + values) + stages * query_tile * 2 * (keys + values + 4) + 512 * query_tile + 4 * query_tile * keys
+        shared = 256 * (keys + values) + stages * query_tile * 2 * (keys + values + 4) + 768 * query_tile + 4 * query_tile * keys
         shared += (2 * stages + 3) * 8
         q, k, v, do = tensors
         maps = [emulate.tensor_map(x, min(64, size), rows) for x, size, rows in (
             (q, keys, query_tile), (k, keys, 128), (v, values, 128), (do, values, query_tile))]
         kernel("hopper_backward.cu", "attention_hopper_backward", {
-            "KEY_TILE": keys, "VALUE_TILE": values, "QUERY_TILE": query_tile, "STAGES": stages, "OPTIONS": options, "SHARED": shared},
+            "KEY_TILE": keys, "VALUE_TILE": values, "QUERY_TILE": query_tile, "STAGES": stages, "OPTIONS": options,
+            "SHARED": shared},
             call.lines * call.key_tiles, 384, shared, Hopper(*maps, call))
     return launch, 128, query_tile
 
@@ -225,7 +228,8 @@ class AttentionBackwardTests(unittest.TestCase):
     def test_hopper(self):
         for case in (BackwardCase(64, 64, 64, 64), BackwardCase(300, 300, 64, 64, B=2, H=2, seed=1),
                      BackwardCase(70, 300, 64, 64, causal=False), BackwardCase(130, 50, 64, 64),
-                     BackwardCase(1, 129, 64, 64, H=4, Hkv=2, seed=2), BackwardCase(150, 150, 56, 40, element="fp16", H=3, seed=3),
+                     BackwardCase(1, 129, 64, 64, H=4, Hkv=2, seed=2),
+                     BackwardCase(150, 150, 56, 40, element="fp16", H=3, seed=3),
                      BackwardCase(300, 400, 64, 64, window=100)):
             with self.subTest(vars(case)["Tq"]):
                 self.check(case, hopper(64))

@@ -1,5 +1,6 @@
-// What the kernels of softmax attention's backward pass share. Each block has a tile of keys, and adds its part of the gradients of the
-// queries that see them to float32 sums in global memory, in turns: those of a tile of queries begin with its lowest, or highest, keys.
+// What the kernels of softmax attention's backward pass share. Each block has a tile of keys, and adds its part of the gradients
+// of the queries that see them to float32 sums in global memory, in turns: those of a tile of queries begin with its lowest, or
+// highest, keys.
 #pragma once
 #include "fla/attention.cuh"
 #include "fla/shared_tile.cuh"
@@ -45,8 +46,8 @@ template <int KEYS, int QUERIES> struct BackwardTiles {
     }
 };
 
-// A block's part of a call: a tile of keys, and for each head of queries that reads them the tiles that see them. Where it waits for
-// another block's turn, that one has a lower number.
+// A block's part of a call: a tile of keys, and for each head of queries that reads them the tiles that see them. Where it waits
+// for another block's turn, that one has a lower number.
 template <int KEYS, int QUERIES> struct BackwardWork {
     typedef BackwardTiles<KEYS, QUERIES> Tiles;
 
@@ -58,7 +59,8 @@ template <int KEYS, int QUERIES> struct BackwardWork {
 
     __device__ __forceinline__ BackwardWork(const AttentionBackward& p)
         : p(p), line(place(p).first), tile(place(p).end), sequence(p.shape, line / (p.shape.heads / p.shape.group)),
-          kv_head(line % (p.shape.heads / p.shape.group)), keys{tile * KEYS, min(sequence.keys.length, tile * KEYS + KEYS)}, tiles{0, 0} {
+          kv_head(line % (p.shape.heads / p.shape.group)),
+          keys{tile * KEYS, min(sequence.keys.length, tile * KEYS + KEYS)}, tiles{0, 0} {
         if (keys.first < keys.end) tiles = Tiles::seeing(p.shape, sequence, keys);
     }
     __device__ __forceinline__ int steps() const { return max(0, tiles.end - tiles.first) * p.shape.group; }

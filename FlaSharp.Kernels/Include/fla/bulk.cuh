@@ -1,5 +1,5 @@
-// Copies of whole stretches of memory by Hopper's copy engine, in the background. Addresses and sizes are multiples of 16 bytes; what
-// ordinary stores wrote to shared memory is visible to them after fence_for_products (wgmma.cuh). sm_90 and later.
+// Copies of whole stretches of memory by Hopper's copy engine, in the background. Addresses and sizes are multiples of 16 bytes;
+// what ordinary stores wrote to shared memory is visible to them after fence_for_products (wgmma.cuh). sm_90 and later.
 #pragma once
 #include "fla/mbarrier.cuh"
 
@@ -16,7 +16,8 @@ __device__ __forceinline__ void store_bulk(float* global, u32 shared, u32 bytes)
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global), "r"(shared), "r"(bytes) : "memory");
 }
 __device__ __forceinline__ void add_bulk(float* global, u32 shared, u32 bytes) {
-    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(global), "r"(shared), "r"(bytes)
+    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;"
+                 ::"l"(global), "r"(shared), "r"(bytes)
                  : "memory");
 }
 // Waits until this thread's copies to global memory have read their shared memory; until they are complete.

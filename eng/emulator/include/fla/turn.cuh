@@ -1,5 +1,5 @@
-// On the CPU: what FlaSharp.Kernels/Include/fla/turn.cuh does with the machine's instructions. Blocks run one after the other, so a
-// turn that has not come never comes.
+// On the CPU: what FlaSharp.Kernels/Include/fla/turn.cuh does with the machine's instructions. Blocks run one after the other, so
+// a turn that has not come never comes.
 #pragma once
 #include "fla/types.cuh"
 
