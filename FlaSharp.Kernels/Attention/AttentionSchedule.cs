@@ -22,8 +22,8 @@ internal readonly record struct AttentionSchedule(int Section, bool TurnsBack)
     /// <param name="limit">The largest section, whose keys and values fit into the L2 cache.</param>
     /// <param name="blocks">Blocks of threads.</param>
     public static AttentionSchedule Choose(AttentionProblem problem, AttentionTile tile, int limit, int blocks) =>
-        Choose(new(problem.Queries.Length, problem.Keys.Length, problem.IsCausal, problem.Window, problem.Queries.Count * problem.Heads,
-            problem.Heads / problem.KvHeads, tile.QueryRows, tile.KeyRows, limit, blocks));
+        Choose(new(problem.Queries.Length, problem.Keys.Length, problem.IsCausal, problem.Window,
+            problem.Queries.Count * problem.Heads, problem.Heads / problem.KvHeads, tile.QueryRows, tile.KeyRows, limit, blocks));
 
     /// <summary>The best schedule with sections of half of the limit up to the limit.</summary>
     public static AttentionSchedule Choose(Question question)
@@ -69,11 +69,12 @@ internal readonly record struct AttentionSchedule(int Section, bool TurnsBack)
 
     /// <summary>What the schedule depends on: the call's sizes, the tile's, and the blocks of threads.</summary>
     public readonly record struct Question(
-        int QueryTime, int KeyTime, bool IsCausal, int Window, int Lines, int Group, int QueryRows, int KeyRows, int Limit, int Blocks)
+        int QueryTime, int KeyTime, bool IsCausal, int Window, int Lines, int Group, int QueryRows, int KeyRows, int Limit,
+        int Blocks)
     {
         public int QueryBlocks => (QueryTime + QueryRows - 1) / QueryRows;
 
-        /// <summary>Of a head's tiles of queries, the last one first: key tiles, and one for what comes before and after them.</summary>
+        /// <summary>Of a head's tiles of queries, the last one first: key tiles, and one for all else.</summary>
         public int[] Costs()
         {
             var costs = new int[QueryBlocks];
