@@ -11,7 +11,10 @@ internal sealed class AttentionForwardKernels
     private const int MostVector = 8;
     private const int BoxColumns = 64; // of a copy by Hopper's engine
 
+    private const int MostMaps = 1024;
+
     private static readonly ConcurrentDictionary<(AttentionTile, int), KernelVariant> s_variants = new();
+    private static readonly ConcurrentDictionary<MappedTensor, TensorMap> s_maps = new();
 
     /// <summary>Whether Hopper's kernel is left aside where it could run.</summary>
     public bool IsPortable { get; init; }
@@ -69,6 +72,8 @@ internal sealed class AttentionForwardKernels
         if (usesHopper)
         {
             var blocks = Math.Min(call.Tiles, AttentionTile.HopperBlocks * problem.Device.Info.MultiprocessorCount);
+            var schedule = AttentionSchedule.Choose(problem, tile, call.Section, blocks);
+            (call.Section, call.TurnsBack) = (schedule.Section, schedule.TurnsBack ? 1 : 0);
             Launch(problem.Device, Variant(tile, MostVector), blocks, new AttentionParameters.HopperForward
             {
                 Q = Map(problem, q, problem.QueryTime, problem.Heads, problem.KeySize, tile.Keys, tile.QueryRows),
@@ -123,12 +128,25 @@ internal sealed class AttentionForwardKernels
 
     internal static TensorMap Map(AttentionProblem problem, TensorView view, int time, int heads, int size, int tile, int rows)
     {
-        ulong Stride(long elements) => (ulong)(Math.Max(elements, MostVector) * problem.Element.Bytes());
-        var columns = Math.Min(BoxColumns, tile);
-        return TensorMap.Tiled(
-            problem.Element == ElementType.BFloat16 ? TensorMapType.BFloat16 : TensorMapType.Float16, view.Data,
-            [(ulong)size, (ulong)heads, (ulong)time, problem.Queries.Offsets == 0 ? (ulong)problem.Queries.Count : 1],
-            [Stride(view.Head), Stride(view.Time), Stride(view.Batch)], [(uint)columns, 1, (uint)rows, 1],
-            columns == BoxColumns ? TensorMapSwizzle.Bytes128 : TensorMapSwizzle.Bytes64);
+        var batch = problem.Queries.Offsets == 0 ? problem.Queries.Count : 1;
+        var tensor = new MappedTensor(view, problem.Element, batch, time, heads, size, Math.Min(BoxColumns, tile), rows);
+        if (s_maps.TryGetValue(tensor, out var map))
+            return map;
+        if (s_maps.Count >= MostMaps)
+            s_maps.Clear();
+        return s_maps[tensor] = tensor.Encode();
+    }
+
+    /// <summary>What a map tells: a tensor [batch, time, heads, size] and the box that a copy takes of it.</summary>
+    private readonly record struct MappedTensor(
+        TensorView View, ElementType Element, int Batch, int Time, int Heads, int Size, int BoxColumns, int BoxRows)
+    {
+        public TensorMap Encode() => TensorMap.Tiled(
+            Element == ElementType.BFloat16 ? TensorMapType.BFloat16 : TensorMapType.Float16, View.Data,
+            [(ulong)Size, (ulong)Heads, (ulong)Time, (ulong)Batch], [Stride(View.Head), Stride(View.Time), Stride(View.Batch)],
+            [(uint)BoxColumns, 1, (uint)BoxRows, 1],
+            BoxColumns == AttentionForwardKernels.BoxColumns ? TensorMapSwizzle.Bytes128 : TensorMapSwizzle.Bytes64);
+
+        private ulong Stride(long elements) => (ulong)(Math.Max(elements, MostVector) * Element.Bytes());
     }
 }

@@ -60,6 +60,7 @@ internal static class AttentionParameters
         public int Blocks;
         public int Section;
         public int Tiles;
+        public int TurnsBack;
     }
 
     /// <summary>AttentionForward of portable_forward.cu.</summary>

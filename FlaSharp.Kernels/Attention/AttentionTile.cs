@@ -19,9 +19,9 @@ internal sealed record AttentionTile(int Keys, int Values, ElementType Element, 
 
     private const int SmallestTile = 32;
     private const int ElementBytes = 2;
-    private const int Stages = 2;
     private const int PortableWarps = 4;
     private const int GroupRows = 64; // of queries, for each group of four warps
+    private const int Groups = 2;     // as many as have the registers for 128 keys
     private const int WarpRows = 16;
 
     /// <summary>Queries of a block.</summary>
@@ -37,7 +37,11 @@ internal sealed record AttentionTile(int Keys, int Values, ElementType Element, 
         (false, false, _) => 32,
     };
 
-    private int Groups => Math.Max(Keys, Values) <= 64 && !HasOptions ? 3 : 2;
+    // Tiles of keys and of values in shared memory, and of Hopper's queries. Where there is room the next block's wait there when
+    // this one ends: with few keys each, blocks would spend much of their time waiting.
+    private int Stages => UsesHopper && Math.Max(Keys, Values) <= 64 ? 4 : 2;
+
+    private int QueryStages => UsesHopper && Math.Max(Keys, Values) <= 128 ? 2 : 1;
 
     // Groups take turns with their products; with outputs as large as these their own softmax hides behind them.
     private bool TakesTurns => Values <= 128;
@@ -58,19 +62,20 @@ internal sealed record AttentionTile(int Keys, int Values, ElementType Element, 
 
     private KernelVariant Hopper()
     {
-        const int OtherBarriers = 2, BarriersOfStage = 4, WarpgroupThreads = 128;
-        var bytes = TileBytes + ((OtherBarriers + (BarriersOfStage * Stages)) * sizeof(long));
+        const int BarriersOfQueries = 2, BarriersOfStage = 4, WarpgroupThreads = 128;
+        var bytes = TileBytes + (((BarriersOfQueries * QueryStages) + (BarriersOfStage * Stages)) * sizeof(long));
         // The registers that the block is launched with, most of them for those who compute: 4 x 24 + 8 x 240 = 12 x 168.
-        var (producers, consumers) = Groups == 2 ? (24, 240) : (32, 160);
+        const int Producers = 24, Consumers = 240;
         return Variant("hopper", WarpgroupThreads * (Groups + 1), bytes, $"GROUPS={Groups}", $"STAGES={Stages}",
-            $"PRODUCER_REGISTERS={producers}", $"CONSUMER_REGISTERS={consumers}", $"PINGPONG={(TakesTurns ? 1 : 0)}",
+            $"QUERY_STAGES={QueryStages}", $"PRODUCER_REGISTERS={Producers}", $"CONSUMER_REGISTERS={Consumers}",
+            $"PINGPONG={(TakesTurns ? 1 : 0)}",
             $"MIN_BLOCKS={HopperBlocks}");
     }
 
     private KernelVariant Portable(int vector) =>
         Variant("portable", 32 * PortableWarps, TileBytes, $"WARPS={PortableWarps}", $"VECTOR={vector}");
 
-    private int TileBytes => ElementBytes * ((QueryRows * Keys) + (Stages * KeyRows * (Keys + Values)));
+    private int TileBytes => ElementBytes * ((QueryStages * QueryRows * Keys) + (Stages * KeyRows * (Keys + Values)));
 
     private KernelVariant Variant(string kernel, int threads, int sharedBytes, params ReadOnlySpan<string> others) =>
         new($"Attention/{kernel}_forward.cu", "attention_forward",

@@ -25,25 +25,30 @@ typedef SharedTile<T, ROWS, K> QueryTile;
 typedef SharedTile<T, KEYS, K> KeyTile;
 typedef SharedTile<T, KEYS, V> ValueTile;
 
-// Shared memory. Key and value tiles are counted through, n being the block's n-th one.
+// Shared memory. Query, key and value tiles are counted through, n being the block's n-th one.
 struct Memory {
     u32 base = shared_memory();
 
-    __device__ __forceinline__ QueryTile query() const { return QueryTile(base); }
-    __device__ __forceinline__ KeyTile key(int n) const { return KeyTile(base + QueryTile::BYTES + n % STAGES * KeyTile::BYTES); }
+    static constexpr int KEYS_AT = QUERY_STAGES * QueryTile::BYTES, VALUES_AT = KEYS_AT + STAGES * KeyTile::BYTES;
+    static constexpr int BARRIERS_AT = VALUES_AT + STAGES * ValueTile::BYTES;
+    static constexpr int BYTES = BARRIERS_AT + (2 * QUERY_STAGES + 4 * STAGES) * Mbarrier::BYTES;
+
+    __device__ __forceinline__ QueryTile query(int n) const { return QueryTile(base + n % QUERY_STAGES * QueryTile::BYTES); }
+    __device__ __forceinline__ KeyTile key(int n) const { return KeyTile(base + KEYS_AT + n % STAGES * KeyTile::BYTES); }
     __device__ __forceinline__ ValueTile value(int n) const {
-        return ValueTile(base + QueryTile::BYTES + STAGES * KeyTile::BYTES + n % STAGES * ValueTile::BYTES);
+        return ValueTile(base + VALUES_AT + n % STAGES * ValueTile::BYTES);
     }
-    __device__ __forceinline__ Mbarrier query_full() const { return barrier(0); }
-    __device__ __forceinline__ Mbarrier query_empty() const { return barrier(1); }
-    __device__ __forceinline__ Mbarrier key_full(int n) const { return barrier(2 + n % STAGES); }
-    __device__ __forceinline__ Mbarrier key_empty(int n) const { return barrier(2 + STAGES + n % STAGES); }
-    __device__ __forceinline__ Mbarrier value_full(int n) const { return barrier(2 + 2 * STAGES + n % STAGES); }
-    __device__ __forceinline__ Mbarrier value_empty(int n) const { return barrier(2 + 3 * STAGES + n % STAGES); }
+    __device__ __forceinline__ Mbarrier key_full(int n) const { return barrier(n % STAGES); }
+    __device__ __forceinline__ Mbarrier key_empty(int n) const { return barrier(STAGES + n % STAGES); }
+    __device__ __forceinline__ Mbarrier value_full(int n) const { return barrier(2 * STAGES + n % STAGES); }
+    __device__ __forceinline__ Mbarrier value_empty(int n) const { return barrier(3 * STAGES + n % STAGES); }
+    __device__ __forceinline__ Mbarrier query_full(int n) const { return barrier(4 * STAGES + n % QUERY_STAGES); }
+    __device__ __forceinline__ Mbarrier query_empty(int n) const {
+        return barrier(4 * STAGES + QUERY_STAGES + n % QUERY_STAGES);
+    }
 
     __device__ __forceinline__ void make_barriers() const {
-        query_full().init(1);
-        query_empty().init(CONSUMERS / 32);
+        for (int n = 0; n < QUERY_STAGES; n++) query_full(n).init(1), query_empty(n).init(CONSUMERS / 32);
         for (int n = 0; n < STAGES; n++) {
             key_full(n).init(1), value_full(n).init(1);
             key_empty(n).init(CONSUMERS / 32), value_empty(n).init(CONSUMERS / 32);
@@ -52,13 +57,11 @@ struct Memory {
     }
 
 private:
-    __device__ __forceinline__ Mbarrier barrier(int i) const {
-        return {base + QueryTile::BYTES + STAGES * (KeyTile::BYTES + ValueTile::BYTES) + i * Mbarrier::BYTES};
-    }
+    __device__ __forceinline__ Mbarrier barrier(int i) const { return {base + BARRIERS_AT + i * Mbarrier::BYTES}; }
 };
-static_assert(QueryTile::BYTES + STAGES * (KeyTile::BYTES + ValueTile::BYTES) + (2 + 4 * STAGES) * Mbarrier::BYTES == SHARED);
+static_assert(Memory::BYTES == SHARED);
 
-// By one thread.
+// By one thread. What comes first is what has room first.
 __device__ __forceinline__ void produce(const AttentionForward& p, const Memory& memory) {
     prefetch_map(p.q), prefetch_map(p.k), prefetch_map(p.v);
     int n = 0, queries = 0;
@@ -66,20 +69,25 @@ __device__ __forceinline__ void produce(const AttentionForward& p, const Memory&
         Tile tile(p.call, turn.tile(p.call));
         if (tile.count == 0) continue;
         int head = tile.head / p.call.shape.group, first = (int)tile.sequence.keys.start, batch = (int)tile.sequence.keys.batch;
+        auto load_keys = [&](int n, int i) {
+            memory.key_empty(n).wait(n / STAGES - 1);
+            memory.key_full(n).arrive_expecting(KeyTile::BYTES);
+            copy_tile(memory.key(n), p.k, head, first + tile.key(i), batch, memory.key_full(n));
+        };
         auto load_values = [&](int n, int i) {
             memory.value_empty(n).wait(n / STAGES - 1);
             memory.value_full(n).arrive_expecting(ValueTile::BYTES);
             copy_tile(memory.value(n), p.v, head, first + tile.key(i), batch, memory.value_full(n));
         };
-        memory.query_empty().wait(queries++ - 1);
-        memory.query_full().arrive_expecting(QueryTile::BYTES);
-        copy_tile(memory.query(), p.q, tile.head, (int)tile.sequence.queries.start + tile.block.first,
-                  (int)tile.sequence.queries.batch, memory.query_full());
-        for (int i = 0; i < tile.count; i++, n++) {
-            memory.key_empty(n).wait(n / STAGES - 1);
-            memory.key_full(n).arrive_expecting(KeyTile::BYTES);
-            copy_tile(memory.key(n), p.k, head, first + tile.key(i), batch, memory.key_full(n));
-            if (i > 0) load_values(n - 1, i - 1);
+        load_keys(n++, 0);
+        memory.query_empty(queries).wait(queries / QUERY_STAGES - 1);
+        memory.query_full(queries).arrive_expecting(QueryTile::BYTES);
+        copy_tile(memory.query(queries), p.q, tile.head, (int)tile.sequence.queries.start + tile.block.first,
+                  (int)tile.sequence.queries.batch, memory.query_full(queries));
+        queries++;
+        for (int i = 1; i < tile.count; i++, n++) {
+            load_keys(n, i);
+            load_values(n - 1, i - 1);
         }
         load_values(n - 1, tile.count - 1);
     }
@@ -111,7 +119,7 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
         begin_products(scores);
 #pragma unroll
         for (int k = 0; k < K; k += 16)
-            product<0, 0, T>(scores, operand(memory.query(), 64 * group, k), operand(memory.key(n), 0, k), k > 0);
+            product<0, 0, T>(scores, operand(memory.query(queries), 64 * group, k), operand(memory.key(n), 0, k), k > 0);
         commit_products();
     };
     auto multiply_values = [&] {
@@ -134,7 +142,7 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
             for (float& sum : sums) sum = 0;
 
         if (tile.count > 0) {
-            memory.query_full().wait(queries++);
+            memory.query_full(queries).wait(queries / QUERY_STAGES);
             multiply_keys();
             wait_products<0>(scores);
             memory.key_empty(n).arrive_warp();
@@ -160,7 +168,7 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
                 pack_weights<T>(weights, scores);
                 if (grew) rows.multiply(out);
             }
-            memory.query_empty().arrive_warp();
+            memory.query_empty(queries++).arrive_warp();
             multiply_values();
             wait_products<0>(out, weights);
             memory.value_empty(n - 1).arrive_warp();

@@ -34,20 +34,21 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_forward(const __
     if (!tile.exists()) return;
     Memory memory;
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, group = tile.head / shape.group;
+    // `thread` is made opaque: addresses that depend on it would take registers throughout.
     auto load_keys = [&](int i) {
         if (i < tile.count)
             load_tile<VECTOR, THREADS>(memory.key(i), tile.sequence.keys.rows<T>(p.k, group), tile.key(i),
-                                       tile.sequence.keys.length - tile.key(i), shape.key_size, thread);
+                                       tile.sequence.keys.length - tile.key(i), shape.key_size, opaque(thread));
         copy_async_commit();
     };
     auto load_values = [&](int i) {
         if (i < tile.count)
             load_tile<VECTOR, THREADS>(memory.value(i), tile.sequence.keys.rows<T>(p.v, group), tile.key(i),
-                                       tile.sequence.keys.length - tile.key(i), shape.value_size, thread);
+                                       tile.sequence.keys.length - tile.key(i), shape.value_size, opaque(thread));
         copy_async_commit();
     };
     load_tile<VECTOR, THREADS>(memory.query(), tile.sequence.queries.rows<T>(p.q, tile.head), tile.block.first,
-                               tile.block.end - tile.block.first, shape.key_size, thread);
+                               tile.block.end - tile.block.first, shape.key_size, opaque(thread));
     load_keys(0);
     load_values(0);
 

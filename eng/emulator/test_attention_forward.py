@@ -28,13 +28,13 @@ class Call(ctypes.Structure):
     """fla::AttentionCall."""
 
     _fields_ = [("shape", Shape), ("o", emulate.TensorView), ("log", ctypes.c_void_p),
-                *((name, ctypes.c_int) for name in ("time", "blocks", "section", "tiles"))]
+                *((name, ctypes.c_int) for name in ("time", "blocks", "section", "tiles", "turns_back"))]
 
 
 class Hopper(ctypes.Structure):
     """AttentionForward of hopper_forward.cu."""
 
-    _fields_ = [*((name, emulate.TensorMap) for name in "qkv"), ("call", Call), ("unused", ctypes.c_uint64 * 2)]
+    _fields_ = [*((name, emulate.TensorMap) for name in "qkv"), ("call", Call), ("unused", ctypes.c_uint64)]
 
 
 class Portable(ctypes.Structure):
@@ -150,20 +150,22 @@ class Case:
         return KINDS[self.element][1](o).astype(np.float64), log.astype(np.float64)
 
 
-def call(case, shape, o, log, rows, section):
+def call(case, shape, o, log, rows, section, turns_back=0):
     blocks = -(-shape.queries.length // rows)
-    return Call(shape, emulate.view(o), log.ctypes.data, case.Tq, blocks, section, blocks * shape.queries.count * case.H)
+    return Call(shape, emulate.view(o), log.ctypes.data, case.Tq, blocks, section, blocks * shape.queries.count * case.H, turns_back)
 
 
-def hopper(keys, values, rows, groups=1, stages=2, options=0, section=2, grid=2):
+def hopper(keys, values, rows, groups=1, stages=2, query_stages=1, options=0, section=2, grid=2,
+           turns_back=0):
     """Launches the kernel for Hopper with these tiles."""
     def launch(case, shape, q, k, v, o, log, buffers):
-        shared = 128 * groups * keys + stages * rows * (keys + values) * 2 + (2 + 4 * stages) * 8
+        shared = 128 * groups * keys * query_stages + stages * rows * (keys + values) * 2
+        shared += (2 * query_stages + 4 * stages) * 8
         maps = [emulate.tensor_map(x, min(64, size), n) for x, size, n in ((q, keys, 64 * groups), (k, keys, rows), (v, values, rows))]
-        parameters = Hopper(*maps, call(case, shape, o, log, 64 * groups, section))
+        parameters = Hopper(*maps, call(case, shape, o, log, 64 * groups, section, turns_back))
         emulate.launch(ATTENTION / "hopper_forward.cu", "attention_forward", {
             "TYPE": case.element, "KEY_TILE": keys, "VALUE_TILE": values, "KEY_ROWS": rows, "GROUPS": groups, "STAGES": stages,
-            "PRODUCER_REGISTERS": 0, "CONSUMER_REGISTERS": 0, "MIN_BLOCKS": 1, "PINGPONG": int(groups > 1), "OPTIONS": options,
+            "QUERY_STAGES": query_stages, "PRODUCER_REGISTERS": 0, "CONSUMER_REGISTERS": 0, "MIN_BLOCKS": 1, "PINGPONG": int(groups > 1), "OPTIONS": options,
             "SHARED": shared}, min(grid, parameters.call.tiles), 128 * (groups + 1), shared, parameters, seed=case.seed, buffers=buffers)
     return launch
 
@@ -203,13 +205,14 @@ class AttentionForwardTests(unittest.TestCase):
 
     def test_hopper_groups(self):
         for seed in range(3):
-            self.check(Case(300, 300, 64, 64, H=2, seed=seed), hopper(64, 64, 128, groups=2))
+            self.check(Case(300, 300, 64, 64, H=2, seed=seed), hopper(64, 64, 128, groups=2, turns_back=seed % 2))
+            self.check(Case(250, 250, 32, 32, H=4, seed=seed), hopper(32, 32, 64, groups=2, stages=4, query_stages=2, turns_back=1))
         self.check(Case(300, 300, 40, 56, H=2), hopper(64, 64, 128, groups=3))
         self.check(Case(200, 260, 128, 128), hopper(128, 128, 80, groups=2))
 
     def test_hopper_packed(self):
         self.check(Case(0, 0, 64, 64, H=2, offsets=PACKED), hopper(64, 64, 64, groups=2))
-        self.check(Case(0, 0, 64, 64, H=2, offsets=PACKED, causal=False), hopper(64, 64, 64))
+        self.check(Case(0, 0, 64, 64, H=2, offsets=PACKED, causal=False), hopper(64, 64, 64, query_stages=2))
 
     def test_hopper_next_sequence_is_not_finite(self):
         case = Case(0, 0, 64, 64, offsets=([0, 40, 200], [0, 70, 230]), causal=False)

@@ -15,16 +15,15 @@ struct AttentionCall {
     int blocks;         // of the longest sequence's queries
     int section;        // heads of sequences whose blocks follow one another: their keys and values fit into the L2 cache
     int tiles;          // blocks in all
+    int turns_back;     // whether every other round of them is dealt in reverse
 };
 
-// The first and the next tile of a block of threads, of as many as run at once. Those that got the longest one of a round get the
-// shortest one of the next, where lengths fall throughout.
+// The first and the next tile of a block of threads, of as many as run at once.
 struct AttentionTurn {
     int round = 0;
 
     __device__ __forceinline__ int tile(const AttentionCall& call) const {
-        bool back = round % 2 && call.tiles == call.blocks * call.section;
-        return round * gridDim.x + (back ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+        return round * gridDim.x + (round % 2 && call.turns_back ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
     }
 };
 
