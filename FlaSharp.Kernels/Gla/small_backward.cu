@@ -183,12 +183,12 @@ __device__ __forceinline__ void store_gradients(const GlaSmallBackward& p, const
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_small_backward(const __grid_constant__ GlaSmallBackward p) {
     Line line(p.shape, blockIdx.x);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, keys = p.shape.key_size, values = p.shape.value_size;
-    i64 sequence_state = line.sequence_state(p.shape) * keys * values;
+    auto sequence_state = [&] { return ((i64)line.sequence.index * p.shape.heads + opaque(line.head)) * (keys * values); };
     float grad[THREAD_ELEMENTS];
 #pragma unroll
     for (int i = 0; i < THREAD_ELEMENTS; i++) {
         StateElement<K, V> element(threadIdx.x + i * THREADS, keys, values);
-        grad[i] = p.final_gradient && element.exists ? p.final_gradient[sequence_state + element.place(values)] : 0.f;
+        grad[i] = p.final_gradient && element.exists ? p.final_gradient[sequence_state() + element.place(values)] : 0.f;
     }
 
     int last = (line.chunks - 1) / WARPS * WARPS;
@@ -228,6 +228,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_small_back
 #pragma unroll
     for (int i = 0; i < THREAD_ELEMENTS; i++) {
         StateElement<K, V> element(threadIdx.x + i * THREADS, keys, values);
-        if (element.exists) p.initial_gradient[sequence_state + element.place(values)] = grad[i];
+        if (element.exists) p.initial_gradient[sequence_state() + element.place(values)] = grad[i];
     }
 }

@@ -30,7 +30,6 @@ typedef Inputs<T, G, K, V> Tokens;
 struct Part {
     Operand q;
     Product out;
-    bool strong; // without what its tokens get from one another
 };
 
 // What a warp's tokens make of the state; decays are logarithms.
@@ -39,10 +38,11 @@ struct Change {
     float decay[K / 4];
 };
 
-// Works on the next block of a warp.
-__device__ __forceinline__ Part attend(Change& change, const Tokens& x, float scale, int lane) {
+// Works on the next block of a warp. If its decays are strong, its tokens get nothing from one another.
+__device__ __forceinline__ Part attend(Change& change, bool& strong, const Tokens& x, float scale, int lane) {
     Part part{};
     BlockGates<K> gates(x.g, lane);
+    strong = gates.strong;
     auto query = [&](int h, int c) { return x.q.at(h, c) * gates.query_decay(h, c) * scale; };
     Operand q = operand_of<K>(query), k = operand_of<K>([&](int h, int c) { return x.k.at(h, c) * gates.key_decay(h, c); });
     Operand v = transpose<V>(operand(x.v));
@@ -61,7 +61,6 @@ __device__ __forceinline__ Part attend(Change& change, const Tokens& x, float sc
     advance<K, V>(change.added, [&](int c) { return pow2(gates.end[c]); }, added);
 #pragma unroll
     for (int c = 0; c < K / 4; c++) change.decay[c] += gates.end[c];
-    part.strong = gates.strong;
     return part;
 }
 
@@ -79,29 +78,27 @@ __shared__ __align__(16) float all_added[2][WARPS][ELEMENTS], all_decays[2][WARP
 // The state after the tokens of warps `from` to `to` - 1.
 __device__ __forceinline__ void advance_over(Product& state, int set, int from, int to, int lane) {
     constexpr int BATCH = 4; // loads under way at once
-    for (int first = from; first < to; first += BATCH) {
+    static_assert(WARPS % BATCH == 0, "a batch has only warps that exist");
+#pragma unroll 1
+    for (int first = from & ~(BATCH - 1); first < to; first += BATCH) {
         Product added[BATCH];
         float decay[BATCH][K / 4];
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            int w = min(first + i, WARPS - 1);
-            added[i] = load_state<K>(all_added[set][w], lane);
+            added[i] = load_state<K>(all_added[set][first + i], lane);
 #pragma unroll
-            for (int c = 0; c < K / 4; c++) decay[i][c] = all_decays[set][w][lane % 4 * (K / 4) + c];
+            for (int c = 0; c < K / 4; c++) decay[i][c] = all_decays[set][first + i][lane % 4 * (K / 4) + c];
         }
 #pragma unroll
         for (int i = 0; i < BATCH; i++)
-            if (first + i < to) advance<K, V>(state, [&](int c) { return decay[i][c]; }, added[i]);
+            if (first + i >= from && first + i < to) advance<K, V>(state, [&](int c) { return decay[i][c]; }, added[i]);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forward(const __grid_constant__ GlaSmallForward p) {
     Line line(p.shape, blockIdx.x);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, keys = p.shape.key_size, values = p.shape.value_size;
-    i64 sequence_state = line.sequence_state(p.shape) * keys * values;
-    Product state{};
-    if (p.initial) state = load_dense_state<K, V>(p.initial + sequence_state, keys, values, lane);
-
+    auto sequence_state = [&] { return ((i64)line.sequence.index * p.shape.heads + opaque(line.head)) * (keys * values); };
     // A warp's blocks of a round; once it has worked on them, those of the next.
     u32 memory = shared_memory() + warp * (BLOCKS * Tokens::WARP_BYTES);
     auto fetch = [&](int n) {
@@ -115,26 +112,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
         }
     };
     fetch(warp * BLOCKS);
+    Product state{};
+    if (p.initial) state = load_dense_state<K, V>(p.initial + sequence_state(), keys, values, lane);
 
     for (int first = 0, set = 0; first < line.chunks; first += WARPS * BLOCKS, set ^= 1) {
         int n = first + warp * BLOCKS;
         bool more = first + WARPS * BLOCKS < line.chunks;
         Change change{};
         Part part[BLOCKS];
+        u32 strong = 0; // bits of blocks
 #pragma unroll
         for (int i = 0; i < BLOCKS; i++) {
             copy_async_wait<BLOCKS - 1>();
             Tokens x;
             x.load(memory + i * Tokens::WARP_BYTES, lane);
             copy_async_commit(); // an empty group: as many come after the next block's
-            part[i] = attend(change, x, p.scale, lane);
+            bool is_strong;
+            part[i] = attend(change, is_strong, x, p.scale, lane);
+            strong |= (u32)is_strong << i;
         }
 #pragma unroll 1
-        for (int i = 0; i < BLOCKS; i++) {
-            bool strong = false;
-#pragma unroll
-            for (int j = 0; j < BLOCKS; j++) strong |= i == j && part[j].strong;
-            if (!strong) continue;
+        for (; strong; strong &= strong - 1) {
+            int i = __ffs(strong) - 1;
             Tokens x;
             x.load(memory + i * Tokens::WARP_BYTES, lane);
             Product out = attend_strongly(x, p.scale, lane);
@@ -160,7 +159,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
             store_tokens<V, VECTOR>(o, line.rows(n + i), values, lane, [&](int h, int c) { return part[i].out.at(h, c); });
             advance(o, BLOCK_TOKENS);
         }
-        if (more || warp == WARPS - 1) advance_over(state, set, warp, WARPS, lane);
+        if (more || (p.final && warp == WARPS - 1)) advance_over(state, set, warp, WARPS, lane);
     }
-    if (p.final && warp == WARPS - 1) store_dense_state<K, V>(p.final + sequence_state, state, keys, values, lane);
+    if (p.final && warp == WARPS - 1) store_dense_state<K, V>(p.final + sequence_state(), state, keys, values, lane);
 }
