@@ -103,7 +103,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
     u32 memory = shared_memory() + warp * (BLOCKS * Tokens::WARP_BYTES);
     auto fetch = [&](int n) {
         int left = line.sequence.length - n * BLOCK_TOKENS, thread = opaque(lane);
-        InputRows<T, G, K, V> inputs(p, line.sequence, opaque(line.head), n * BLOCK_TOKENS, thread);
+        InputRows<VECTOR, T, G, K, V> inputs(p, line.sequence, opaque(line.head), n * BLOCK_TOKENS, thread);
 #pragma unroll 1
         for (int i = 0; i < BLOCKS; i++) {
             Tokens::fetch<VECTOR>(memory + i * Tokens::WARP_BYTES, inputs, left - i * BLOCK_TOKENS, keys, values, thread);
@@ -124,6 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
 #pragma unroll
         for (int i = 0; i < BLOCKS; i++) {
             copy_async_wait<BLOCKS - 1>();
+            __syncwarp(); // what other lanes have copied
             Tokens x;
             x.load(memory + i * Tokens::WARP_BYTES, lane);
             copy_async_commit(); // an empty group: as many come after the next block's
@@ -141,6 +142,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
             for (int j = 0; j < BLOCKS; j++)
                 if (i == j) part[j].out += out;
         }
+        __syncwarp(); // the tokens are read
         if (more) fetch(n + WARPS * BLOCKS);
         store_state<K>(all_added[set][warp], change.added, lane);
         if (lane < 4)
