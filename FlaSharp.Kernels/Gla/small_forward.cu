@@ -20,7 +20,7 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, THREADS = 32 * WARPS;
 constexpr int ELEMENTS = StateElement<K, V>::COUNT;
-typedef GlaBlock<BLOCK_TOKENS, BLOCK_TOKENS * WARPS> Line;
+typedef GlaLine<BLOCK_TOKENS * WARPS> Line;
 static_assert(WARPS % BLOCKS == 0, "states to be saved are such before a warp's tokens");
 
 typedef Inputs<T, G, K, V> Tokens;
@@ -98,7 +98,6 @@ __device__ __forceinline__ void advance_over(Product& state, int set, int from, 
 extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forward(const __grid_constant__ GlaSmallForward p) {
     Line line(p.shape, blockIdx.x);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, keys = p.shape.key_size, values = p.shape.value_size;
-    auto sequence_state = [&] { return ((i64)line.sequence.index * p.shape.heads + opaque(line.head)) * (keys * values); };
     // A warp's blocks of a round; once it has worked on them, those of the next.
     u32 memory = shared_memory() + warp * (BLOCKS * Tokens::WARP_BYTES);
     auto fetch = [&](int n) {
@@ -113,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
     };
     fetch(warp * BLOCKS);
     Product state{};
-    if (p.initial) state = load_dense_state<K, V>(p.initial + sequence_state(), keys, values, lane);
+    if (p.initial) state = load_dense_state<K, V>(p.initial + line.state_offset(p.shape), keys, values, lane);
 
     for (int first = 0, set = 0; first < line.chunks; first += WARPS * BLOCKS, set ^= 1) {
         int n = first + warp * BLOCKS;
@@ -152,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
 
         advance_over(state, set, 0, warp, lane);
         if (p.states && n % WARPS == 0 && n < line.chunks)
-            store_state<K>(p.states + (line.slot(p.shape.sequences, n) * p.shape.heads + line.head) * ELEMENTS, state, lane);
+            store_state<K>(p.states + line.saved_state(p.shape, n) * ELEMENTS, state, lane);
         Operand before = operand<K>(state);
         Rows<T> o = lane_rows<V, T>(line.sequence, p.o, opaque(line.head), n * BLOCK_TOKENS, opaque(lane));
 #pragma unroll
@@ -163,5 +162,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
         }
         if (more || (p.final && warp == WARPS - 1)) advance_over(state, set, warp, WARPS, lane);
     }
-    if (p.final && warp == WARPS - 1) store_dense_state<K, V>(p.final + sequence_state(), state, keys, values, lane);
+    if (p.final && warp == WARPS - 1) store_dense_state<K, V>(p.final + line.state_offset(p.shape), state, keys, values, lane);
 }

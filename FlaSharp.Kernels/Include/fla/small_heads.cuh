@@ -14,6 +14,20 @@ namespace fla {
 
 constexpr int BLOCK_TOKENS = 16;
 
+// A thread block's part, a head of a sequence. There is a saved state every SAVED tokens.
+template <int SAVED> struct GlaLine : GlaBlock<BLOCK_TOKENS, SAVED> {
+    using GlaBlock<BLOCK_TOKENS, SAVED>::GlaBlock;
+
+    // Where its state is among those of a call: computed wherever it is needed.
+    __device__ __forceinline__ i64 state_offset(const GlaShape& shape) const {
+        return ((i64)this->sequence.index * shape.heads + opaque(this->head)) * (shape.key_size * shape.value_size);
+    }
+    // Which of the saved states is that before block `n`.
+    __device__ __forceinline__ i64 saved_state(const GlaShape& shape, int n) const {
+        return this->slot(shape.sequences, n) * shape.heads + this->head;
+    }
+};
+
 // A lane's rows of the block from token `first` on, its two tokens, beginning with its channels.
 template <int SIZE, class T>
 __device__ __forceinline__ Rows<T> lane_rows(const Sequence& sequence, const TensorView& view, int head, int first, int lane) {
@@ -196,6 +210,14 @@ template <class T, class G, int K, int V> struct Inputs {
         TokenRows<T, K>::template fetch<VEC>(to + AT_Q, from.q, rows, keys, lane);
         TokenRows<T, K>::template fetch<VEC>(to + AT_K, from.k, rows, keys, lane);
         TokenRows<T, V>::template fetch<VEC>(to + AT_V, from.v, rows, values, lane);
+    }
+    template <int VEC, class Parameters>
+    __device__ __forceinline__ void load(const Parameters& p, const Sequence& sequence, int head, int first, int rows, int lane) {
+        int kv_head = head / p.shape.group, keys = p.shape.key_size, values = p.shape.value_size;
+        g.template load<VEC>(lane_rows<K, G>(sequence, p.g, kv_head, first, lane), rows, keys, lane);
+        k.template load<VEC>(lane_rows<K, T>(sequence, p.k, kv_head, first, lane), rows, keys, lane);
+        q.template load<VEC>(lane_rows<K, T>(sequence, p.q, head, first, lane), rows, keys, lane);
+        v.template load<VEC>(lane_rows<V, T>(sequence, p.v, kv_head, first, lane), rows, values, lane);
     }
     __device__ __forceinline__ void load(u32 from, int lane) {
         g.load(from, lane), q.load(from + AT_Q, lane), k.load(from + AT_K, lane), v.load(from + AT_V, lane);
