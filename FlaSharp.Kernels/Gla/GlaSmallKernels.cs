@@ -67,11 +67,12 @@ internal sealed class GlaSmallKernels
         const ElementType BFloat16 = ElementType.BFloat16, Float16 = ElementType.Float16, Float32 = ElementType.Float32;
         (GlaSmallTile tile, int vector)[] cases =
         [
-            (new(8, 8, 16, 4, BFloat16, BFloat16), 4),
-            (new(8, 16, 16, 4, BFloat16, BFloat16), 4),
-            (new(16, 8, 16, 2, BFloat16, BFloat16), 4),
-            (new(16, 16, 16, 2, BFloat16, BFloat16), 4),
-            (new(16, 16, 8, 2, BFloat16, BFloat16), 4),
+            (new(8, 8, 16, 4, BFloat16, BFloat16), 8),
+            (new(8, 16, 16, 4, BFloat16, BFloat16), 8),
+            (new(16, 8, 16, 2, BFloat16, BFloat16), 8),
+            (new(16, 16, 16, 2, BFloat16, BFloat16), 8),
+            (new(16, 16, 8, 2, BFloat16, BFloat16), 8),
+            (new(8, 8, 8, 4, BFloat16, Float32), 8),
             (new(16, 16, 4, 2, BFloat16, Float32), 4),
             (new(16, 16, 16, 1, Float16, Float32), 1),
             (new(8, 16, 16, 2, Float16, Float16), 2),
@@ -151,10 +152,10 @@ internal sealed class GlaSmallKernels
         s_variants.GetOrAdd((tile, backward, vector),
             static key => key.Item2 ? key.Item1.Backward(key.Item3) : key.Item1.Forward(key.Item3));
 
-    /// <summary>How many elements, up to 4, are aligned together in every row of the inputs, and so of dense outputs.</summary>
+    /// <summary>How many elements, up to 8, are aligned together in every row of the inputs, and so of dense outputs.</summary>
     private int Vector(TensorView g, params ReadOnlySpan<TensorView> others)
     {
-        const int Most = 4;
+        const int Most = 8;
         var multiples = g.Multiples(Tile.Gate) | (long)KeySize | (long)ValueSize | Most;
         foreach (var view in others)
             multiples |= view.Multiples(Tile.Element);

@@ -70,7 +70,7 @@ internal sealed record GlaSmallTile(int Keys, int Values, int Warps, int Blocks,
         return tile;
     }
 
-    /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2 or 4.</param>
+    /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2, 4 or 8.</param>
     public KernelVariant Forward(int vector) => Variant("forward", vector, ForwardBytes, $"BLOCKS={Blocks}");
 
     /// <summary>As <see cref="Forward"/>.</summary>

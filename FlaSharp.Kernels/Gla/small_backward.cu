@@ -27,27 +27,22 @@ typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, THREADS = 32 * WARPS;
 constexpr int ELEMENTS = StateElement<K, V>::COUNT, THREAD_ELEMENTS = (ELEMENTS + THREADS - 1) / THREADS;
 constexpr int MIN_BLOCKS = WARPS > 4 ? 16 / WARPS : 3; // the elements of a small block's threads take more registers
-typedef GlaBlock<BLOCK_TOKENS, BLOCK_TOKENS * WARPS> Line;
+typedef GlaLine<BLOCK_TOKENS * WARPS> Line;
 
 // What a warp works on.
-struct Tokens {
-    TokenRows<T, K> q, k;
-    TokenRows<T, V> v, grad_output;
-    TokenRows<G, K> g;
+struct Tokens : Inputs<T, G, K, V> {
+    TokenRows<T, V> grad_output;
 
     __device__ __forceinline__ void load(const GlaSmallBackward& p, const Line& line, int n, int lane) {
         if (n >= line.chunks) {
             *this = {};
             return;
         }
-        int first = n * BLOCK_TOKENS, rows = line.rows(n), head = opaque(line.head), kv_head = head / p.shape.group;
+        int first = n * BLOCK_TOKENS, rows = line.rows(n), head = opaque(line.head);
         lane = opaque(lane);
-        g.template load<VECTOR>(lane_rows<K, G>(line.sequence, p.g, kv_head, first, lane), rows, p.shape.key_size, lane);
-        k.template load<VECTOR>(lane_rows<K, T>(line.sequence, p.k, kv_head, first, lane), rows, p.shape.key_size, lane);
-        q.template load<VECTOR>(lane_rows<K, T>(line.sequence, p.q, head, first, lane), rows, p.shape.key_size, lane);
-        v.template load<VECTOR>(lane_rows<V, T>(line.sequence, p.v, kv_head, first, lane), rows, p.shape.value_size, lane);
-        grad_output.template load<VECTOR>(lane_rows<V, T>(line.sequence, p.grad_output, head, first, lane), rows,
-                                          p.shape.value_size, lane);
+        Inputs::load<VECTOR>(p, line.sequence, head, first, rows, lane);
+        grad_output.load<VECTOR>(lane_rows<V, T>(line.sequence, p.grad_output, head, first, lane), rows, p.shape.value_size,
+                                 lane);
     }
 };
 
@@ -183,12 +178,11 @@ __device__ __forceinline__ void store_gradients(const GlaSmallBackward& p, const
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_small_backward(const __grid_constant__ GlaSmallBackward p) {
     Line line(p.shape, blockIdx.x);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, keys = p.shape.key_size, values = p.shape.value_size;
-    i64 sequence_state = line.sequence_state(p.shape) * keys * values;
     float grad[THREAD_ELEMENTS];
 #pragma unroll
     for (int i = 0; i < THREAD_ELEMENTS; i++) {
         StateElement<K, V> element(threadIdx.x + i * THREADS, keys, values);
-        grad[i] = p.final_gradient && element.exists ? p.final_gradient[sequence_state + element.place(values)] : 0.f;
+        grad[i] = p.final_gradient && element.exists ? p.final_gradient[line.state_offset(p.shape) + element.place(values)] : 0.f;
     }
 
     int last = (line.chunks - 1) / WARPS * WARPS;
@@ -201,7 +195,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_small_back
 #pragma unroll
         for (int i = 0; i < THREAD_ELEMENTS; i++)
             if (int e = threadIdx.x + i * THREADS; e < ELEMENTS)
-                state[i] = p.states[(line.slot(p.shape.sequences, first) * p.shape.heads + line.head) * ELEMENTS + e];
+                state[i] = p.states[line.saved_state(p.shape, first) * ELEMENTS + e];
 
         BlockGates<K> gates(x.g, lane);
         Operand q = operand_of<K>([&](int h, int c) { return x.q.at(h, c) * gates.query_decay(h, c) * p.scale; });
@@ -228,6 +222,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_small_back
 #pragma unroll
     for (int i = 0; i < THREAD_ELEMENTS; i++) {
         StateElement<K, V> element(threadIdx.x + i * THREADS, keys, values);
-        if (element.exists) p.initial_gradient[sequence_state + element.place(values)] = grad[i];
+        if (element.exists) p.initial_gradient[line.state_offset(p.shape) + element.place(values)] = grad[i];
     }
 }

@@ -20,7 +20,7 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, THREADS = 32 * WARPS;
 constexpr int ELEMENTS = StateElement<K, V>::COUNT;
-typedef GlaBlock<BLOCK_TOKENS, BLOCK_TOKENS * WARPS> Line;
+typedef GlaLine<BLOCK_TOKENS * WARPS> Line;
 static_assert(WARPS % BLOCKS == 0, "states to be saved are such before a warp's tokens");
 
 typedef Inputs<T, G, K, V> Tokens;
@@ -30,7 +30,6 @@ typedef Inputs<T, G, K, V> Tokens;
 struct Part {
     Operand q;
     Product out;
-    bool strong; // without what its tokens get from one another
 };
 
 // What a warp's tokens make of the state; decays are logarithms.
@@ -39,10 +38,11 @@ struct Change {
     float decay[K / 4];
 };
 
-// Works on the next block of a warp.
-__device__ __forceinline__ Part attend(Change& change, const Tokens& x, float scale, int lane) {
+// Works on the next block of a warp. If its decays are strong, its tokens get nothing from one another.
+__device__ __forceinline__ Part attend(Change& change, bool& strong, const Tokens& x, float scale, int lane) {
     Part part{};
     BlockGates<K> gates(x.g, lane);
+    strong = gates.strong;
     auto query = [&](int h, int c) { return x.q.at(h, c) * gates.query_decay(h, c) * scale; };
     Operand q = operand_of<K>(query), k = operand_of<K>([&](int h, int c) { return x.k.at(h, c) * gates.key_decay(h, c); });
     Operand v = transpose<V>(operand(x.v));
@@ -61,7 +61,6 @@ __device__ __forceinline__ Part attend(Change& change, const Tokens& x, float sc
     advance<K, V>(change.added, [&](int c) { return pow2(gates.end[c]); }, added);
 #pragma unroll
     for (int c = 0; c < K / 4; c++) change.decay[c] += gates.end[c];
-    part.strong = gates.strong;
     return part;
 }
 
@@ -79,34 +78,31 @@ __shared__ __align__(16) float all_added[2][WARPS][ELEMENTS], all_decays[2][WARP
 // The state after the tokens of warps `from` to `to` - 1.
 __device__ __forceinline__ void advance_over(Product& state, int set, int from, int to, int lane) {
     constexpr int BATCH = 4; // loads under way at once
-    for (int first = from; first < to; first += BATCH) {
+    static_assert(WARPS % BATCH == 0, "a batch has only warps that exist");
+#pragma unroll 1
+    for (int first = from & ~(BATCH - 1); first < to; first += BATCH) {
         Product added[BATCH];
         float decay[BATCH][K / 4];
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            int w = min(first + i, WARPS - 1);
-            added[i] = load_state<K>(all_added[set][w], lane);
+            added[i] = load_state<K>(all_added[set][first + i], lane);
 #pragma unroll
-            for (int c = 0; c < K / 4; c++) decay[i][c] = all_decays[set][w][lane % 4 * (K / 4) + c];
+            for (int c = 0; c < K / 4; c++) decay[i][c] = all_decays[set][first + i][lane % 4 * (K / 4) + c];
         }
 #pragma unroll
         for (int i = 0; i < BATCH; i++)
-            if (first + i < to) advance<K, V>(state, [&](int c) { return decay[i][c]; }, added[i]);
+            if (first + i >= from && first + i < to) advance<K, V>(state, [&](int c) { return decay[i][c]; }, added[i]);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forward(const __grid_constant__ GlaSmallForward p) {
     Line line(p.shape, blockIdx.x);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, keys = p.shape.key_size, values = p.shape.value_size;
-    i64 sequence_state = line.sequence_state(p.shape) * keys * values;
-    Product state{};
-    if (p.initial) state = load_dense_state<K, V>(p.initial + sequence_state, keys, values, lane);
-
     // A warp's blocks of a round; once it has worked on them, those of the next.
     u32 memory = shared_memory() + warp * (BLOCKS * Tokens::WARP_BYTES);
     auto fetch = [&](int n) {
         int left = line.sequence.length - n * BLOCK_TOKENS, thread = opaque(lane);
-        InputRows<T, G, K, V> inputs(p, line.sequence, opaque(line.head), n * BLOCK_TOKENS, thread);
+        InputRows<VECTOR, T, G, K, V> inputs(p, line.sequence, opaque(line.head), n * BLOCK_TOKENS, thread);
 #pragma unroll 1
         for (int i = 0; i < BLOCKS; i++) {
             Tokens::fetch<VECTOR>(memory + i * Tokens::WARP_BYTES, inputs, left - i * BLOCK_TOKENS, keys, values, thread);
@@ -115,26 +111,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
         }
     };
     fetch(warp * BLOCKS);
+    Product state{};
+    if (p.initial) state = load_dense_state<K, V>(p.initial + line.state_offset(p.shape), keys, values, lane);
 
     for (int first = 0, set = 0; first < line.chunks; first += WARPS * BLOCKS, set ^= 1) {
         int n = first + warp * BLOCKS;
         bool more = first + WARPS * BLOCKS < line.chunks;
         Change change{};
         Part part[BLOCKS];
+        u32 strong = 0; // bits of blocks
 #pragma unroll
         for (int i = 0; i < BLOCKS; i++) {
             copy_async_wait<BLOCKS - 1>();
+            __syncwarp(); // what other lanes have copied
             Tokens x;
             x.load(memory + i * Tokens::WARP_BYTES, lane);
             copy_async_commit(); // an empty group: as many come after the next block's
-            part[i] = attend(change, x, p.scale, lane);
+            bool is_strong;
+            part[i] = attend(change, is_strong, x, p.scale, lane);
+            strong |= (u32)is_strong << i;
         }
 #pragma unroll 1
-        for (int i = 0; i < BLOCKS; i++) {
-            bool strong = false;
-#pragma unroll
-            for (int j = 0; j < BLOCKS; j++) strong |= i == j && part[j].strong;
-            if (!strong) continue;
+        for (; strong; strong &= strong - 1) {
+            int i = __ffs(strong) - 1;
             Tokens x;
             x.load(memory + i * Tokens::WARP_BYTES, lane);
             Product out = attend_strongly(x, p.scale, lane);
@@ -142,6 +141,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
             for (int j = 0; j < BLOCKS; j++)
                 if (i == j) part[j].out += out;
         }
+        __syncwarp(); // the tokens are read
         if (more) fetch(n + WARPS * BLOCKS);
         store_state<K>(all_added[set][warp], change.added, lane);
         if (lane < 4)
@@ -151,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
 
         advance_over(state, set, 0, warp, lane);
         if (p.states && n % WARPS == 0 && n < line.chunks)
-            store_state<K>(p.states + (line.slot(p.shape.sequences, n) * p.shape.heads + line.head) * ELEMENTS, state, lane);
+            store_state<K>(p.states + line.saved_state(p.shape, n) * ELEMENTS, state, lane);
         Operand before = operand<K>(state);
         Rows<T> o = lane_rows<V, T>(line.sequence, p.o, opaque(line.head), n * BLOCK_TOKENS, opaque(lane));
 #pragma unroll
@@ -160,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forw
             store_tokens<V, VECTOR>(o, line.rows(n + i), values, lane, [&](int h, int c) { return part[i].out.at(h, c); });
             advance(o, BLOCK_TOKENS);
         }
-        if (more || warp == WARPS - 1) advance_over(state, set, warp, WARPS, lane);
+        if (more || (p.final && warp == WARPS - 1)) advance_over(state, set, warp, WARPS, lane);
     }
-    if (p.final && warp == WARPS - 1) store_dense_state<K, V>(p.final + sequence_state, state, keys, values, lane);
+    if (p.final && warp == WARPS - 1) store_dense_state<K, V>(p.final + line.state_offset(p.shape), state, keys, values, lane);
 }

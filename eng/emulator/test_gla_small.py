@@ -117,7 +117,7 @@ class GlaSmallTests(unittest.TestCase):
                 self.check(SmallCase(16, 16, T=100, gates=gates), without=("dg",) if gates != "all resets" else ("dg", "d_initial"))
 
     def test_odd_sizes(self):
-        for K, V in ((1, 1), (1, 16), (5, 15), (15, 5), (8, 16), (16, 8), (12, 4), (6, 10)):
+        for K, V in ((1, 1), (1, 16), (4, 4), (5, 15), (15, 5), (8, 16), (16, 8), (12, 4), (6, 10)):
             with self.subTest(K=K, V=V):
                 self.check(SmallCase(K, V, T=70, gates="resets"))
 
@@ -135,14 +135,14 @@ class GlaSmallTests(unittest.TestCase):
                 self.check(SmallCase(16, 8, T=40, layout=layout))
 
     def test_types(self):
-        for element, gate in (("bf16", "float"), ("fp16", "fp16"), ("fp16", "float")):
-            with self.subTest(element=element, gate=gate):
-                self.check(SmallCase(16, 16, T=100, element=element, gate=gate, gates="half"))
+        for size, element, gate in ((8, "bf16", "float"), (16, "bf16", "float"), (16, "fp16", "fp16"), (16, "fp16", "float")):
+            with self.subTest(size=size, element=element, gate=gate):
+                self.check(SmallCase(size, size, T=100, element=element, gate=gate, gates="half"))
 
     def test_warps(self):
-        for warps in (8, 16):
-            with self.subTest(warps):
-                self.check(SmallCase(16, 16, T=16 * warps + 100, warps=warps, H=1))
+        for warps, blocks in ((8, 1), (8, 2), (16, 2)):
+            with self.subTest(warps=warps, blocks=blocks):
+                self.check(SmallCase(16, 16, T=16 * warps + 100, warps=warps, blocks=blocks, H=1))
 
     def test_blocks(self):
         for blocks in (1, 4):

@@ -69,8 +69,8 @@ template <class T> __device__ __forceinline__ T shared_load(u32 address) {
                      : "memory");
     else
         asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(reinterpret_cast<uint4&>(x).x), "=r"(reinterpret_cast<uint4&>(x).y), "=r"(reinterpret_cast<uint4&>(x).z),
-                       "=r"(reinterpret_cast<uint4&>(x).w)
+                     : "=r"(reinterpret_cast<uint4&>(x).x), "=r"(reinterpret_cast<uint4&>(x).y),
+                       "=r"(reinterpret_cast<uint4&>(x).z), "=r"(reinterpret_cast<uint4&>(x).w)
                      : "r"(address)
                      : "memory");
     return x;
@@ -81,7 +81,8 @@ template <class T> __device__ __forceinline__ void shared_store(u32 address, T x
     else if constexpr (sizeof(T) == 4)
         asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(reinterpret_cast<u32&>(x)) : "memory");
     else if constexpr (sizeof(T) == 8)
-        asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(reinterpret_cast<uint2&>(x).x), "r"(reinterpret_cast<uint2&>(x).y)
+        asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(reinterpret_cast<uint2&>(x).x),
+                     "r"(reinterpret_cast<uint2&>(x).y)
                      : "memory");
     else
         asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(reinterpret_cast<uint4&>(x).x),
@@ -89,8 +90,8 @@ template <class T> __device__ __forceinline__ void shared_store(u32 address, T x
                      : "memory");
 }
 
-// Copies BYTES (4, 8 or 16) to shared memory in the background. Where `valid` is false it writes zeros and reads nothing, whatever
-// `global` is. Both addresses are aligned to BYTES.
+// Copies BYTES (4, 8 or 16) to shared memory in the background. Where `valid` is false it writes zeros and reads nothing,
+// whatever `global` is. Both addresses are aligned to BYTES.
 template <int BYTES> __device__ __forceinline__ void copy_async(u32 shared, const void* global, bool valid) {
     int bytes = valid ? BYTES : 0;
     if constexpr (BYTES == 16)
@@ -101,7 +102,9 @@ template <int BYTES> __device__ __forceinline__ void copy_async(u32 shared, cons
 }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most PENDING of this thread's latest groups are under way.
-template <int PENDING> __device__ __forceinline__ void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
+template <int PENDING> __device__ __forceinline__ void copy_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
 
 // Four 8x8 matrices of 16-bit numbers; lane l gives the address of row l % 8 of matrix l / 8.
 // Thread l gets of each matrix row l / 4, columns 2 (l % 4) and the next.
@@ -127,12 +130,14 @@ __device__ __forceinline__ u32 transpose_8x8(u32 x) {
 
 // The way back to shared memory, as ldmatrix_x4_trans; Hopper only.
 __device__ __forceinline__ void stmatrix_x4_trans(u32 row, const u32 (&r)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(r[0]), "r"(r[1]),
+                 "r"(r[2]), "r"(r[3])
                  : "memory");
 }
 
 // d += a b with a [16 x 16], b [16 x 8], d [16 x 8], in float32. With l the lane, r = l / 4 and c = 2 (l % 4):
-//   a: (r, c..), (r + 8, c..), (r, c + 8..), (r + 8, c + 8..)     b: (c.., r), (c + 8.., r)     d: (r, c), (r, c + 1), (r + 8, c), (r + 8, c + 1)
+//   a: (r, c..), (r + 8, c..), (r, c + 8..), (r + 8, c + 8..)     b: (c.., r), (c + 8.., r)
+//   d: (r, c), (r, c + 1), (r + 8, c), (r + 8, c + 1)
 template <class T> __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1);
 template <> __device__ __forceinline__ void mma_m16n8k16<bf16>(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -145,7 +150,8 @@ template <> __device__ __forceinline__ void mma_m16n8k16<fp16>(float (&d)[4], co
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The registers that each thread of this warp's group of four may use from here on, of SHARE before; 0 leaves it at that. Hopper only.
+// The registers that each thread of this warp's group of four may use from here on, of SHARE before; 0 leaves it at that. Hopper
+// only.
 template <int COUNT, int SHARE> __device__ __forceinline__ void set_registers() {
     if constexpr (COUNT > SHARE)
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
@@ -153,9 +159,14 @@ template <int COUNT, int SHARE> __device__ __forceinline__ void set_registers() 
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
-// Named barriers 1 to 15 for some of a block's warps; barrier 0 is __syncthreads. THREADS counts those that wait and those that arrive.
-__device__ __forceinline__ void barrier_wait(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
-__device__ __forceinline__ void barrier_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+// Named barriers 1 to 15 for some of a block's warps; barrier 0 is __syncthreads. `threads` counts those that wait and those that
+// arrive.
+__device__ __forceinline__ void barrier_wait(int id, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(int id, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 // Waits, and tells whether `flag` is set in any of the threads.
 __device__ __forceinline__ bool barrier_any(int id, int threads, bool flag) {
     u32 any;

@@ -14,6 +14,20 @@ namespace fla {
 
 constexpr int BLOCK_TOKENS = 16;
 
+// A thread block's part, a head of a sequence. There is a saved state every SAVED tokens.
+template <int SAVED> struct GlaLine : GlaBlock<BLOCK_TOKENS, SAVED> {
+    using GlaBlock<BLOCK_TOKENS, SAVED>::GlaBlock;
+
+    // Where its state is among those of a call: computed wherever it is needed.
+    __device__ __forceinline__ i64 state_offset(const GlaShape& shape) const {
+        return ((i64)this->sequence.index * shape.heads + opaque(this->head)) * (shape.key_size * shape.value_size);
+    }
+    // Which of the saved states is that before block `n`.
+    __device__ __forceinline__ i64 saved_state(const GlaShape& shape, int n) const {
+        return this->slot(shape.sequences, n) * shape.heads + this->head;
+    }
+};
+
 // A lane's rows of the block from token `first` on, its two tokens, beginning with its channels.
 template <int SIZE, class T>
 __device__ __forceinline__ Rows<T> lane_rows(const Sequence& sequence, const TensorView& view, int head, int first, int lane) {
@@ -32,23 +46,48 @@ template <class T, int SIZE> struct TokenRows {
     typedef typename Pair<T>::Type Both;
     Both pair[2][PAIRS];
 
-    // Begins to copy them to a warp's WARP_BYTES of shared memory: from lane_rows, of a block of `rows` tokens and `size`
-    // channels. VEC of these are known to be aligned together. Each lane copies what it loads, so that no other has to wait for
-    // it.
+    // Copies bring PIECE neighbouring channels each, of which VEC are known to be aligned together: a lane's own, or more of them
+    // if these lie in one instruction. LANES lanes have a row.
+    template <int VEC> static constexpr int PIECE = VEC * sizeof(T) < 16 ? (VEC < SIZE ? VEC : SIZE) : 16 / sizeof(T);
+    template <int VEC> static constexpr int LANES = PIECE<VEC> > CHANNELS ? SIZE / PIECE<VEC> : 4;
+
+    // The token of a lane's first copy. Even ones come before odd ones in memory, as they do in a lane's registers.
+    template <int VEC> static __device__ __forceinline__ int copy_token(int lane) {
+        int row = lane / LANES<VEC>;
+        return row % 8 * 2 + row / 8;
+    }
+
+    // Where a lane's copies begin in the block from token `first` on.
+    template <int VEC>
+    static __device__ __forceinline__ Rows<T> copy_rows(const Sequence& sequence, const TensorView& view, int head, int first,
+                                                        int lane) {
+        Rows<T> rows = sequence.rows<T>(view, head);
+        return {rows[first + copy_token<VEC>(lane)] + lane % LANES<VEC> * (SIZE / LANES<VEC>), rows.stride};
+    }
+
+    // Begins to copy them to a warp's WARP_BYTES of shared memory: from copy_rows, of a block of `rows` tokens and `size`
+    // channels.
     template <int VEC> static __device__ __forceinline__ void fetch(u32 to, const Rows<T>& from, int rows, int size, int lane) {
-        constexpr int PIECE = VEC < CHANNELS ? VEC : CHANNELS;
+        constexpr int PIECE_SIZE = PIECE<VEC>, PIECE_BYTES = PIECE_SIZE * sizeof(T);
+        int token = copy_token<VEC>(lane);
+        if constexpr (PIECE_SIZE > CHANNELS) {
+            if (LANES<VEC> > 1 || lane < BLOCK_TOKENS)
+                copy_async<PIECE_BYTES>(to + lane * PIECE_BYTES, from.first,
+                                        token < rows && lane % LANES<VEC> * PIECE_SIZE < size);
+        } else {
 #pragma unroll
-        for (int h = 0; h < 2; h++)
+            for (int h = 0; h < 2; h++)
 #pragma unroll
-            for (int c = 0; c < CHANNELS; c += PIECE) {
-                bool there = lane / 4 * 2 + h < rows && lane % 4 * CHANNELS + c < size;
-                const T* piece = from[h] + c;
-                u32 address = to + (h * 32 + lane) * BYTES + c * sizeof(T);
-                if constexpr (PIECE * sizeof(T) >= 4)
-                    copy_async<PIECE * sizeof(T)>(address, piece, there);
-                else
-                    shared_store(address, there ? *piece : T{});
-            }
+                for (int c = 0; c < CHANNELS; c += PIECE_SIZE) {
+                    bool there = token + h < rows && lane % 4 * CHANNELS + c < size;
+                    const T* piece = from[h] + c;
+                    u32 address = to + (h * 32 + lane) * BYTES + c * sizeof(T);
+                    if constexpr (PIECE_BYTES >= 4)
+                        copy_async<PIECE_BYTES>(address, piece, there);
+                    else
+                        shared_store(address, there ? *piece : T{});
+                }
+        }
     }
 
     // The same without a copy.
@@ -84,7 +123,7 @@ template <class T, int SIZE> struct TokenRows {
         }
     }
 
-    // What fetch has brought.
+    // What fetch has brought, once the warp's lanes have all waited for it.
     __device__ __forceinline__ void load(u32 from, int lane) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
@@ -136,18 +175,18 @@ __device__ __forceinline__ void store_tokens(const Rows<T>& to, int rows, int si
     }
 }
 
-// A lane's rows of the inputs of both passes.
-template <class T, class G, int K, int V> struct InputRows {
+// Where a lane's copies of the inputs begin.
+template <int VEC, class T, class G, int K, int V> struct InputRows {
     Rows<T> q, k, v;
     Rows<G> g;
 
     template <class Parameters>
     __device__ __forceinline__ InputRows(const Parameters& p, const Sequence& sequence, int head, int first, int lane) {
         int kv_head = p.shape.group == 1 ? head : head / p.shape.group;
-        g = lane_rows<K, G>(sequence, p.g, kv_head, first, lane);
-        q = lane_rows<K, T>(sequence, p.q, head, first, lane);
-        k = lane_rows<K, T>(sequence, p.k, kv_head, first, lane);
-        v = lane_rows<V, T>(sequence, p.v, kv_head, first, lane);
+        g = TokenRows<G, K>::template copy_rows<VEC>(sequence, p.g, kv_head, first, lane);
+        q = TokenRows<T, K>::template copy_rows<VEC>(sequence, p.q, head, first, lane);
+        k = TokenRows<T, K>::template copy_rows<VEC>(sequence, p.k, kv_head, first, lane);
+        v = TokenRows<T, V>::template copy_rows<VEC>(sequence, p.v, kv_head, first, lane);
     }
 
     __device__ __forceinline__ void advance(int tokens) {
@@ -165,12 +204,20 @@ template <class T, class G, int K, int V> struct Inputs {
 
     // As TokenRows.
     template <int VEC>
-    static __device__ __forceinline__ void fetch(u32 to, const InputRows<T, G, K, V>& from, int rows, int keys, int values,
+    static __device__ __forceinline__ void fetch(u32 to, const InputRows<VEC, T, G, K, V>& from, int rows, int keys, int values,
                                                  int lane) {
         TokenRows<G, K>::template fetch<VEC>(to, from.g, rows, keys, lane);
         TokenRows<T, K>::template fetch<VEC>(to + AT_Q, from.q, rows, keys, lane);
         TokenRows<T, K>::template fetch<VEC>(to + AT_K, from.k, rows, keys, lane);
         TokenRows<T, V>::template fetch<VEC>(to + AT_V, from.v, rows, values, lane);
+    }
+    template <int VEC, class Parameters>
+    __device__ __forceinline__ void load(const Parameters& p, const Sequence& sequence, int head, int first, int rows, int lane) {
+        int kv_head = head / p.shape.group, keys = p.shape.key_size, values = p.shape.value_size;
+        g.template load<VEC>(lane_rows<K, G>(sequence, p.g, kv_head, first, lane), rows, keys, lane);
+        k.template load<VEC>(lane_rows<K, T>(sequence, p.k, kv_head, first, lane), rows, keys, lane);
+        q.template load<VEC>(lane_rows<K, T>(sequence, p.q, head, first, lane), rows, keys, lane);
+        v.template load<VEC>(lane_rows<V, T>(sequence, p.v, kv_head, first, lane), rows, values, lane);
     }
     __device__ __forceinline__ void load(u32 from, int lane) {
         g.load(from, lane), q.load(from + AT_Q, lane), k.load(from + AT_K, lane), v.load(from + AT_V, lane);
@@ -284,7 +331,7 @@ template <int K> struct BlockGates {
             end[c] = __shfl_sync(~0u, both, 28 + lane % 4);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                out |= sum[h][c] - middle[c] > MAX_FRAME || middle[c] - sum[h][c] > MAX_FRAME;
+                out |= fabsf(sum[h][c] - middle[c]) > MAX_FRAME;
                 limited |= (u32)(g.at(h, c) * LOG2E < MIN_LOG2_DECAY) << (2 * c + h);
             }
             out |= middle[c] < -MAX_FACTOR; // the state before the block would be lost on the way to the middle

@@ -12,8 +12,8 @@ template <int R, int C> struct TileOf<true, R, C> { typedef SharedTile<bf16, C, 
 typedef TileOf<LEFT_TRANSPOSED, ROWS, DEPTH>::Type LeftTile;
 typedef TileOf<!RIGHT_TRANSPOSED, DEPTH, COLS>::Type RightTile;
 
-// z [ROWS, COLS] = 1 + 2 a b with a [ROWS, DEPTH] and b [DEPTH, COLS]: groups of four warps have 64 rows each. x is a, or a^T if it is
-// the transposed operand; y is b^T, or b.
+// z [ROWS, COLS] = 1 + 2 a b with a [ROWS, DEPTH] and b [DEPTH, COLS]: groups of four warps have 64 rows each. x is a, or a^T if
+// it is the transposed operand; y is b^T, or b.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) warpgroup_products(const __grid_constant__ BlockTest p) {
     LeftTile x(shared_memory());
     RightTile y(shared_memory() + LeftTile::BYTES);
