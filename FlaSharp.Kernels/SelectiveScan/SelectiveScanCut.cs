@@ -9,8 +9,10 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
     private const int FewestSteps = 256;
 
     /// <summary>
-    /// For the forward pass: narrow blocks where there are fewer than three wide ones for two multiprocessors; and segments, which
-    /// increase the work by half, where even of the narrow ones there are no more.
+    /// For the forward pass. With 1, 2 or 3 wide blocks to a multiprocessor a step took 48, 72, 101 ns on an H200; with as many
+    /// narrow ones, which do half as much, 27, 41, 57. So blocks are narrow where there are fewer than three wide ones for two
+    /// multiprocessors. Segments add two thirds to the work, and fill the GPU: they pay where some multiprocessors would have
+    /// no narrow block, or most would have one where a few have two.
     /// </summary>
     /// <param name="channels">E.</param>
     /// <param name="groups">G.</param>
@@ -19,11 +21,18 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
     /// <param name="multiprocessors">Of the GPU.</param>
     public static SelectiveScanCut Forward(long channels, long groups, long sequences, int length, int multiprocessors)
     {
-        var isNarrow = 2 * sequences * Blocks(false) < 3L * multiprocessors;
-        var blocks = sequences * Blocks(isNarrow);
-        return Of(isNarrow, 2 * blocks >= 3L * multiprocessors ? 1 : Wanted(3L * multiprocessors, blocks, length), length);
+        var (wide, narrow) = (Blocks(false), Blocks(true));
+        if (2 * wide >= 3L * multiprocessors)
+            return Of(false, 1, length);
+        var fillsOnce = 16 * narrow >= 15L * multiprocessors && narrow <= multiprocessors;
+        if (fillsOnce || 2 * narrow >= 3L * multiprocessors)
+            return Of(true, 1, length);
+        // Wide blocks do more at a time, if enough of them come of the cut.
+        var isNarrow = wide * Wanted(wide) < 2L * multiprocessors;
+        return Of(isNarrow, Wanted(isNarrow ? narrow : wide), length);
 
-        long Blocks(bool isNarrow) => new SelectiveScanTile(IsAligned: true, isNarrow).Blocks(channels, groups);
+        long Blocks(bool isNarrow) => sequences * new SelectiveScanTile(IsAligned: true, isNarrow).Blocks(channels, groups);
+        int Wanted(long blocks) => SelectiveScanCut.Wanted(blocks, length, multiprocessors);
     }
 
     /// <summary>
@@ -33,7 +42,7 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
     public static SelectiveScanCut Backward(long channels, long groups, long sequences, int length, int multiprocessors)
     {
         var blocks = sequences * new SelectiveScanTile(IsAligned: true).Blocks(channels, groups);
-        return Of(false, 2 * blocks >= 3L * multiprocessors ? 1 : Wanted(3 * multiprocessors, blocks, length), length);
+        return Of(false, 2 * blocks >= 3L * multiprocessors ? 1 : Wanted(blocks, length, multiprocessors), length);
     }
 
     /// <summary>At most so many segments of equal length, the last one perhaps shorter.</summary>
@@ -45,6 +54,7 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
         return new SelectiveScanCut(isNarrow, (units + each - 1) / each, each * Unit);
     }
 
-    private static int Wanted(long all, long blocks, int length) =>
-        (int)Math.Clamp(all / Math.Max(1, blocks), 1, Math.Max(1, length / FewestSteps));
+    // For two waves of three blocks to a multiprocessor: those of a single one would all begin and end together.
+    private static int Wanted(long blocks, int length, int multiprocessors) =>
+        (int)Math.Clamp(6L * multiprocessors / Math.Max(1, blocks), 1, Math.Max(1, length / FewestSteps));
 }

@@ -36,21 +36,26 @@ struct Turns {
 
 // LANES steps of a thread's states: what does not depend on those before, and comes while they are under way.
 struct Batch {
-    States decays[LANES];
-    float inputs[LANES];
+    States decays[LANES], inputs[LANES];
 
-    __device__ __forceinline__ void prepare(const float2 (&step)[STEPS][PAIR_ROW], int first, int position, const States& rates) {
+    // The i-th, of a step of the tile.
+    __device__ __forceinline__ void prepare(int i, float2 step, const States& b, const States& rates) {
 #pragma unroll
-        for (int i = 0; i < LANES; i++) {
-            float2 at = step[first + i][position];
-            inputs[i] = at.y;
-#pragma unroll
-            for (int n = 0; n < STATES; n++) decays[i].at[n] = pow2(at.x * rates.at[n]);
+        for (int n = 0; n < STATES; n++) {
+            decays[i].at[n] = pow2(step.x * rates.at[n]);
+            inputs[i].at[n] = step.y * b.at[n];
         }
     }
 };
 
-extern "C" __global__ void __launch_bounds__(2 * THREADS, VECTOR == 1 || sizeof(Element) == 4 ? 2 : 3)
+// Of a multiprocessor: before Hopper a third one has no room in shared memory, or spills registers.
+#if __CUDA_ARCH__ >= 900
+constexpr int BLOCKS = VECTOR == 1 || sizeof(Element) == 4 ? 2 : 3;
+#else
+constexpr int BLOCKS = 2;
+#endif
+
+extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
     selective_scan_forward(const __grid_constant__ SelectiveScanForward p) {
     Shared& shared = shared_memory_as<Shared>();
     ScanBlock block(p.scan, blockIdx.x);
@@ -166,17 +171,22 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, VECTOR == 1 || sizeof(
                     if (p.saved && (first + pair) % SAVED_STEPS == 0)
                         place(slice, slot + (first + pair) / SAVED_STEPS).store(p.saved, h);
                 };
-                auto run = [&](const Batch& batch, int from) {
+                Batch batch;
+                auto prepare = [&](int i, int at) {
+                    batch.prepare(i, step[at][lane.position], load_states(matrices[0][at] + lane.state), rates);
+                };
+                // Each step leaves its place in the batch to the one LANES steps later.
+                auto run = [&](int from, bool more) {
                     float sums[LANES] = {};
 #pragma unroll
                     for (int i = 0; i < LANES; i++) {
-                        States b = load_states(matrices[0][from + i] + lane.state);
                         States c = load_states(matrices[1][from + i] + lane.state);
 #pragma unroll
                         for (int n = 0; n < STATES; n++) {
-                            h.at[n] = fmaf(batch.decays[i].at[n], h.at[n], batch.inputs[i] * b.at[n]);
+                            h.at[n] = fmaf(batch.decays[i].at[n], h.at[n], batch.inputs[i].at[n]);
                             sums[i] = fmaf(c.at[n], h.at[n], sums[i]);
                         }
+                        if (more) prepare(i, from + LANES + i);
                     }
                     float sum = lane.sum(sums), &to = all_sums.at(from + lane.index, lane.position);
                     to = slice > 0 ? to + sum : sum;
@@ -186,21 +196,18 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, VECTOR == 1 || sizeof(
                     rates = place(slice, 0).load_decays(p.scan.a);
                 }
                 Turns::wait(Turns::PREPARED, turn);
-                Batch even, odd;
-                even.prepare(step, 0, lane.position, rates);
+#pragma unroll
+                for (int i = 0; i < LANES; i++) prepare(i, i);
                 int pair = 0;
 #pragma unroll 1
                 for (; pair + 2 * LANES < steps; pair += 2 * LANES) {
                     save(pair);
-                    odd.prepare(step, pair + LANES, lane.position, rates);
-                    run(even, pair);
-                    even.prepare(step, pair + 2 * LANES, lane.position, rates);
-                    run(odd, pair + LANES);
+                    run(pair, true);
+                    run(pair + LANES, true);
                 }
                 save(pair);
-                odd.prepare(step, pair + LANES, lane.position, rates);
-                run(even, pair);
-                run(odd, pair + LANES);
+                run(pair, true);
+                run(pair + LANES, false);
                 if (slices > 1 || first + STEPS >= end) store_end(slice, h, first + STEPS < end);
                 Turns::arrive(Turns::SCANNED, turn);
             }
