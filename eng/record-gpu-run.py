@@ -5,7 +5,8 @@
                           [--sanitizers memcheck,racecheck,synccheck] [--limit SECONDS]
 
 BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs. The namespaces
-and classes of --tests have a process each, all at the same time; the sanitizers come after them, then the main job, one by one.
+and classes of --tests have a process each, all at the same time, which share the machine's cores; the sanitizers come after them,
+then the main job, one by one.
 """
 import argparse
 import concurrent.futures
@@ -45,13 +46,14 @@ def run(bundle: pathlib.Path, log: pathlib.Path, command: list[str], under: tupl
     return log.read_text(), code, round(time.monotonic() - start, 1)
 
 
-def run_tests(bundle: pathlib.Path, out: pathlib.Path, name: str, limit: float | None) -> dict:
+def run_tests(bundle: pathlib.Path, out: pathlib.Path, name: str, limit: float | None, cores: int) -> dict:
     """The tests of a class, whose name ends in Tests, of a namespace, or all."""
     results = out / f"tests-{name or 'all'}.xml"
     results.unlink(missing_ok=True)  # of an earlier run: one that is cut off leaves none
     chosen = ["FlaSharp.Tests", *(["-class" if name.endswith("Tests") else "-namespace", name] if name else [])]
     command = [*chosen, "-noColor", "-reporter", "verbose", "-result-xml", str(results)]
-    _, code, seconds = run(bundle, results.with_suffix(".log"), command, limit=limit, FLASHARP_REQUIRE_GPU="1")
+    _, code, seconds = run(bundle, results.with_suffix(".log"), command, limit=limit, FLASHARP_REQUIRE_GPU="1",
+                           OMP_NUM_THREADS=str(cores))
     cases = list(xml.parse(results).getroot().iter("test")) if results.exists() else []
     by_result = {result: [case for case in cases if case.get("result") == result] for result in ("Pass", "Fail", "Skip")}
     return {
@@ -133,7 +135,8 @@ def main() -> None:
     names = [] if options.skip_tests else options.tests.split(",")
     tools = [tool for tool in options.sanitizers.split(",") if tool]
     with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
-        tests = [pool.submit(run_tests, options.bundle, options.out, name, options.limit) for name in names]
+        cores = max(1, (os.cpu_count() or 1) // max(1, len(names)))
+        tests = [pool.submit(run_tests, options.bundle, options.out, name, options.limit, cores) for name in names]
         record["tests"] = [test.result() for test in tests]
     record["sanitizers"] = [run_sanitizer(options.bundle, options.out, tool, options.limit) for tool in tools]
     record["main_job"] = [run_main_job(options.bundle, options.out, layer, options.arguments.split())

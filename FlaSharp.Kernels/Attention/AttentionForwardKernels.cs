@@ -71,7 +71,9 @@ internal sealed class AttentionForwardKernels
             return;
         if (usesHopper)
         {
-            var blocks = Math.Min(call.Tiles, AttentionTile.HopperBlocks * problem.Device.Info.MultiprocessorCount);
+            var blocks = tile.IsPersistent
+                ? Math.Min(call.Tiles, tile.HopperBlocks * problem.Device.Info.MultiprocessorCount)
+                : call.Tiles;
             var schedule = AttentionSchedule.Choose(problem, tile, call.Section, blocks);
             (call.Section, call.TurnsBack) = (schedule.Section, schedule.TurnsBack ? 1 : 0);
             Launch(problem.Device, Variant(tile, MostVector), blocks, new AttentionParameters.HopperForward

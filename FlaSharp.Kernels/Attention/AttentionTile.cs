@@ -14,15 +14,19 @@ internal sealed record AttentionTile(int Keys, int Values, ElementType Element, 
     /// <summary>The largest K and V.</summary>
     public const int MaxSize = 256;
 
-    /// <summary>Blocks of Hopper's kernel that a multiprocessor runs at once.</summary>
-    public const int HopperBlocks = 1;
-
     private const int SmallestTile = 32;
     private const int ElementBytes = 2;
     private const int PortableWarps = 4;
     private const int GroupRows = 64; // of queries, for each group of four warps
-    private const int Groups = 2;     // as many as have the registers for 128 keys
     private const int WarpRows = 16;
+
+    /// <summary>Blocks of Hopper's kernel that a multiprocessor runs at once.</summary>
+    public int HopperBlocks => IsSmall ? 4 : 1;
+
+    /// <summary>
+    /// Whether a block of Hopper's kernel goes on with further queries, whose copies begin before it ends, or has one tile of them.
+    /// </summary>
+    public bool IsPersistent => !IsSmall;
 
     /// <summary>Queries of a block.</summary>
     public int QueryRows => UsesHopper ? GroupRows * Groups : WarpRows * PortableWarps;
@@ -30,21 +34,27 @@ internal sealed record AttentionTile(int Keys, int Values, ElementType Element, 
     /// <summary>KEY_ROWS: keys that it works on together, as many as the output leaves registers for their scores.</summary>
     public int KeyRows => (UsesHopper, Math.Max(Keys, Values) <= 128, HasOptions) switch
     {
-        (true, true, _) => 128,
+        (true, true, _) => IsSmall ? 64 : 128,
         (true, false, false) => Keys == Values ? 80 : 64,
         (true, false, true) => 32,
         (false, true, _) => 64,
         (false, false, _) => 32,
     };
 
+    // Of heads this small the softmax takes longest: many little blocks, which wait for different things, keep it going.
+    private bool IsSmall => UsesHopper && !HasOptions && Math.Max(Keys, Values) <= 32;
+
+    // Of four warps, for the products: as many as have the registers for the scores.
+    private int Groups => IsSmall ? 1 : 2;
+
     // Tiles of keys and of values in shared memory, and of Hopper's queries. Where there is room the next block's wait there when
     // this one ends: with few keys each, blocks would spend much of their time waiting.
-    private int Stages => UsesHopper && Math.Max(Keys, Values) <= 64 ? 4 : 2;
+    private int Stages => UsesHopper && !IsSmall && Math.Max(Keys, Values) <= 64 ? 4 : 2;
 
     private int QueryStages => UsesHopper && Math.Max(Keys, Values) <= 128 ? 2 : 1;
 
     // Groups take turns with their products; with outputs as large as these their own softmax hides behind them.
-    private bool TakesTurns => Values <= 128;
+    private bool TakesTurns => Values <= 128 && !IsSmall;
 
     /// <summary>The tile for a call.</summary>
     /// <param name="keySize">K.</param>
@@ -64,12 +74,13 @@ internal sealed record AttentionTile(int Keys, int Values, ElementType Element, 
     {
         const int BarriersOfQueries = 2, BarriersOfStage = 4, WarpgroupThreads = 128;
         var bytes = TileBytes + (((BarriersOfQueries * QueryStages) + (BarriersOfStage * Stages)) * sizeof(long));
-        // The registers that the block is launched with, most of them for those who compute: 4 x 24 + 8 x 240 = 12 x 168.
-        const int Producers = 24, Consumers = 240;
+        // The registers that the block is launched with, most of them for those who compute: 4 x 24 + 8 x 240 = 12 x 168, and
+        // 4 x 24 + 4 x 104 = 8 x 64.
+        const int Producers = 24;
+        var consumers = IsSmall ? 104 : 240;
         return Variant("hopper", WarpgroupThreads * (Groups + 1), bytes, $"GROUPS={Groups}", $"STAGES={Stages}",
-            $"QUERY_STAGES={QueryStages}", $"PRODUCER_REGISTERS={Producers}", $"CONSUMER_REGISTERS={Consumers}",
-            $"PINGPONG={(TakesTurns ? 1 : 0)}",
-            $"MIN_BLOCKS={HopperBlocks}");
+            $"QUERY_STAGES={QueryStages}", $"PRODUCER_REGISTERS={Producers}", $"CONSUMER_REGISTERS={consumers}",
+            $"PINGPONG={(TakesTurns ? 1 : 0)}", $"MIN_BLOCKS={HopperBlocks}");
     }
 
     private KernelVariant Portable(int vector) =>

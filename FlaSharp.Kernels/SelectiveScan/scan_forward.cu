@@ -26,13 +26,8 @@ struct Shared {  // of two tiles, or turns of a slice
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 static_assert(SAVED_STEPS % (2 * LANES) == 0, "states are saved between pairs of batches");
 
-// What one kind of warps has done in a turn, for the other one: named barriers, of even and of odd turns.
-struct Turns {
-    static constexpr int PREPARED = 1, SCANNED = 3;
-
-    static __device__ __forceinline__ void arrive(int barrier, int turn) { barrier_arrive(barrier + turn % 2, 2 * THREADS); }
-    static __device__ __forceinline__ void wait(int barrier, int turn) { barrier_wait(barrier + turn % 2, 2 * THREADS); }
-};
+// The end of a turn: what a warp wrote in it, all see in the next one.
+__device__ __forceinline__ void next_turn() { barrier_wait(1, 2 * THREADS); }
 
 // LANES steps of a thread's states: what does not depend on those before, and comes while they are under way.
 struct Batch {
@@ -79,13 +74,11 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
             matrix_strand.load(matrix, cells.left(first, end, slice, p.scan.states), slice * SLICE);
             if (slice + 1 == slices) matrix_strand.move(1);
         };
-        // y of a tile whose last turn is `turn`.
-        auto finish = [&](int first, int turn) {
+        auto finish = [&](int first) {  // y of a tile
             int left = column.left(first, end);
             Pack u[Column::COUNT], z[Column::COUNT];
             u_again.load(u, left), u_again.move(1);
             if (GATED) z_strand.load(z, left), z_strand.move(1);
-            Turns::wait(Turns::SCANNED, turn);
             Sums& sums = shared.sums[first / STEPS % 2];
 #pragma unroll
             for (int i = 0; i < Column::COUNT; i++) {
@@ -101,41 +94,45 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
             }
             y_strand.move(1);
         };
+        auto prepare = [&](int first, int slice, int turn) {
+            int left = column.left(first, end);
+            if (slice == 0)
+#pragma unroll
+                for (int i = 0; i < Column::COUNT; i++) {
+                    bool exists = i * Column::DISTANCE < left;
+#pragma unroll
+                    for (int v = 0; v < VECTOR; v++) {
+                        float size = StepSize(exists ? delta[i][v] + bias[v] : StepSize::NONE).value;
+                        shared.step[first / STEPS % 2][column.row + i * Column::DISTANCE][column.position(v)] =
+                            make_float2(size, size * u[i][v]);
+                    }
+                }
+            cells.store(shared.matrices[turn % 2], matrix);
+            if (slice + 1 < slices) {
+                load_matrices(first, slice + 1);
+            } else if (first + STEPS < end) {
+                load_matrices(first + STEPS, 0);
+                load_inputs(first + STEPS);
+            }
+        };
         if (block.first >= end) return;
         load_inputs(block.first);
         load_matrices(block.first, 0);
-
-        int first = block.first, turn = 0;
+        // The tile and slice to prepare; the tile to finish, and in which turn: the one after its last slice was scanned.
+        int next = block.first, slice = 0, done = block.first, due = slices + 1;
 #pragma unroll 1
-        for (; first < end; first += STEPS) {
-            int left = column.left(first, end);
-#pragma unroll
-            for (int i = 0; i < Column::COUNT; i++) {
-                bool exists = i * Column::DISTANCE < left;
-#pragma unroll
-                for (int v = 0; v < VECTOR; v++) {
-                    float size = StepSize(exists ? delta[i][v] + bias[v] : StepSize::NONE).value;
-                    shared.step[first / STEPS % 2][column.row + i * Column::DISTANCE][column.position(v)] =
-                        make_float2(size, size * u[i][v]);
-                }
+        for (int turn = 0;; turn++) {
+            if (turn == due) {
+                finish(done);
+                done += STEPS, due += slices;
+                if (done >= end) break;
             }
-#pragma unroll 1
-            for (int slice = 0; slice < slices; slice++, turn++) {
-                cells.store(shared.matrices[turn % 2], matrix);
-                Turns::arrive(Turns::PREPARED, turn);
-                if (slice + 1 < slices) {
-                    load_matrices(first, slice + 1);
-                } else if (first + STEPS < end) {
-                    load_matrices(first + STEPS, 0);
-                    load_inputs(first + STEPS);
-                }
-                if (slice > 0)
-                    Turns::wait(Turns::SCANNED, turn - 1);
-                else if (turn > 0)
-                    finish(first - STEPS, turn - 1);
+            if (next < end) {
+                prepare(next, slice, turn);
+                if (++slice == slices) slice = 0, next += STEPS;
             }
+            next_turn();
         }
-        finish(first - STEPS, turn - 1);
     } else {
         Lane<2> lane(threadIdx.x - THREADS);
         bool last = block.segment + 1 == p.scan.segments;
@@ -159,6 +156,7 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
 
         States h, rates;
         int turn = 0;
+        next_turn();
 #pragma unroll 1
         for (int first = block.first; first < end; first += STEPS) {
             auto& step = shared.step[first / STEPS % 2];
@@ -195,7 +193,6 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
                     h = place(slice, block.part(p.scan)).load(first == block.first ? p.initial : p.running);
                     rates = place(slice, 0).load_decays(p.scan.a);
                 }
-                Turns::wait(Turns::PREPARED, turn);
 #pragma unroll
                 for (int i = 0; i < LANES; i++) prepare(i, i);
                 int pair = 0;
@@ -209,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
                 run(pair, true);
                 run(pair + LANES, false);
                 if (slices > 1 || first + STEPS >= end) store_end(slice, h, first + STEPS < end);
-                Turns::arrive(Turns::SCANNED, turn);
+                next_turn();
             }
         }
     }

@@ -110,7 +110,7 @@ public sealed class KernelCompilerTests
         var third = TestKernels.Compiler(folder.Path).Compile(TestKernels.Axpy, CompilerTarget.Sm80);
         // Compiled again: what the machine code is marked with may differ.
         Assert.Equal(TestKernels.WithoutTimes(first.Log), TestKernels.WithoutTimes(third.Log));
-        Assert.Equal(written.Length, File.ReadAllBytes(file).Length);
+        Assert.Equal(written.Length - first.Log.Length, File.ReadAllBytes(file).Length - third.Log.Length);
         Assert.Equal(third.Image, TestKernels.Compiler(folder.Path).Compile(TestKernels.Axpy, CompilerTarget.Sm80).Image);
     }
 
