@@ -15,7 +15,8 @@ internal sealed class AttentionBackwardKernels
     private const int Alignment = 256; // of each part of the workspace
 
     private static readonly ConcurrentDictionary<(AttentionBackwardTile, Pass, int), KernelVariant> s_variants = new();
-    private static readonly ConcurrentDictionary<(GpuDevice, AttentionBackwardTile, int), bool> s_expected = new();
+    private static readonly ExpectedKernels<(AttentionBackwardTile Tile, int Vector)> s_expected = new(static call =>
+        [.. new[] { Pass.Main, Pass.Delta, Pass.Queries }.Select(pass => Variant(call.Tile, pass, call.Vector))]);
 
     private enum Pass
     {
@@ -60,12 +61,7 @@ internal sealed class AttentionBackwardKernels
     /// <param name="views">Its inputs and outputs; the gradients are expected to be aligned as well.</param>
     public static void ExpectBackward(AttentionProblem problem, params ReadOnlySpan<TensorView> views)
     {
-        var (tile, vector) = Choose(problem, false, views);
-        var device = problem.Device;
-        if (!s_expected.TryAdd((device, tile, vector), true))
-            return;
-        foreach (var pass in new[] { Pass.Main, Pass.Delta, Pass.Queries })
-            _ = Task.Run(() => KernelLibrary.Get(device, Variant(tile, pass, vector)));
+        s_expected.Begin(problem.Device, Choose(problem, false, views));
     }
 
     /// <summary>What <see cref="Backward"/> works in.</summary>

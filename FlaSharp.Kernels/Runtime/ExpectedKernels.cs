@@ -17,6 +17,6 @@ internal sealed class ExpectedKernels<TCall>(Func<TCall, KernelVariant[]> varian
         if (!_begun.TryAdd((device, call), true))
             return;
         foreach (var variant in variants(call))
-            _ = Task.Run(() => KernelLibrary.Get(device, variant));
+            BackgroundWork.OfProcess.Begin(() => KernelLibrary.Get(device, variant));
     }
 }

@@ -20,6 +20,7 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false)
     private const int Threads = 32 * Warps;
     private const int PartSteps = 8; // of scan_backward.cu
     private const int Float = sizeof(float);
+    private const int BarrierBytes = 4 * sizeof(long); // of scan_forward.cu
 
     /// <summary>Channels of a block, neighbours in a group.</summary>
     public int Channels => Threads / Lanes;
@@ -44,7 +45,7 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false)
     public long Blocks(long channels, long groups) => groups * GroupBlocks(channels, groups);
 
     public KernelVariant Forward(ElementType element, bool isGated, bool hasSoftplus) =>
-        Variant("scan_forward", 2 * (SegmentBytes + SumBytes), element, isGated, hasSoftplus, $"SAVED_STEPS={SavedSteps}")
+        Variant("scan_forward", 2 * (SegmentBytes + SumBytes) + BarrierBytes, element, isGated, hasSoftplus, $"SAVED_STEPS={SavedSteps}")
             with { Threads = 2 * Threads };
 
     public KernelVariant Backward(ElementType element, bool isGated, bool hasSoftplus) =>

@@ -5,6 +5,7 @@
 // states than a slice take turns, and wait in memory.
 //
 // Constants: those of fla/selective_scan.cuh, SHARED_BYTES, SAVED_STEPS between the states saved.
+#include "fla/mbarrier.cuh"
 #include "fla/selective_scan.cuh"
 
 using namespace fla;
@@ -22,12 +23,27 @@ struct Shared {  // of two tiles, or turns of a slice
     float2 step[2][STEPS][PAIR_ROW];  // delta, delta u
     float matrices[2][2][STEPS][SLICE];  // B, C
     Sums sums[2];  // C h
+    u64 barriers[4];
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 static_assert(SAVED_STEPS % (2 * LANES) == 0, "states are saved between pairs of batches");
 
-// The end of a turn: what a warp wrote in it, all see in the next one.
-__device__ __forceinline__ void next_turn() { barrier_wait(1, 2 * THREADS); }
+// What one kind of warps has done in a turn, for the other one: barriers of even and of odd turns. Each thread arrives for itself,
+// as compute-sanitizer does not see what orders a warp's threads or named barriers that some only arrive at.
+struct Turns {
+    static constexpr int PREPARED = 0, SCANNED = 2;
+    u32 barriers;
+
+    __device__ __forceinline__ explicit Turns(const Shared& shared) : barriers(shared_address(shared.barriers)) {
+        if (threadIdx.x < 4) Mbarrier{barriers + threadIdx.x * Mbarrier::BYTES}.init(THREADS);
+        __syncthreads();
+    }
+    __device__ __forceinline__ void arrive(int what, int turn) const { at(what, turn).arrive(); }
+    __device__ __forceinline__ void wait(int what, int turn) const { at(what, turn).wait(turn / 2); }
+
+private:
+    __device__ __forceinline__ Mbarrier at(int what, int turn) const { return {barriers + (what + turn % 2) * Mbarrier::BYTES}; }
+};
 
 // LANES steps of a thread's states: what does not depend on those before, and comes while they are under way.
 struct Batch {
@@ -53,6 +69,7 @@ constexpr int BLOCKS = 2;
 extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
     selective_scan_forward(const __grid_constant__ SelectiveScanForward p) {
     Shared& shared = shared_memory_as<Shared>();
+    Turns turns(shared);
     ScanBlock block(p.scan, blockIdx.x);
     int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
 
@@ -74,11 +91,13 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
             matrix_strand.load(matrix, cells.left(first, end, slice, p.scan.states), slice * SLICE);
             if (slice + 1 == slices) matrix_strand.move(1);
         };
-        auto finish = [&](int first) {  // y of a tile
+        // y of a tile whose last turn is `turn`.
+        auto finish = [&](int first, int turn) {
             int left = column.left(first, end);
             Pack u[Column::COUNT], z[Column::COUNT];
             u_again.load(u, left), u_again.move(1);
             if (GATED) z_strand.load(z, left), z_strand.move(1);
+            turns.wait(Turns::SCANNED, turn);
             Sums& sums = shared.sums[first / STEPS % 2];
 #pragma unroll
             for (int i = 0; i < Column::COUNT; i++) {
@@ -94,45 +113,41 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
             }
             y_strand.move(1);
         };
-        auto prepare = [&](int first, int slice, int turn) {
-            int left = column.left(first, end);
-            if (slice == 0)
-#pragma unroll
-                for (int i = 0; i < Column::COUNT; i++) {
-                    bool exists = i * Column::DISTANCE < left;
-#pragma unroll
-                    for (int v = 0; v < VECTOR; v++) {
-                        float size = StepSize(exists ? delta[i][v] + bias[v] : StepSize::NONE).value;
-                        shared.step[first / STEPS % 2][column.row + i * Column::DISTANCE][column.position(v)] =
-                            make_float2(size, size * u[i][v]);
-                    }
-                }
-            cells.store(shared.matrices[turn % 2], matrix);
-            if (slice + 1 < slices) {
-                load_matrices(first, slice + 1);
-            } else if (first + STEPS < end) {
-                load_matrices(first + STEPS, 0);
-                load_inputs(first + STEPS);
-            }
-        };
         if (block.first >= end) return;
         load_inputs(block.first);
         load_matrices(block.first, 0);
-        // The tile and slice to prepare; the tile to finish, and in which turn: the one after its last slice was scanned.
-        int next = block.first, slice = 0, done = block.first, due = slices + 1;
+
+        int first = block.first, turn = 0;
 #pragma unroll 1
-        for (int turn = 0;; turn++) {
-            if (turn == due) {
-                finish(done);
-                done += STEPS, due += slices;
-                if (done >= end) break;
+        for (; first < end; first += STEPS) {
+            int left = column.left(first, end);
+#pragma unroll
+            for (int i = 0; i < Column::COUNT; i++) {
+                bool exists = i * Column::DISTANCE < left;
+#pragma unroll
+                for (int v = 0; v < VECTOR; v++) {
+                    float size = StepSize(exists ? delta[i][v] + bias[v] : StepSize::NONE).value;
+                    shared.step[first / STEPS % 2][column.row + i * Column::DISTANCE][column.position(v)] =
+                        make_float2(size, size * u[i][v]);
+                }
             }
-            if (next < end) {
-                prepare(next, slice, turn);
-                if (++slice == slices) slice = 0, next += STEPS;
+#pragma unroll 1
+            for (int slice = 0; slice < slices; slice++, turn++) {
+                cells.store(shared.matrices[turn % 2], matrix);
+                turns.arrive(Turns::PREPARED, turn);
+                if (slice + 1 < slices) {
+                    load_matrices(first, slice + 1);
+                } else if (first + STEPS < end) {
+                    load_matrices(first + STEPS, 0);
+                    load_inputs(first + STEPS);
+                }
+                if (slice > 0)
+                    turns.wait(Turns::SCANNED, turn - 1);
+                else if (turn > 0)
+                    finish(first - STEPS, turn - 1);
             }
-            next_turn();
         }
+        finish(first - STEPS, turn - 1);
     } else {
         Lane<2> lane(threadIdx.x - THREADS);
         bool last = block.segment + 1 == p.scan.segments;
@@ -156,7 +171,6 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
 
         States h, rates;
         int turn = 0;
-        next_turn();
 #pragma unroll 1
         for (int first = block.first; first < end; first += STEPS) {
             auto& step = shared.step[first / STEPS % 2];
@@ -193,6 +207,7 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
                     h = place(slice, block.part(p.scan)).load(first == block.first ? p.initial : p.running);
                     rates = place(slice, 0).load_decays(p.scan.a);
                 }
+                turns.wait(Turns::PREPARED, turn);
 #pragma unroll
                 for (int i = 0; i < LANES; i++) prepare(i, i);
                 int pair = 0;
@@ -206,7 +221,7 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
                 run(pair, true);
                 run(pair + LANES, false);
                 if (slices > 1 || first + STEPS >= end) store_end(slice, h, first + STEPS < end);
-                next_turn();
+                turns.arrive(Turns::SCANNED, turn);
             }
         }
     }

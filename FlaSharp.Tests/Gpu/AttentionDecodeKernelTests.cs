@@ -30,9 +30,10 @@ public sealed class AttentionDecodeKernelTests
     [InlineData(33, 250)]
     public void Sizes(int keySize, int valueSize)
     {
+        var kvHeads = valueSize == 1 ? 32 : 2; // a relative error of two numbers, both of which may be near 0, says nothing
         foreach (var dtype in new[] { ScalarType.BFloat16, ScalarType.Float16 })
             foreach (var group in new[] { 1, 4, 12 })
-                new Case { KeySize = keySize, ValueSize = valueSize, KvHeads = 2, Group = group, Dtype = dtype }.Check(s_lengths);
+                new Case { KeySize = keySize, ValueSize = valueSize, KvHeads = kvHeads, Group = group, Dtype = dtype }.Check(s_lengths);
     }
 
     [GpuFact]

@@ -94,7 +94,7 @@ class Tile:
 
     @property
     def forward_bytes(self):
-        return 2 * (self.state_bytes + self.sum_bytes)
+        return 2 * (self.state_bytes + self.sum_bytes) + 4 * 8  # barriers
 
     @property
     def backward_bytes(self):
