@@ -28,8 +28,8 @@ struct Shared {  // of two tiles, or turns of a slice
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 static_assert(SAVED_STEPS % (2 * LANES) == 0, "states are saved between pairs of batches");
 
-// What one kind of warps has done in a turn, for the other one: barriers of even and of odd turns. Each thread arrives for itself,
-// as compute-sanitizer does not see what orders a warp's threads or named barriers that some only arrive at.
+// What one kind of warps has done in a turn, for the other one: barriers of even and of odd turns. Each thread arrives for
+// itself, as compute-sanitizer does not see what orders a warp's threads or named barriers that some only arrive at.
 struct Turns {
     static constexpr int PREPARED = 0, SCANNED = 2;
     u32 barriers;

@@ -80,8 +80,8 @@ struct AttentionScore {
     __device__ __forceinline__ float bias(int distance) const { return -slope * (float)abs(distance); }
 };
 
-// Which weights of a head of a sequence are dropped. A draw decides on two queries and two keys, the second ones 8 after the first
-// ones: whoever holds a 16 x 16 block of the weights, or of their transpose, as mma_m16n8k16 leaves it draws nothing twice.
+// Which weights of a head of a sequence are dropped. A draw decides on two queries and two keys, the second ones 8 after the
+// first ones: whoever holds a 16 x 16 block of the weights, or of their transpose, as mma_m16n8k16 leaves it draws nothing twice.
 struct AttentionDropout {
     u64 seed;
     u32 line, offset, threshold;
@@ -91,8 +91,8 @@ struct AttentionDropout {
         : seed(shape.seed ^ (shape.offset >> 32 << 32)), line((u32)sequence * shape.heads + head), offset((u32)shape.offset),
           threshold(shape.dropout), kept(shape.kept) {}
 
-    // By what the weights of (query, key), (query, key + 8), (query + 8, key), (query + 8, key + 8) are multiplied; neither number
-    // has the binary digit 8.
+    // By what the weights of (query, key), (query, key + 8), (query + 8, key), (query + 8, key + 8) are multiplied; neither
+    // number has the binary digit 8.
     __device__ __forceinline__ void draw(float (&factors)[4], int query, int key) const {
         u32 words[4] = {(u32)query, (u32)key, line, offset};
         philox(words, seed);

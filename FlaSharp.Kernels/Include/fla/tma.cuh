@@ -22,9 +22,11 @@ __device__ __forceinline__ void fence_barriers() { asm volatile("fence.mbarrier_
 // zeros, count at a barrier, which someone tells to expect them. By one thread.
 __device__ __forceinline__ void copy_box(u32 shared, const TensorMap& map, int column, int head, int time, int batch,
                                          Mbarrier barrier) {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-                 "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared), "l"(&map), "r"(column), "r"(head), "r"(time), "r"(batch), "r"(barrier.address)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared),
+        "l"(&map), "r"(column), "r"(head), "r"(time), "r"(batch), "r"(barrier.address)
+        : "memory");
 }
 // Copies the rows from `time` on, all of a SharedTile, panel by panel.
 template <class Tile>

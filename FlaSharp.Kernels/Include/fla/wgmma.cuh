@@ -1,5 +1,5 @@
-// Hopper's products of matrices by groups of four warps, with operands in shared memory. They run in the background: registers of a
-// product are touched only after a wait, and what ordinary stores wrote is visible to them after a fence. sm_90a only.
+// Hopper's products of matrices by groups of four warps, with operands in shared memory. They run in the background: registers of
+// a product are touched only after a wait, and what ordinary stores wrote is visible to them after a fence. sm_90a only.
 #pragma once
 #include "fla/shared_operand.cuh"
 

@@ -1,5 +1,5 @@
-// On the CPU: what FlaSharp.Kernels/Include/fla/wgmma.cuh does with the machine's instructions. Each warp computes its rows, at once
-// or as late as it may, by seed; until then its sums are NaN.
+// On the CPU: what FlaSharp.Kernels/Include/fla/wgmma.cuh does with the machine's instructions. Each warp computes its rows, at
+// once or as late as it may, by seed; until then its sums are NaN.
 #pragma once
 #include "fla/shared_operand.cuh"
 
@@ -11,7 +11,8 @@ inline void fence_for_products() { emulator::fence_writes(); }
 template <class T> inline float operand_element(u64 operand, bool transposed, u32 row, u32 k) {
     u32 swizzle = operand >> 62, width = 256u >> swizzle, start = (operand & 0x3fff) << 4; // width: of the pattern, in bytes
     u32 lead = (operand >> 16 & 0x3fff) << 4, stride = (operand >> 32 & 0x3fff) << 4;
-    if (swizzle == 0 || operand & 0x3fffc000c000c000ull) emulator::fail("wgmma: the operand 0x%016llx is not one of ours", operand);
+    if (swizzle == 0 || operand & 0x3fffc000c000c000ull)
+        emulator::fail("wgmma: the operand 0x%016llx is not one of ours", operand);
     u32 address = start + (transposed ? row / (width / 2) * lead + k / 8 * stride + k % 8 * width + row % (width / 2) * 2
                                       : row / 8 * stride + row % 8 * width + k * 2);
     address ^= (address >> 7 & (width / 16 - 1)) << 4;
