@@ -108,6 +108,18 @@ __device__ __forceinline__ void consume(const Work& work) {
     int steps = work.steps();
     float dk[K / 8][4] = {}, dv[V / 8][4] = {}, s[QUERIES / 8][4];
 
+    constexpr int CONSUMING = 1;
+    // The rows of two tiles from `first` on.
+    auto clear = [&](const auto& x, const auto& y, int first) {
+        clear_rows<CONSUMER_THREADS>(x, first, threadIdx.x - GROUP_THREADS);
+        clear_rows<CONSUMER_THREADS>(y, first, threadIdx.x - GROUP_THREADS);
+        fence_for_products();
+        barrier_wait(CONSUMING, CONSUMER_THREADS);
+    };
+    // Those of step `n` that are not of the sequence.
+    auto clear_queries = [&](int n, int tile) {
+        if (work.mixes_queries(tile)) clear(query_tile(n), output_tile(n), work.sequence.queries.length - tile * QUERIES);
+    };
     auto start_scores = [&](int n) {
         begin_products(s);
 #pragma unroll
@@ -137,6 +149,8 @@ __device__ __forceinline__ void consume(const Work& work) {
     };
     if (steps > 0) {
         loaded(0).wait(0);
+        if (work.mixes_keys()) clear(key_tile(), value_tile(), work.keys.end - work.keys.first);
+        clear_queries(0, work.tiles.first);
         start_scores(0);
         wait_products<0>(s);
     }
@@ -257,7 +271,10 @@ __device__ __forceinline__ void consume(const Work& work) {
 
         wait_products<1>(dv, dk);
         used(n).arrive();
-        if (n + 1 < steps) loaded(n + 1).wait((n + 1) / STAGES);
+        if (n + 1 < steps) {
+            loaded(n + 1).wait((n + 1) / STAGES);
+            clear_queries(n + 1, tile + 1 < work.tiles.end ? tile + 1 : work.tiles.first);
+        }
         start_scores(n + 1);
         wait_products<1>(dq);
         if (n > 0) store_queries(dq, n - 1);
@@ -271,7 +288,6 @@ __device__ __forceinline__ void consume(const Work& work) {
         store_queries(dq, steps - 1);
     }
 
-    constexpr int CONSUMING = 1;
     barrier_wait(CONSUMING, CONSUMER_THREADS); // both groups are done with the keys
     int rows = work.keys.end - work.keys.first;
     auto target = [&](const TensorView& view) { return work.sequence.keys.rows<T>(view, work.kv_head).from(work.keys.first); };

@@ -93,15 +93,6 @@ __device__ __forceinline__ void produce(const AttentionForward& p, const Memory&
     }
 }
 
-// The values of the next sequence, which weigh 0: that would not hide those that are not finite. By all consumers.
-__device__ __forceinline__ void clear_rows(const ValueTile& tile, int first) {
-    constexpr int PIECES = V / 8;
-    for (int i = first * PIECES + threadIdx.x; i < KEYS * PIECES; i += CONSUMERS)
-        shared_store(tile.at(i / PIECES, i % PIECES * 8), make_uint4(0, 0, 0, 0));
-    fence_for_products();
-    barrier_wait(1 + GROUPS, CONSUMERS);
-}
-
 __device__ __forceinline__ void consume(const AttentionForward& p, const Memory& memory, int warp) {
     int group = warp / 4, lane = threadIdx.x % 32, n = 0, queries = 0;
     auto take_turn = [&] {
@@ -149,8 +140,11 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
             rows.weigh(scores, p.call.shape, tile, open, tile.key(0));
             pack_weights<T>(weights, scores);
             if (p.call.shape.keys.offsets && tile.key(0) + KEYS > tile.sequence.keys.length) {
+                // The values of the next sequence, which weigh 0: that would not hide those that are not finite.
                 memory.value_full(n).wait(n / STAGES);
-                clear_rows(memory.value(n), tile.sequence.keys.length - tile.key(0));
+                clear_rows<CONSUMERS>(memory.value(n), tile.sequence.keys.length - tile.key(0), threadIdx.x);
+                fence_for_products();
+                barrier_wait(1 + GROUPS, CONSUMERS);
             }
             n++;
             for (int i = 1; i < tile.count; i++, n++) {

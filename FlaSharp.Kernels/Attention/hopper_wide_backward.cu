@@ -130,7 +130,7 @@ __device__ __forceinline__ void consume(const Work& work) {
         int place = group * HALF + lane % 4 * 2, query = tile * QUERIES + place, key = work.keys.first + row + lane / 4;
         int end = min(tile * QUERIES + QUERIES, work.sequence.queries.length);
         Range all = work.sequence.seen_by_all(shape, {tile * QUERIES, end});
-        bool masked = work.keys.first < all.first || work.keys.first + KEYS > all.end;
+        bool masked = work.keys.first < all.first || work.keys.first + KEYS > all.end || end < tile * QUERIES + QUERIES;
         if (n > 0) used(n - 1).wait((n - 1) / 2);
 #pragma unroll
         for (int j = 0; j < HALF / 8; j++) {
@@ -138,9 +138,10 @@ __device__ __forceinline__ void consume(const Work& work) {
             float2 delta = shared_load<float2>(deltas(n) + (place + j * 8) * 4);
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                bool seen = !masked || work.sequence.sees(shape, query + j * 8 + e % 2, key + e / 2 * 8);
+                int own = query + j * 8 + e % 2;
+                bool seen = !masked || (own < end && work.sequence.sees(shape, own, key + e / 2 * 8));
                 s[j][e] = seen ? pow2(s[j][e] * factor - (e % 2 ? log.y : log.x)) : 0.f;
-                dp[j][e] = s[j][e] * (dp[j][e] - (e % 2 ? delta.y : delta.x));
+                dp[j][e] = seen ? s[j][e] * (dp[j][e] - (e % 2 ? delta.y : delta.x)) : 0.f;
             }
 #pragma unroll
             for (int half = 0; half < 2; half++) {
@@ -148,6 +149,12 @@ __device__ __forceinline__ void consume(const Work& work) {
                 PairTile::store(weight_tile().at(r, place + j * 8), s[j][2 * half], s[j][2 * half + 1]);
                 PairTile::store(pair_tile().at(r, place + j * 8), dp[j][2 * half], dp[j][2 * half + 1]);
             }
+        }
+        int thread = threadIdx.x - GROUP_THREADS;
+        if (n == 0 && work.mixes_keys()) clear_rows<CONSUMER_THREADS>(key_tile(), work.keys.end - work.keys.first, thread);
+        if (work.mixes_queries(tile)) {
+            clear_rows<CONSUMER_THREADS>(query_tile(n), end - tile * QUERIES, thread);
+            clear_rows<CONSUMER_THREADS>(output_tile(), end - tile * QUERIES, thread);
         }
         fence_for_products();
         paired().arrive();

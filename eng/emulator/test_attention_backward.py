@@ -249,6 +249,28 @@ class AttentionBackwardTests(unittest.TestCase):
         self.check(BackwardCase(0, 0, 64, 64, H=2, offsets=OFFSETS), hopper(64))
         self.check(BackwardCase(0, 0, 64, 64, H=2, offsets=OFFSETS, causal=False), hopper(64))
 
+    def test_hopper_neighbours(self):
+        """What is not finite in a sequence stays there."""
+        offsets = [0, 20, 110, 150, 190, 210], [0, 10, 160, 170, 300, 310]
+        queries, keys = ([slice(*ends) for ends in zip(x, x[1:])] for x in offsets)
+        for K, V, kernel, options in ((64, 64, hopper(64), {}), (128, 128, hopper(64), {"causal": False}),
+                                      (32, 32, hopper(128), {"window": 30}),
+                                      (64, 64, hopper(64, options=1), {"softcap": 5.0, "dropout": 0.1}),
+                                      (256, 256, hopper_wide(), {"causal": False}), (128, 256, hopper_wide(), {})):
+            with self.subTest(K=K, V=V, **options):
+                case = BackwardCase(0, 0, K, V, H=2, Hkv=1, offsets=offsets, **options)
+                launch, keys_tile, query_tile = kernel
+                expected = case.backward(launch, keys_tile, query_tile, 0, 1)
+                for bits, parts in zip((*case.bits, case.do_bits), (queries, keys, keys, queries)):
+                    for part, x in zip(parts[::2], (0x7FFF, 0x7F80, 0x7FFF)):  # NaN, infinity
+                        bits[:, part] = x
+                for part in queries[::2]:
+                    case.o[:, part], case.log[:, :, part] = np.nan, np.nan
+                actual = case.backward(launch, keys_tile, query_tile, 0, 1)
+                for name, parts, x, y in zip(("dq", "dk", "dv"), (queries, keys, keys), actual, expected):
+                    for part in parts[1::2]:
+                        np.testing.assert_array_equal(x[:, part], y[:, part], name)
+
     def test_hopper_options(self):
         for options in OPTIONS:
             with self.subTest(options):

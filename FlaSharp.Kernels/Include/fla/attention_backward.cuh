@@ -72,6 +72,14 @@ template <int KEYS, int QUERIES> struct BackwardWork {
             if (++tile == tiles.end) tile = tiles.first, head++;
         }
     }
+    // Whether rows of the next sequence follow in the tile of keys, or in one of queries. They weigh 0, which would not hide what
+    // is not finite.
+    __device__ __forceinline__ bool mixes_keys() const {
+        return p.shape.keys.offsets && keys.first + KEYS > sequence.keys.length;
+    }
+    __device__ __forceinline__ bool mixes_queries(int tile) const {
+        return p.shape.queries.offsets && tile * QUERIES + QUERIES > sequence.queries.length;
+    }
     // The place of a tile of queries among those stored.
     __device__ __forceinline__ i64 stored(int head, int tile) const {
         return stored_query(p.shape, sequence.queries, head, tile * QUERIES);

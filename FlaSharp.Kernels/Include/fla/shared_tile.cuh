@@ -76,6 +76,14 @@ __device__ __forceinline__ void load_tile(const Tile& tile, const Rows<typename 
     }
 }
 
+// Makes the rows from `first` on 0. Each of THREADS threads takes its part.
+template <int THREADS, class Tile> __device__ __forceinline__ void clear_rows(const Tile& tile, int first, int thread) {
+    constexpr int PIECES = Tile::COLS / 8;
+#pragma unroll 1
+    for (int i = first * PIECES + thread; i < Tile::ROWS * PIECES; i += THREADS)
+        shared_store(tile.at(i / PIECES, i % PIECES * 8), make_uint4(0, 0, 0, 0));
+}
+
 // Writes two neighbouring numbers, or the first one alone where only one column is left.
 template <int VEC, class T> __device__ __forceinline__ void store_pair(T* there, int cols, float x, float y) {
     if constexpr (VEC == 1) {
