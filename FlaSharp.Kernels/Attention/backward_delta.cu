@@ -22,19 +22,19 @@ typedef TYPE T;
 constexpr int LANES = VALUE_TILE / 8 < 32 ? VALUE_TILE / 8 : 32, ROWS = 32 / LANES, WARPS = 8;
 
 // This lane's part of a product of two rows.
-__device__ __forceinline__ float product(const T* x, const T* y, int col, int size) {
+template <int N> __device__ __forceinline__ float product(const T* x, const T* y, int col, int size) {
     float sum = 0.f;
 #pragma unroll
-    for (int c = 0; c < 8; c += VECTOR) {
+    for (int c = 0; c < 8; c += N) {
         if (col + c >= size) continue;
-        if constexpr (VECTOR >= 4) {
-            Vector<T, VECTOR> a, b;
+        if constexpr (N >= 4) {
+            Vector<T, N> a, b;
             a.load(x + col + c), b.load(y + col + c);
 #pragma unroll
-            for (int i = 0; i < VECTOR; i++) sum += a[i] * b[i];
+            for (int i = 0; i < N; i++) sum += a[i] * b[i];
         } else {
 #pragma unroll
-            for (int i = 0; i < VECTOR; i++) sum += to_float(x[col + c + i]) * to_float(y[col + c + i]);
+            for (int i = 0; i < N; i++) sum += to_float(x[col + c + i]) * to_float(y[col + c + i]);
         }
     }
     return sum;
@@ -54,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_backward_delt
     for (int row = warp * ROWS + lane / LANES; row < QUERY_BLOCK; row += WARPS * ROWS) {
         int query = first + row;
         bool exists = query < sequence.length;
-        float delta = exists ? product(output[query], gradient[query], lane % LANES * 8, p.shape.value_size) : 0.f;
+        float delta = exists ? product<VECTOR>(output[query], gradient[query], lane % LANES * 8, p.shape.value_size) : 0.f;
 #pragma unroll
         for (int other = LANES / 2; other > 0; other /= 2) delta += __shfl_xor_sync(~0u, delta, other);
         if (lane % LANES != 0) continue;

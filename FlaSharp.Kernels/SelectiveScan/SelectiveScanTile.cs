@@ -45,8 +45,9 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false)
     public long Blocks(long channels, long groups) => groups * GroupBlocks(channels, groups);
 
     public KernelVariant Forward(ElementType element, bool isGated, bool hasSoftplus) =>
-        Variant("scan_forward", 2 * (SegmentBytes + SumBytes) + BarrierBytes, element, isGated, hasSoftplus, $"SAVED_STEPS={SavedSteps}")
-            with { Threads = 2 * Threads };
+        Variant("scan_forward", 2 * (SegmentBytes + SumBytes) + BarrierBytes, element, isGated, hasSoftplus,
+            $"SAVED_STEPS={SavedSteps}") with
+        { Threads = 2 * Threads };
 
     public KernelVariant Backward(ElementType element, bool isGated, bool hasSoftplus) =>
         Variant("scan_backward",
