@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using System.Numerics;
 using FlaSharp.Kernels.Interop;
 using FlaSharp.Kernels.Runtime;
 
@@ -11,7 +10,6 @@ namespace FlaSharp.Kernels.Attention;
 /// </summary>
 internal sealed class AttentionBackwardKernels
 {
-    private const int MostVector = 8;
     private const int Alignment = 256; // of each part of the workspace
 
     private static readonly ConcurrentDictionary<(AttentionBackwardTile, Pass, int), KernelVariant> s_variants = new();
@@ -49,7 +47,7 @@ internal sealed class AttentionBackwardKernels
                     AttentionBackwardTile.Portable(size, size, element, hasOptions, vector, target), pass, vector);
         if (target.IsHopper)
             foreach (var (keys, values, element, hasOptions) in hopper)
-                yield return Variant(AttentionBackwardTile.Hopper(keys, values, element, hasOptions), Pass.Main, MostVector);
+                yield return Variant(AttentionBackwardTile.Hopper(keys, values, element, hasOptions), Pass.Main, TensorView.MostVector);
         yield return AttentionBackwardTile.Sinks();
     }
 
@@ -169,16 +167,12 @@ internal sealed class AttentionBackwardKernels
         AttentionProblem problem, bool isPortable, params ReadOnlySpan<TensorView> views)
     {
         var hasOptions = problem is { Softcap: not 0 } or { Dropout: not 0 } or { Scale: not > 0 } || problem.AlibiSlopes != 0;
-        var multiples = (long)problem.KeySize | (long)problem.ValueSize | MostVector;
+        var vector = TensorView.Vector(problem.Element, problem.KeySize | problem.ValueSize, views);
         var isForward = true; // no stride is negative
         foreach (var view in views)
-        {
-            multiples |= view.Multiples(problem.Element);
             isForward &= view is { Batch: >= 0, Time: >= 0, Head: >= 0 };
-        }
         var target = problem.Device.Target!;
-        var vector = 1 << BitOperations.TrailingZeroCount(multiples);
-        var usesHopper = target.IsHopper && !isPortable && isForward && vector == MostVector
+        var usesHopper = target.IsHopper && !isPortable && isForward && vector == TensorView.MostVector
             && problem is { QueryTime: > 0, KeyTime: > 0 }
             && AttentionBackwardTile.FitsHopper(problem.KeySize, problem.ValueSize, hasOptions);
         var (keySize, valueSize, element) = (problem.KeySize, problem.ValueSize, problem.Element);

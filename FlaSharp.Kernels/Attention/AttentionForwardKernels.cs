@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using System.Numerics;
 using FlaSharp.Kernels.Interop;
 using FlaSharp.Kernels.Runtime;
 
@@ -8,7 +7,6 @@ namespace FlaSharp.Kernels.Attention;
 /// <summary>Softmax attention, forward, on a GPU: the launches of Attention/*_forward.cu.</summary>
 internal sealed class AttentionForwardKernels
 {
-    private const int MostVector = 8;
     private const int BoxColumns = 64; // of a copy by Hopper's engine
 
     private const int MostMaps = 1024;
@@ -38,8 +36,8 @@ internal sealed class AttentionForwardKernels
         {
             foreach (var (keys, values) in new[] { (32, 32), (64, 64), (128, 128), (256, 256), (64, 256), (256, 64) })
                 foreach (var hasOptions in new[] { false, true })
-                    yield return Variant(AttentionTile.Choose(keys, values, BFloat16, hasOptions, true), MostVector);
-            yield return Variant(AttentionTile.Choose(128, 128, Float16, true, true), MostVector);
+                    yield return Variant(AttentionTile.Choose(keys, values, BFloat16, hasOptions, true), TensorView.MostVector);
+            yield return Variant(AttentionTile.Choose(128, 128, Float16, true, true), TensorView.MostVector);
         }
         (int keys, int values, ElementType element, bool hasOptions, int vector)[] cases =
         [
@@ -76,7 +74,7 @@ internal sealed class AttentionForwardKernels
                 : call.Tiles;
             var schedule = AttentionSchedule.Choose(problem, tile, call.Section, blocks);
             (call.Section, call.TurnsBack) = (schedule.Section, schedule.TurnsBack ? 1 : 0);
-            Launch(problem.Device, Variant(tile, MostVector), blocks, new AttentionParameters.HopperForward
+            Launch(problem.Device, Variant(tile, TensorView.MostVector), blocks, new AttentionParameters.HopperForward
             {
                 Q = Map(problem, q, problem.QueryTime, problem.Heads, problem.KeySize, tile.Keys, tile.QueryRows),
                 K = Map(problem, k, problem.KeyTime, problem.KvHeads, problem.KeySize, tile.Keys, tile.KeyRows),
@@ -85,10 +83,7 @@ internal sealed class AttentionForwardKernels
             });
             return;
         }
-        var multiples = problem.KeySize | problem.ValueSize | MostVector;
-        foreach (var view in new[] { q, k, v, o })
-            multiples |= (int)view.Multiples(problem.Element);
-        var vector = 1 << BitOperations.TrailingZeroCount(multiples);
+        var vector = TensorView.Vector(problem.Element, problem.KeySize | problem.ValueSize, q, k, v, o);
         Launch(problem.Device, Variant(tile, vector), call.Tiles,
             new AttentionParameters.PortableForward { Q = q, K = k, V = v, Call = call });
     }
@@ -103,9 +98,9 @@ internal sealed class AttentionForwardKernels
     /// <summary>Whether Hopper's copy engine can bring the inputs, and the output takes whole 16 bytes.</summary>
     private static bool FitsHopper(AttentionProblem problem, TensorView q, TensorView k, TensorView v, TensorView o)
     {
-        bool IsAligned(TensorView view) => view.Multiples(problem.Element) % MostVector == 0;
+        bool IsAligned(TensorView view) => view.Multiples(problem.Element) % TensorView.MostVector == 0;
         bool FitsEngine(TensorView view) => IsAligned(view) && view is { Batch: >= 0, Time: >= 0, Head: >= 0 };
-        return problem.Device.Target!.IsHopper && problem.ValueSize % MostVector == 0 && problem.KeyTime > 0
+        return problem.Device.Target!.IsHopper && problem.ValueSize % TensorView.MostVector == 0 && problem.KeyTime > 0
             && FitsEngine(q) && FitsEngine(k) && FitsEngine(v) && IsAligned(o);
     }
 
@@ -149,6 +144,6 @@ internal sealed class AttentionForwardKernels
             [(uint)BoxColumns, 1, (uint)BoxRows, 1],
             BoxColumns == AttentionForwardKernels.BoxColumns ? TensorMapSwizzle.Bytes128 : TensorMapSwizzle.Bytes64);
 
-        private ulong Stride(long elements) => (ulong)(Math.Max(elements, MostVector) * Element.Bytes());
+        private ulong Stride(long elements) => (ulong)(Math.Max(elements, TensorView.MostVector) * Element.Bytes());
     }
 }

@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using System.Numerics;
 using FlaSharp.Kernels.Runtime;
 
 namespace FlaSharp.Kernels.Gla;
@@ -152,15 +151,9 @@ internal sealed class GlaSmallKernels
         s_variants.GetOrAdd((tile, backward, vector),
             static key => key.Item2 ? key.Item1.Backward(key.Item3) : key.Item1.Forward(key.Item3));
 
-    /// <summary>How many elements, up to 8, are aligned together in every row of the inputs, and so of dense outputs.</summary>
-    private int Vector(TensorView g, params ReadOnlySpan<TensorView> others)
-    {
-        const int Most = 8;
-        var multiples = g.Multiples(Tile.Gate) | (long)KeySize | (long)ValueSize | Most;
-        foreach (var view in others)
-            multiples |= view.Multiples(Tile.Element);
-        return 1 << BitOperations.TrailingZeroCount(multiples);
-    }
+    /// <summary>Of the inputs, and so of dense outputs.</summary>
+    private int Vector(TensorView g, params ReadOnlySpan<TensorView> others) => Math.Min(
+        TensorView.Vector(Tile.Gate, KeySize | ValueSize, g), TensorView.Vector(Tile.Element, KeySize | ValueSize, others));
 
     private void Launch<TParameters>(bool backward, int vector, in TParameters parameters)
         where TParameters : unmanaged

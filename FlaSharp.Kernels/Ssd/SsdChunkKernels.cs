@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using System.Numerics;
 using FlaSharp.Kernels.Gla;
 using FlaSharp.Kernels.Runtime;
 
@@ -354,15 +353,8 @@ internal sealed class SsdChunkKernels
         ? (long)Sequences.Count * GlaChunkKernels.ChunkCount(Time, tokens)
         : (Time / tokens) + Sequences.Count;
 
-    /// <summary>How many elements, up to 8, are aligned together in every row of the inputs, and so of dense outputs.</summary>
-    private int Vector(params ReadOnlySpan<TensorView> views)
-    {
-        const int Most = 8;
-        var multiples = (long)HeadSize | (long)StateSize | Most;
-        foreach (var view in views)
-            multiples |= view.Multiples(Tile.Element);
-        return 1 << BitOperations.TrailingZeroCount(multiples);
-    }
+    /// <summary>Of the inputs, and so of dense outputs.</summary>
+    private int Vector(params ReadOnlySpan<TensorView> views) => TensorView.Vector(Tile.Element, HeadSize | StateSize, views);
 
     private void Launch<TParameters>(KernelVariant variant, int gridX, int gridY, in TParameters parameters)
         where TParameters : unmanaged

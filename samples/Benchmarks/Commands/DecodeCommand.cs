@@ -33,9 +33,11 @@ internal static class DecodeCommand
         };
         common.AddReport(command);
         common.AddTiming(command);
+        common.AddPeers(command);
         command.SetAction(parsed =>
         {
             int[] sizes = ParseBatches(parsed.GetValue(batches)!);
+            Peers peers = common.Peers(parsed);
             Target target = common.Target(parsed);
             ReportOutput output = common.Output(parsed);
             using Stopclock clock = common.Clock(parsed, target);
@@ -53,7 +55,9 @@ internal static class DecodeCommand
             report.Notes.Add($"A step feeds one token per sequence after a prompt of {parsed.GetValue(prompt)}, takes the "
                 + $"likeliest of {parsed.GetValue(vocabulary)} and brings it to the host: CausalLM.GenerateTokens. States "
                 + "are updated in place where a kernel does that.");
-            Measure(report, clock, options, sizes, parsed.GetValue(vocabulary), parsed.GetValue(prompt), output);
+            report.Notes.Add("mamba_ssm: its blocks, a step in a CUDA graph, and one launched from Python "
+                + "(eng/time-peer-decoding.py). Their states are bfloat16, FlaSharp's float32.");
+            Measure(report, clock, options, sizes, parsed.GetValue(vocabulary), parsed.GetValue(prompt), peers, output);
             return output.Finish(report);
         });
         return command;
@@ -61,7 +65,8 @@ internal static class DecodeCommand
 
     private static Table NewTable() => new(
         new("layer", "layer"), new("parameters", "parameters"), new("batch", "batch"),
-        new("step_ms", "a step, ms"), new("tokens_per_second", "tokens/s"));
+        new("step_ms", "a step, ms"), new("tokens_per_second", "tokens/s"),
+        new("peer_graph_ms", "mamba_ssm in a graph, ms"), new("peer_eager_ms", "mamba_ssm, ms"));
 
     private static int[] ParseBatches(string text) => [.. text.Split(',').Select(part =>
         int.TryParse(part.Trim(), NumberStyles.None, CultureInfo.InvariantCulture, out int batch) && batch > 0
@@ -69,7 +74,7 @@ internal static class DecodeCommand
             : throw new UserError($"--batches {text}: use whole numbers of at least 1 with commas between."))];
 
     private static void Measure(Report report, Stopclock clock, TrainOptions options, int[] batches, int vocabulary, int prompt,
-        ReportOutput output)
+        Peers peers, ReportOutput output)
     {
         Device device = clock.Target.Device;
         var chart = new Chart("tokens", report.Title, "tokens/s");
@@ -86,7 +91,9 @@ internal static class DecodeCommand
                     {
                         Timing step = Time(clock, model, batch, prompt);
                         double tokens = 1000 * batch / step.Median;
-                        report.Table.Add(layer.ToString(), model.ParameterCount, batch, step, tokens);
+                        report.Table.Add(layer.ToString(), model.ParameterCount, batch, step, tokens,
+                            peers.Find($"decode {layer}|B{batch}")?.ForwardMs,
+                            peers.Find($"decode {layer} eager|B{batch}")?.ForwardMs);
                         chart.Add(batch.ToString(CultureInfo.InvariantCulture), layer.ToString(), tokens);
                         ReportOutput.Progress($"{layer}, batch {batch}: {Cell.Text(step)} ms, {Cell.Text(tokens)} tokens/s");
                     });
