@@ -457,42 +457,6 @@ public sealed class AttentionKernelTests
         }
     }
 
-    [GpuFact]
-    public void Disabled_kernels_are_told_once_and_torch_goes_on() =>
-        ChildProcess.Run(1, typeof(AttentionKernelTests), nameof(Fall_back), (CudaRuntime.DisabledVariable, "1"));
-
-    [GpuFact]
-    public void Strict_mode_does_not_go_on_without_its_kernel() =>
-        ChildProcess.Run(1, typeof(AttentionKernelTests), nameof(Refuse), (CudaRuntime.DisabledVariable, "1"),
-            (CudaRuntime.StrictVariable, "1"));
-
-    [Fact(Explicit = true)]
-    public void Fall_back()
-    {
-        using var scope = NewDisposeScope();
-        var messages = new List<string>();
-        CudaKernels.Message = messages.Add;
-        var x = new AttentionCase().Inputs();
-        var expected = new NaiveAttention().Run(x[0]!.to(float64), x[1]!.to(float64), x[2]!.to(float64));
-        Compare.Close(FlaOps.Attention(x[0]!, x[1]!, x[2]!), expected, 4e-3, "libtorch");
-        Compare.Close(FlaOps.Attention(x[0]!, x[1]!, x[2]!, softcap: 1e4), expected, 4e-3, "blocks");
-        Assert.Contains(CudaRuntime.DisabledVariable, Assert.Single(messages), StringComparison.Ordinal);
-        Assert.Equal(FlaOps.TorchPath, FlaOps.PlanAttention(x[0]!, x[1]!, x[2]!).Path);
-        FlaOps.Attention(x[0]!.to(float32), x[1]!.to(float32), x[2]!.to(float32)); // by design
-        Assert.Single(messages);
-    }
-
-    [Fact(Explicit = true)]
-    public void Refuse()
-    {
-        using var scope = NewDisposeScope();
-        var x = new AttentionCase().Inputs();
-        foreach (var backend in new[] { AttentionBackend.Auto, AttentionBackend.FlaSharp })
-            Assert.Contains(CudaRuntime.DisabledVariable, Assert.Throws<NotSupportedException>(
-                () => FlaOps.Attention(x[0]!, x[1]!, x[2]!, backend: backend)).Message, StringComparison.Ordinal);
-        FlaOps.Attention(x[0]!, x[1]!, x[2]!, backend: AttentionBackend.Torch); // asked for
-    }
-
     /// <summary>[B, T, H, T]: each token's value is a unit vector of its own.</summary>
     private static Tensor Unit(long time, long batch, long heads, ScalarType dtype) =>
         eye(time, dtype: dtype, device: CUDA).view(1, time, 1, time).expand(batch, -1, heads, -1);

@@ -373,36 +373,6 @@ public sealed class GlaKernelTests
         new GlaCase { T = 200, K = keySize, V = valueSize, Dtype = ScalarType.Float32 }.Check();
     }
 
-    [GpuFact]
-    public void Disabled_kernels_are_told_once_and_torch_goes_on() =>
-        ChildProcess.Run(1, typeof(GlaKernelTests), nameof(Fall_back), (CudaRuntime.DisabledVariable, "1"));
-
-    [GpuFact]
-    public void Strict_mode_does_not_go_on_without_its_kernel() =>
-        ChildProcess.Run(1, typeof(GlaKernelTests), nameof(Refuse), (CudaRuntime.DisabledVariable, "1"),
-            (CudaRuntime.StrictVariable, "1"));
-
-    [Fact(Explicit = true)]
-    public void Fall_back()
-    {
-        var messages = new List<string>();
-        CudaKernels.Message = messages.Add;
-        var shape = new GlaCase { T = 40 };
-        shape.Check(null, LinearAttentionMode.FusedChunk, LinearAttentionMode.FusedRecurrent, LinearAttentionMode.Auto);
-        Assert.Contains(CudaRuntime.DisabledVariable, Assert.Single(messages), StringComparison.Ordinal);
-        Assert.Equal(FlaOps.TorchPath, FlaOps.PlanGla(shape.Inputs()[0]!).Path);
-        Assert.Single(messages);
-    }
-
-    [Fact(Explicit = true)]
-    public void Refuse()
-    {
-        var x = new GlaCase().Inputs();
-        Assert.Contains(CudaRuntime.DisabledVariable, FlaOps.PlanGla(x[0]!).Reason, StringComparison.Ordinal);
-        var thrown = Assert.Throws<NotSupportedException>(() => FlaOps.Gla(x[0]!, x[1]!, x[2]!, x[3]!));
-        Assert.Contains(CudaRuntime.DisabledVariable, thrown.Message, StringComparison.Ordinal);
-    }
-
     /// <summary>The kernels of the head sizes, on all cores: one by one they would take most of the tests' time.</summary>
     private static int CompileAll()
     {
