@@ -5,8 +5,8 @@
                           [--sanitizers memcheck,racecheck,synccheck] [--limit SECONDS]
 
 BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs. The namespaces
-and classes of --tests have a process each, all at the same time, which share the machine's cores; the sanitizers come after them,
-then the main job, one by one.
+and classes of --tests and the sanitizers have a process each, all at the same time, which share the machine's cores; the main
+job comes after them.
 """
 import argparse
 import concurrent.futures
@@ -65,13 +65,13 @@ def run_tests(bundle: pathlib.Path, out: pathlib.Path, name: str, limit: float |
     }
 
 
-def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str, limit: float | None) -> dict:
+def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str, limit: float | None, cores: int) -> dict:
     """The small grid of every kernel under a tool of compute-sanitizer, which passes libtorch's own kernels by."""
     under = ("compute-sanitizer", "--tool", tool, "--kernel-name-exclude", "kernel_substring=at6native")
     command = ["FlaSharp.Tests", "-class", "FlaSharp.Tests.Gpu.SmallGridTests"]
     # Without torch's cache every tensor is an allocation of its own: what is written beside it is seen.
     output, code, seconds = run(bundle, out / f"{tool}.log", [*command, "-noColor", "-reporter", "verbose"], under, limit,
-                                FLASHARP_REQUIRE_GPU="1", PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+                                FLASHARP_REQUIRE_GPU="1", PYTORCH_NO_CUDA_MEMORY_CACHING="1", OMP_NUM_THREADS=str(cores))
     tests = re.search(r"Total: (\d+), Errors: \d+, Failed: (\d+)", output)
     summary = re.search(r"=+ ((?:ERROR|RACECHECK) SUMMARY: .*)", output)
     return {
@@ -134,11 +134,13 @@ def main() -> None:
     record = {"date": time.strftime("%Y-%m-%d"), "commit": options.commit, **machine()}
     names = [] if options.skip_tests else options.tests.split(",")
     tools = [tool for tool in options.sanitizers.split(",") if tool]
-    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
-        cores = max(1, (os.cpu_count() or 1) // max(1, len(names)))
-        tests = [pool.submit(run_tests, options.bundle, options.out, name, options.limit, cores) for name in names]
+    processes = max(1, len(names) + len(tools))
+    with concurrent.futures.ThreadPoolExecutor(max_workers=processes) as pool:
+        rest = (options.limit, max(1, (os.cpu_count() or 1) // processes))
+        tests = [pool.submit(run_tests, options.bundle, options.out, name, *rest) for name in names]
+        checks = [pool.submit(run_sanitizer, options.bundle, options.out, tool, *rest) for tool in tools]
         record["tests"] = [test.result() for test in tests]
-    record["sanitizers"] = [run_sanitizer(options.bundle, options.out, tool, options.limit) for tool in tools]
+        record["sanitizers"] = [check.result() for check in checks]
     record["main_job"] = [run_main_job(options.bundle, options.out, layer, options.arguments.split())
                           for layer in options.layers.split(",") if layer]
     (options.out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
