@@ -22,7 +22,7 @@ internal sealed record AttentionDecodeTile(ElementType Element, int Rows, int Ke
     public const int Vector = 8;
 
     private const int Warps = 4;
-    private const int JoinWarps = 4;
+    private const int JoinWarps = 8;
     private const int KeyChunk = 32;
     private const int ValueChunk = 64;
     private const int RowTile = 8;

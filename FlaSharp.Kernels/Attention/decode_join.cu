@@ -4,6 +4,7 @@
 using namespace fla;
 
 constexpr int THREADS = 32 * WARPS, COLUMNS = 8; // of a thread: values have up to 256 features
+constexpr int BATCH = 4;                         // runs whose loads are under way at once
 
 struct AttentionDecodeJoin {
     DecodeShape shape;
@@ -23,17 +24,35 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_decode_join(cons
     if (!row.exists) return;
 
     float max = -infinity(), weight = 0, sums[COLUMNS] = {};
-    for (int split = warp; split < place.runs(shape); split += WARPS) {
-        i64 part = place.part(shape, split) * ROWS + r;
-        float2 run = p.weights[part];
-        float largest = fmaxf(max, run.x), old = pow2(max - finite_max(largest)), factor = pow2(run.x - finite_max(largest));
-        max = largest;
-        weight = weight * old + run.y * factor;
+    for (int first = warp; first < place.runs(shape); first += WARPS * BATCH) {
+        float2 runs[BATCH];
+        float values[BATCH][COLUMNS];
+        float largest = max;
 #pragma unroll
-        for (int i = 0; i < COLUMNS; i++) {
-            int c = 32 * i + lane;
-            if (c < shape.value_size) sums[i] = sums[i] * old + p.parts[part * shape.value_size + c] * factor;
+        for (int b = 0; b < BATCH; b++) {
+            int split = first + b * WARPS;
+            bool exists = split < place.runs(shape);
+            i64 part = place.part(shape, split) * ROWS + r;
+            runs[b] = exists ? p.weights[part] : make_float2(-infinity(), 0.f);
+#pragma unroll
+            for (int i = 0; i < COLUMNS; i++) {
+                int c = 32 * i + lane;
+                values[b][i] = exists && c < shape.value_size ? p.parts[part * shape.value_size + c] : 0.f;
+            }
         }
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) largest = fmaxf(largest, runs[b].x);
+        auto rescale = [&](float score) { return pow2(score - finite_max(largest)); };
+        weight *= rescale(max);
+#pragma unroll
+        for (int i = 0; i < COLUMNS; i++) sums[i] *= rescale(max);
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            weight += runs[b].y * rescale(runs[b].x);
+#pragma unroll
+            for (int i = 0; i < COLUMNS; i++) sums[i] += values[b][i] * rescale(runs[b].x);
+        }
+        max = largest;
     }
     if (lane == 0) weights[warp] = make_float2(max, weight);
 #pragma unroll
