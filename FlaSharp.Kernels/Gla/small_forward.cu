@@ -143,8 +143,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_small_forw
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, values = p.shape.value_size;
     // The copies come first and are what takes the time: rows of 16 bytes.
     u32 memory = shared_memory() + warp * (BLOCKS * Tokens::WARP_BYTES);
-    int left = line.sequence.length - warp * (BLOCKS * BLOCK_TOKENS);
-    InputCopies<VECTOR, T, G, K, V> copies(p.inputs, p.shape, line.sequence, line.head, warp * (BLOCKS * BLOCK_TOKENS), memory, lane);
+    int its_first = warp * (BLOCKS * BLOCK_TOKENS), left = line.sequence.length - its_first; // tokens
+    InputCopies<VECTOR, T, G, K, V> copies(p.inputs, p.shape, line.sequence, line.head, its_first, memory, lane);
     auto fetch = [&](int block) {
         if (block < BLOCKS) copies.next(left - block * BLOCK_TOKENS);
         copy_async_commit();

@@ -166,8 +166,8 @@ template <int VEC, class T, class G, int K, int V> struct InputCopies {
     u32 to;
 
     // Of the block from token `first` on; `inputs` are the views of q, k, v and g.
-    __device__ __forceinline__ InputCopies(const TensorView (&inputs)[4], const GlaShape& shape, const Sequence& sequence, int head,
-                                           int first, u32 to, int lane) {
+    __device__ __forceinline__ InputCopies(const TensorView (&inputs)[4], const GlaShape& shape, const Sequence& sequence,
+                                           int head, int first, u32 to, int lane) {
         int input = lane / 8, numbers = input == 3 ? GATE : 1;
         bool value = input == 2;
         width_bits = (value ? V : K) / 16 + 3 + numbers / 2;
@@ -314,8 +314,8 @@ __device__ __forceinline__ Operand masked(Operand x, const Operand& mask) {
     return x;
 }
 
-// What a product with a block's log-decays adds up: those between each token and the middle of the block, and those of its halves,
-// one in each row half. S is the type of the log-decays, in which 1 and -1 are exact.
+// What a product with a block's log-decays adds up: those between each token and the middle of the block, and those of its
+// halves, one in each row half. S is the type of the log-decays, in which 1 and -1 are exact.
 template <class S> struct GateSums {
     Operand from_middle, halves;
 
