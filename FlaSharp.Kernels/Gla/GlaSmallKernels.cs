@@ -66,12 +66,12 @@ internal sealed class GlaSmallKernels
         const ElementType BFloat16 = ElementType.BFloat16, Float16 = ElementType.Float16, Float32 = ElementType.Float32;
         (GlaSmallTile tile, int vector)[] cases =
         [
-            (new(8, 8, 16, 4, BFloat16, BFloat16), 8),
-            (new(8, 16, 16, 4, BFloat16, BFloat16), 8),
-            (new(16, 8, 16, 2, BFloat16, BFloat16), 8),
-            (new(16, 16, 16, 2, BFloat16, BFloat16), 8),
-            (new(16, 16, 8, 2, BFloat16, BFloat16), 8),
-            (new(8, 8, 8, 4, BFloat16, Float32), 8),
+            (new(8, 8, 16, 8, BFloat16, BFloat16), 8),
+            (new(8, 16, 16, 8, BFloat16, BFloat16), 8),
+            (new(16, 8, 16, 4, BFloat16, BFloat16), 8),
+            (new(16, 16, 16, 4, BFloat16, BFloat16), 8),
+            (new(16, 16, 8, 4, BFloat16, BFloat16), 8),
+            (new(8, 8, 8, 8, BFloat16, Float32), 8),
             (new(16, 16, 4, 2, BFloat16, Float32), 4),
             (new(16, 16, 16, 1, Float16, Float32), 1),
             (new(8, 16, 16, 2, Float16, Float16), 2),

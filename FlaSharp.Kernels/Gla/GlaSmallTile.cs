@@ -5,8 +5,8 @@ namespace FlaSharp.Kernels.Gla;
 /// <summary>The constants that Gla/small_*.cu are compiled with.</summary>
 /// <param name="Keys">KEY_TILE: K, rounded up.</param>
 /// <param name="Values">VALUE_TILE: V, rounded up.</param>
-/// <param name="Warps">WARPS: each has <see cref="BlockTokens"/> tokens at once.</param>
-/// <param name="Blocks">BLOCKS: forward's warps have so many times as many in their registers, one after the other.</param>
+/// <param name="Warps">Backward's WARPS: each has <see cref="BlockTokens"/> tokens at once.</param>
+/// <param name="Blocks">BLOCKS: forward's warps have so many times as many, one after the other.</param>
 /// <param name="Element">Of q, k, v and o.</param>
 /// <param name="Gate">Of g.</param>
 internal sealed record GlaSmallTile(int Keys, int Values, int Warps, int Blocks, ElementType Element, ElementType Gate)
@@ -20,10 +20,8 @@ internal sealed record GlaSmallTile(int Keys, int Values, int Warps, int Blocks,
     private const int FewestChannels = 8;
     private const int FewestWarps = 4;
     private const int MostWarps = 16;
-
-    // As registers allow.
-    private const int MostBlocks = 4;
-    private const int MostBlocksOfLargeKeys = 2;
+    private const int MostBlocks = 8;
+    private const int MostBlocksOfLargeKeys = 4;
     private const int MostSharedBytes = 99 << 10; // that every GPU has
 
     // A sequence is not cut into segments. Where few blocks have to walk through long ones, that costs more than it saves.
@@ -36,11 +34,15 @@ internal sealed record GlaSmallTile(int Keys, int Values, int Warps, int Blocks,
     /// <summary>Floats of a saved state.</summary>
     public int StateSize => MaxSize * Keys;
 
-    /// <summary>Forward's inputs under way: dynamic shared memory.</summary>
-    public int ForwardBytes => Tokens * Blocks * (((2 * Keys) + Values) * Element.Bytes() + (Keys * Gate.Bytes()));
+    /// <summary>Forward's WARPS: it waits for memory, which half of the warps keep as busy, and starts them sooner.</summary>
+    public int ForwardWarps => Math.Max(Warps / 2, FewestWarps);
 
-    // Two sets of all warps' states and decays.
-    private int ForwardStateBytes => 2 * Warps * (StateSize + Keys) * sizeof(float);
+    /// <summary>Forward's inputs: dynamic shared memory.</summary>
+    public int ForwardBytes =>
+        BlockTokens * ForwardWarps * Blocks * ((((2 * Keys) + Values) * Element.Bytes()) + (Keys * Gate.Bytes()));
+
+    // All warps' states and decays.
+    private int ForwardStateBytes => ForwardWarps * (StateSize + Keys) * sizeof(float);
 
     /// <summary>The tile for a call, or null if the kernels over chunks are to take it.</summary>
     /// <param name="keySize">K.</param>
@@ -62,27 +64,28 @@ internal sealed record GlaSmallTile(int Keys, int Values, int Warps, int Blocks,
             warps /= 2;
         var keys = RoundUp(keySize);
         var blocks = keys == FewestChannels ? MostBlocks : MostBlocksOfLargeKeys;
-        while (blocks > 1 && BlockTokens * warps * blocks >= 2 * length)
-            blocks /= 2;
         var tile = new GlaSmallTile(keys, RoundUp(valueSize), warps, blocks, element, gate);
+        while (tile.Blocks > 1 && BlockTokens * tile.ForwardWarps * tile.Blocks >= 2 * length)
+            tile = tile with { Blocks = tile.Blocks / 2 };
         while (tile.ForwardBytes + tile.ForwardStateBytes > MostSharedBytes)
             tile = tile with { Blocks = tile.Blocks / 2 };
         return tile;
     }
 
     /// <param name="vector">VECTOR: elements that are aligned together everywhere; 1, 2, 4 or 8.</param>
-    public KernelVariant Forward(int vector) => Variant("forward", vector, ForwardBytes, $"BLOCKS={Blocks}");
+    public KernelVariant Forward(int vector) =>
+        Variant("forward", ForwardWarps, vector, ForwardBytes, $"BLOCKS={Blocks}", $"SAVED_EVERY={Tokens}");
 
     /// <summary>As <see cref="Forward"/>.</summary>
-    public KernelVariant Backward(int vector) => Variant("backward", vector, sharedBytes: 0);
+    public KernelVariant Backward(int vector) => Variant("backward", Warps, vector, sharedBytes: 0);
 
     private static int RoundUp(int size) => size <= FewestChannels ? FewestChannels : MaxSize;
 
-    private KernelVariant Variant(string pass, int vector, int sharedBytes, params ReadOnlySpan<string> defines) =>
+    private KernelVariant Variant(string pass, int warps, int vector, int sharedBytes, params ReadOnlySpan<string> defines) =>
         new($"Gla/small_{pass}.cu", $"gla_small_{pass}",
             [
                 $"TYPE={Element.Name()}", $"GATE_TYPE={Gate.Name()}", $"KEY_TILE={Keys}", $"VALUE_TILE={Values}",
-                $"WARPS={Warps}", $"VECTOR={vector}", .. defines,
+                $"WARPS={warps}", $"VECTOR={vector}", .. defines,
             ],
-            32 * Warps, sharedBytes);
+            32 * warps, sharedBytes);
 }

@@ -93,7 +93,7 @@ __device__ __forceinline__ void add_split_gradients(const BlockGates<K>& gates, 
             float border = gates.border(lane, half, c);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                float away = gates.sum[h][c] - border, product = number(numbers, h, c) * grad.at(h, c);
+                float away = gates.away[h][c] - border, product = number(numbers, h, c) * grad.at(h, c);
                 if (gates.is_query(lane, h, half))
                     grad_q.at(h, c) += grad.at(h, c) * pow2(away), grad_g.at(h, c) += product;
                 else
@@ -116,7 +116,7 @@ __device__ __forceinline__ void store_gradients(const GlaSmallBackward& p, const
 #pragma unroll
     for (int c = 0; c < K / 4; c++) {
         // From the numbers that the products below take: what they have in common cancels.
-        float decay = pow2(gates.key_origin(c) - gates.query_origin(c));
+        float decay = gates.between(c);
         beyond[c] = (number(start, 0, c) * decay + added.at(0, c)) * number(end, 0, c) +
                     (number(start, 1, c) * decay + added.at(1, c)) * number(end, 1, c);
 #pragma unroll
@@ -185,6 +185,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_small_back
         grad[i] = p.final_gradient && element.exists ? p.final_gradient[line.state_offset(p.shape) + element.place(values)] : 0.f;
     }
 
+    GateSums<G> sums(lane);
     int last = (line.chunks - 1) / WARPS * WARPS;
     for (int first = last; first >= 0 && line.chunks > 0; first -= WARPS) {
         int n = first + warp;
@@ -197,7 +198,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_small_back
             if (int e = threadIdx.x + i * THREADS; e < ELEMENTS)
                 state[i] = p.states[line.saved_state(p.shape, first) * ELEMENTS + e];
 
-        BlockGates<K> gates(x.g, lane);
+        BlockGates<K> gates(sums, x.g, lane);
         Operand q = operand_of<K>([&](int h, int c) { return x.q.at(h, c) * gates.query_decay(h, c) * p.scale; });
         Operand k = operand_of<K>([&](int h, int c) { return x.k.at(h, c) * gates.key_decay(h, c); });
         Product added{}, added_grad{};
@@ -207,7 +208,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_small_back
         store_state<K>(state_grads[warp], scaled<K, V>(added_grad, [&](int c) { return gates.start(c); }), lane);
         if (lane < 4)
 #pragma unroll
-            for (int c = 0; c < K / 4; c++) decays[warp][lane * (K / 4) + c] = pow2(gates.end[c]);
+            for (int c = 0; c < K / 4; c++) decays[warp][lane * (K / 4) + c] = pow2(gates.sum(c));
         __syncthreads();
         add_up(state, grad);
         __syncthreads();

@@ -9,27 +9,52 @@ using namespace fla;
 
 struct GlaSmallForward {
     GlaShape shape;
-    TensorView q, k, v, g, o;
+    TensorView inputs[4]; // q, k, v, g
+    TensorView o;
     const float* initial; // [sequences, H, K, V], or null for 0
     float* final;         // the same, or null
-    float* states;        // for backward: the state every 16 * WARPS tokens, [slots, H, StateElement::COUNT]; or null
+    float* states;        // for backward: the state every SAVED_EVERY tokens, [slots, H, StateElement::COUNT]; or null
     float scale;
 };
 
 typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, THREADS = 32 * WARPS;
-constexpr int ELEMENTS = StateElement<K, V>::COUNT;
-typedef GlaLine<BLOCK_TOKENS * WARPS> Line;
-static_assert(WARPS % BLOCKS == 0, "states to be saved are such before a warp's tokens");
-
+constexpr int ELEMENTS = StateElement<K, V>::COUNT, THREAD_ELEMENTS = (ELEMENTS + THREADS - 1) / THREADS;
+constexpr int MIN_BLOCKS = WARPS > 4 || K == 8 ? 16 / WARPS : 3; // more elements of a state for each thread of a small block
+constexpr int SAVED_BLOCKS = SAVED_EVERY / BLOCK_TOKENS;
+constexpr int DEPTH = BLOCKS > 1 ? 2 : 1; // a warp's blocks under way at once
+typedef GlaLine<SAVED_EVERY> Line;
 typedef Inputs<T, G, K, V> Tokens;
+static_assert(SAVED_BLOCKS % BLOCKS == 0, "states to be saved are such before a warp's tokens");
 
 // A block once its warp has worked on it: outputs without what is in the state before the warp's tokens, and queries to read
 // that.
 struct Part {
     Operand q;
     Product out;
+
+    // Takes the place of the block's tokens.
+    __device__ __forceinline__ void store(u32 at, int lane) const {
+#pragma unroll
+        for (int i = 0; i < K / 8; i++) shared_store(at + i * 256 + lane * 8, make_uint2(q.of[2 * i], q.of[2 * i + 1]));
+#pragma unroll
+        for (int i = 0; i < V / 8; i++)
+            shared_store(at + K * 32 + i * 512 + lane * 16,
+                         make_float4(out.of[i][0], out.of[i][1], out.of[i][2], out.of[i][3]));
+    }
+    __device__ __forceinline__ void load(u32 at, int lane) {
+#pragma unroll
+        for (int i = 0; i < K / 8; i++) {
+            uint2 x = shared_load<uint2>(at + i * 256 + lane * 8);
+            q.of[2 * i] = x.x, q.of[2 * i + 1] = x.y;
+        }
+#pragma unroll
+        for (int i = 0; i < V / 8; i++) {
+            float4 x = shared_load<float4>(at + K * 32 + i * 512 + lane * 16);
+            out.of[i][0] = x.x, out.of[i][1] = x.y, out.of[i][2] = x.z, out.of[i][3] = x.w;
+        }
+    }
 };
 
 // What a warp's tokens make of the state; decays are logarithms.
@@ -38,129 +63,144 @@ struct Change {
     float decay[K / 4];
 };
 
-// Works on the next block of a warp. If its decays are strong, its tokens get nothing from one another.
-__device__ __forceinline__ Part attend(Change& change, bool& strong, const Tokens& x, float scale, int lane) {
+// Works on the next block of a warp, whose decays are not strong.
+__device__ __forceinline__ Part attend(Change& change, const BlockGates<K>& gates, const Operand& causal, const Tokens& x,
+                                       float scale) {
     Part part{};
-    BlockGates<K> gates(x.g, lane);
-    strong = gates.strong;
-    auto query = [&](int h, int c) { return x.q.at(h, c) * gates.query_decay(h, c) * scale; };
-    Operand q = operand_of<K>(query), k = operand_of<K>([&](int h, int c) { return x.k.at(h, c) * gates.key_decay(h, c); });
+    auto query = [&](int h, int c) { return x.q.at(h, c) * scale * pow2(gates.away[h][c]); };
+    Operand q = operand_of<K>(query), k = operand_of<K>([&](int h, int c) { return x.k.at(h, c) * pow2(-gates.away[h][c]); });
     Operand v = transpose<V>(operand(x.v));
-    float before[K / 4]; // decays from the warp's first token to the queries' origin
+    float before[K / 4]; // decays from the warp's first token to the block's middle
 #pragma unroll
-    for (int c = 0; c < K / 4; c++) before[c] = pow2(change.decay[c] + gates.query_origin(c));
+    for (int c = 0; c < K / 4; c++) before[c] = pow2(change.decay[c] + gates.start_half[c]);
     part.q = operand_of<K>([&](int h, int c) { return query(h, c) * before[c]; });
 
-    Product pairs{}, added{};
-    multiply<BLOCK_TOKENS>(pairs, q, k);
-    multiply<V>(part.out, kept(pairs, lane, [&](int i, int j) { return j <= i && !gates.strong; }), v);
-    multiply<V>(part.out, q, operand<K>(scaled<K, V>(change.added, [&](int c) { return gates.start(c); })));
-
-    multiply<K>(added, v, transpose<K>(k));
-    added = scaled<K, V>(added, [&](int c) { return gates.rest(c); });
-    advance<K, V>(change.added, [&](int c) { return pow2(gates.end[c]); }, added);
+    Product pairs{};
+    multiply<BLOCK_TOKENS, K>(pairs, q, k);
+    multiply<V>(part.out, masked(operand<BLOCK_TOKENS>(pairs), causal), v);
+    Product state = scaled<K, V>(change.added, [&](int c) { return pow2(gates.start_half[c]); });
+    multiply<V, K>(part.out, q, operand<K>(state));
+    multiply<K>(state, v, transpose<K>(k));
+    change.added = scaled<K, V>(state, [&](int c) { return pow2(gates.end_half[c]); });
 #pragma unroll
-    for (int c = 0; c < K / 4; c++) change.decay[c] += gates.end[c];
+    for (int c = 0; c < K / 4; c++) change.decay[c] += gates.sum(c);
     return part;
 }
 
-// What tokens get from one another by strong decays.
-__device__ __forceinline__ Product attend_strongly(const Tokens& x, float scale, int lane) {
-    BlockGates<K> gates(x.g, lane);
-    Product out{}, pairs = split_pairs(gates, x.q, x.k, scale, lane);
-    multiply<V>(out, kept(pairs, lane, [](int i, int j) { return j <= i; }), transpose<V>(operand(x.v)));
-    return out;
+// The same if they are; `tokens` lie in shared memory.
+__device__ __forceinline__ Part attend_strongly(Change& change, const GateSums<G>& sums, const Operand& causal, u32 tokens,
+                                                float scale, int lane) {
+    Tokens x;
+    x.load(tokens, lane);
+    BlockGates<K> gates(sums, x.g, lane);
+    auto query = [&](int h, int c) { return x.q.at(h, c) * scale * gates.query_decay(h, c); };
+    Operand k = operand_of<K>([&](int h, int c) { return x.k.at(h, c) * gates.key_decay(h, c); });
+    Operand v = transpose<V>(operand(x.v));
+    Part part{};
+    part.q = operand_of<K>([&](int h, int c) { return query(h, c) * pow2(change.decay[c]); });
+    multiply<V>(part.out, masked(operand<BLOCK_TOKENS>(split_pairs(gates, x.q, x.k, scale, lane)), causal), v);
+    multiply<V, K>(part.out, operand_of<K>(query), operand<K>(change.added));
+    Product added{};
+    multiply<K>(added, v, transpose<K>(k));
+    advance<K, V>(change.added, [&](int c) { return pow2(gates.sum(c)); }, added);
+#pragma unroll
+    for (int c = 0; c < K / 4; c++) change.decay[c] += gates.sum(c);
+    return part;
 }
 
-// Of each warp; two sets, as some warps write the next while others read.
-__shared__ __align__(16) float all_added[2][WARPS][ELEMENTS], all_decays[2][WARPS][K];
+__shared__ __align__(16) float states[WARPS][ELEMENTS], decays[WARPS][K];
 
-// The state after the tokens of warps `from` to `to` - 1.
-__device__ __forceinline__ void advance_over(Product& state, int set, int from, int to, int lane) {
-    constexpr int BATCH = 4; // loads under way at once
-    static_assert(WARPS % BATCH == 0, "a batch has only warps that exist");
-#pragma unroll 1
-    for (int first = from & ~(BATCH - 1); first < to; first += BATCH) {
-        Product added[BATCH];
-        float decay[BATCH][K / 4];
+// Leaves in each warp's memory the state before its tokens, in place of what they add. `state` is the one before all of them, and
+// then the one after.
+__device__ __forceinline__ void add_up(float (&state)[THREAD_ELEMENTS]) {
 #pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            added[i] = load_state<K>(all_added[set][first + i], lane);
+    for (int i = 0; i < THREAD_ELEMENTS; i++) {
+        int e = threadIdx.x + i * THREADS;
+        if (e >= ELEMENTS) break;
+        int key = StateElement<K, V>(e, K, V).key;
+        float added[WARPS], decay[WARPS];
 #pragma unroll
-            for (int c = 0; c < K / 4; c++) decay[i][c] = all_decays[set][first + i][lane % 4 * (K / 4) + c];
+        for (int w = 0; w < WARPS; w++) added[w] = states[w][e], decay[w] = decays[w][key];
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) {
+            states[w][e] = state[i];
+            state[i] = state[i] * decay[w] + added[w];
         }
-#pragma unroll
-        for (int i = 0; i < BATCH; i++)
-            if (first + i >= from && first + i < to) advance<K, V>(state, [&](int c) { return decay[i][c]; }, added[i]);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) gla_small_forward(const __grid_constant__ GlaSmallForward p) {
-    Line line(p.shape, blockIdx.x);
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, keys = p.shape.key_size, values = p.shape.value_size;
-    // A warp's blocks of a round; once it has worked on them, those of the next.
-    u32 memory = shared_memory() + warp * (BLOCKS * Tokens::WARP_BYTES);
-    auto fetch = [&](int n) {
-        int left = line.sequence.length - n * BLOCK_TOKENS, thread = opaque(lane);
-        InputRows<VECTOR, T, G, K, V> inputs(p, line.sequence, opaque(line.head), n * BLOCK_TOKENS, thread);
-#pragma unroll 1
-        for (int i = 0; i < BLOCKS; i++) {
-            Tokens::fetch<VECTOR>(memory + i * Tokens::WARP_BYTES, inputs, left - i * BLOCK_TOKENS, keys, values, thread);
-            copy_async_commit();
-            inputs.advance(BLOCK_TOKENS);
-        }
-    };
-    fetch(warp * BLOCKS);
-    Product state{};
-    if (p.initial) state = load_dense_state<K, V>(p.initial + line.state_offset(p.shape), keys, values, lane);
+// visit(i, where it is in a dense state) for each of a thread's elements that exist.
+template <class Visit> __device__ __forceinline__ void visit_state(const GlaSmallForward& p, const Line& line, Visit visit) {
+#pragma unroll
+    for (int i = 0; i < THREAD_ELEMENTS; i++) {
+        StateElement<K, V> element(threadIdx.x + i * THREADS, p.shape.key_size, p.shape.value_size);
+        if (element.exists) visit(i, line.state_offset(p.shape) + element.place(p.shape.value_size));
+    }
+}
 
-    for (int first = 0, set = 0; first < line.chunks; first += WARPS * BLOCKS, set ^= 1) {
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_small_forward(const __grid_constant__ GlaSmallForward p) {
+    Line line(p.shape, blockIdx.x);
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, values = p.shape.value_size;
+    // The copies come first and are what takes the time: rows of 16 bytes.
+    u32 memory = shared_memory() + warp * (BLOCKS * Tokens::WARP_BYTES);
+    int its_first = warp * (BLOCKS * BLOCK_TOKENS), left = line.sequence.length - its_first; // tokens
+    InputCopies<VECTOR, T, G, K, V> copies(p.inputs, p.shape, line.sequence, line.head, its_first, memory, lane);
+    auto fetch = [&](int block) {
+        if (block < BLOCKS) copies.next(left - block * BLOCK_TOKENS);
+        copy_async_commit();
+    };
+    auto fetch_first = [&] {
+#pragma unroll
+        for (int i = 0; i < DEPTH; i++) fetch(i);
+    };
+    fetch_first();
+    GateSums<G> sums(lane);
+    Operand causal = causal_mask(lane);
+    float state[THREAD_ELEMENTS]{};
+
+    for (int first = 0; first == 0 || first < line.chunks; first += WARPS * BLOCKS) {
         int n = first + warp * BLOCKS;
-        bool more = first + WARPS * BLOCKS < line.chunks;
         Change change{};
-        Part part[BLOCKS];
-        u32 strong = 0; // bits of blocks
-#pragma unroll
-        for (int i = 0; i < BLOCKS; i++) {
-            copy_async_wait<BLOCKS - 1>();
-            __syncwarp(); // what other lanes have copied
-            Tokens x;
-            x.load(memory + i * Tokens::WARP_BYTES, lane);
-            copy_async_commit(); // an empty group: as many come after the next block's
-            bool is_strong;
-            part[i] = attend(change, is_strong, x, p.scale, lane);
-            strong |= (u32)is_strong << i;
-        }
 #pragma unroll 1
-        for (; strong; strong &= strong - 1) {
-            int i = __ffs(strong) - 1;
+        for (int i = 0; i < BLOCKS; i++) {
+            copy_async_wait<DEPTH - 1>();
+            __syncwarp(); // what other lanes have copied
+            fetch(i + DEPTH);
+            u32 at = memory + i * Tokens::WARP_BYTES;
             Tokens x;
-            x.load(memory + i * Tokens::WARP_BYTES, lane);
-            Product out = attend_strongly(x, p.scale, lane);
-#pragma unroll
-            for (int j = 0; j < BLOCKS; j++)
-                if (i == j) part[j].out += out;
+            x.load(at, lane);
+            BlockGates<K> gates(sums, x.g, lane);
+            Part part = gates.strong ? attend_strongly(change, sums, causal, at, p.scale, opaque(lane))
+                                     : attend(change, gates, causal, x, p.scale);
+            __syncwarp(); // the tokens are read
+            part.store(at, lane);
         }
-        __syncwarp(); // the tokens are read
-        if (more) fetch(n + WARPS * BLOCKS);
-        store_state<K>(all_added[set][warp], change.added, lane);
+        store_state<K>(states[warp], change.added, lane);
         if (lane < 4)
 #pragma unroll
-            for (int c = 0; c < K / 4; c++) all_decays[set][warp][lane * (K / 4) + c] = pow2(change.decay[c]);
+            for (int c = 0; c < K / 4; c++) decays[warp][lane * (K / 4) + c] = pow2(change.decay[c]);
+        if (first == 0 && p.initial) visit_state(p, line, [&](int i, i64 at) { state[i] = p.initial[at]; });
+        Rows<T> o = lane_rows<V, T>(line.sequence, p.o, opaque(line.head), n * BLOCK_TOKENS, lane);
+        __syncthreads();
+        add_up(state);
         __syncthreads();
 
-        advance_over(state, set, 0, warp, lane);
-        if (p.states && n % WARPS == 0 && n < line.chunks)
-            store_state<K>(p.states + line.saved_state(p.shape, n) * ELEMENTS, state, lane);
-        Operand before = operand<K>(state);
-        Rows<T> o = lane_rows<V, T>(line.sequence, p.o, opaque(line.head), n * BLOCK_TOKENS, opaque(lane));
-#pragma unroll
+        Product before = load_state<K>(states[warp], lane);
+        if (p.states && n % SAVED_BLOCKS == 0 && n < line.chunks)
+            store_state<K>(p.states + line.saved_state(p.shape, n) * ELEMENTS, before, lane);
+        Operand read = operand<K>(before);
+#pragma unroll 2
         for (int i = 0; i < BLOCKS; i++) {
-            multiply<V>(part[i].out, part[i].q, before);
-            store_tokens<V, VECTOR>(o, line.rows(n + i), values, lane, [&](int h, int c) { return part[i].out.at(h, c); });
+            Part part;
+            part.load(memory + i * Tokens::WARP_BYTES, lane);
+            multiply<V, K>(part.out, part.q, read);
+            store_tokens<V, VECTOR>(o, line.rows(n + i), values, lane, [&](int h, int c) { return part.out.at(h, c); });
             advance(o, BLOCK_TOKENS);
         }
-        if (more || (p.final && warp == WARPS - 1)) advance_over(state, set, warp, WARPS, lane);
+        __syncwarp(); // the parts are read
+        left -= WARPS * BLOCKS * BLOCK_TOKENS;
+        copies.skip((WARPS - 1) * BLOCKS, BLOCKS * Tokens::WARP_BYTES);
+        if (first + WARPS * BLOCKS < line.chunks) fetch_first();
     }
-    if (p.final && warp == WARPS - 1) store_dense_state<K, V>(p.final + line.state_offset(p.shape), state, keys, values, lane);
+    if (p.final) visit_state(p, line, [&](int i, i64 at) { p.final[at] = state[i]; });
 }

@@ -57,8 +57,8 @@ class SmallCase(Case):
         def launch(kernel, parameters, shared=0, **defines):
             defines = {"TYPE": self.element, "GATE_TYPE": self.gate, "KEY_TILE": self.keys, "VALUE_TILE": self.values,
                        "WARPS": self.warps, "VECTOR": vector, **defines}
-            emulate.launch(GLA / f"small_{kernel}.cu", f"gla_small_{kernel}", defines, self.count * H, 32 * self.warps, shared,
-                           parameters, seed=self.seed, buffers=buffers)
+            emulate.launch(GLA / f"small_{kernel}.cu", f"gla_small_{kernel}", defines, self.count * H, 32 * defines["WARPS"],
+                           shared, parameters, seed=self.seed, buffers=buffers)
 
         q, k, v, do = (tensor(n, x, self.element) for n, x in (("q", self.q), ("k", self.k), ("v", self.v), ("do", self.do)))
         g, o = tensor("g", self.g, self.gate), output("o", V, self.element)
@@ -74,9 +74,10 @@ class SmallCase(Case):
         states = floats("states", np.full((slots, H, 16 * self.keys), np.nan))
 
         token_bytes = 2 * (2 * self.keys + self.values) + self.keys * (4 if self.gate == "float" else 2)
+        warps = max(self.warps // 2, 4)
         launch("forward", Forward(
             shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (initial, final, states)), self.scale),
-            saved_tokens * self.blocks * token_bytes, BLOCKS=self.blocks)
+            BLOCK_TOKENS * warps * self.blocks * token_bytes, WARPS=warps, BLOCKS=self.blocks, SAVED_EVERY=saved_tokens)
         results = {"o": fetch(o, self.element), "final": final}
         gradients = [output(name, size, kind) for name, size, kind in (
             ("dq", K, self.element), ("dk", K, self.element), ("dv", V, self.element), ("dg", K, self.gate))]

@@ -14,6 +14,7 @@ namespace fla {
 
 // 2^-150 is 0 in float32: from here on a decay is a reset, and differences of sums stay finite even for -inf.
 constexpr float MIN_LOG2_DECAY = -150.f;
+constexpr float MIN_LOG_DECAY = -104.f; // the same to base e, which every type has
 // What a frame may reach on either side: leaves 2^24 of bfloat16's range for the numbers themselves.
 constexpr float MAX_FRAME = 104.f;
 // Smaller powers of 2 than 2^-MAX_FACTOR come out as 0.

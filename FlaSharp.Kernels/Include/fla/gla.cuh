@@ -34,6 +34,10 @@ template <int C, int SAVED> struct GlaBlock {
         state = ((i64)sequence.index * shape.heads + head) * shape.segments + segment;
     }
 
+    // A whole sequence.
+    __device__ __forceinline__ GlaBlock(const Sequences& all, int head, int sequence)
+        : head(head), segment(0), sequence(all, sequence), first(0), chunks((this->sequence.length + C - 1) / C), state(0) {}
+
     // Tokens in chunk `n` of the segment.
     __device__ __forceinline__ int rows(int n) const { return min(C, sequence.length - (first + n) * C); }
 

@@ -28,6 +28,16 @@ __device__ __forceinline__ float max_nan(float a, float b) {
     return c;
 }
 
+// Of two pairs.
+template <class T> __device__ __forceinline__ u32 max_nan_pair(u32 a, u32 b) {
+    u32 c;
+    if constexpr (same<T, bf16>())
+        asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(c) : "r"(a), "r"(b));
+    else
+        asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(c) : "r"(a), "r"(b));
+    return c;
+}
+
 // Brings the line of global memory at an address into the L2 cache, without waiting for it.
 __device__ __forceinline__ void prefetch(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
 
@@ -148,6 +158,13 @@ template <> __device__ __forceinline__ void mma_m16n8k16<fp16>(float (&d)[4], co
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same with half of a and b: a [16 x 8], b [8 x 8].
+__device__ __forceinline__ void mma_m16n8k8(float (&d)[4], u32 a0, u32 a1, u32 b) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a0), "r"(a1), "r"(b));
 }
 
 // The registers that each thread of this warp's group of four may use from here on, of SHARE before; 0 leaves it at that. Hopper

@@ -16,7 +16,8 @@ constexpr int BLOCK_TOKENS = 16;
 
 // A thread block's part, a head of a sequence. There is a saved state every SAVED tokens.
 template <int SAVED> struct GlaLine : GlaBlock<BLOCK_TOKENS, SAVED> {
-    using GlaBlock<BLOCK_TOKENS, SAVED>::GlaBlock;
+    __device__ __forceinline__ GlaLine(const GlaShape& shape, u32 block)
+        : GlaBlock<BLOCK_TOKENS, SAVED>(shape.sequences, block % (u32)shape.heads, block / (u32)shape.heads) {}
 
     // Where its state is among those of a call: computed wherever it is needed.
     __device__ __forceinline__ i64 state_offset(const GlaShape& shape) const {
@@ -46,51 +47,7 @@ template <class T, int SIZE> struct TokenRows {
     typedef typename Pair<T>::Type Both;
     Both pair[2][PAIRS];
 
-    // Copies bring PIECE neighbouring channels each, of which VEC are known to be aligned together: a lane's own, or more of them
-    // if these lie in one instruction. LANES lanes have a row.
-    template <int VEC> static constexpr int PIECE = VEC * sizeof(T) < 16 ? (VEC < SIZE ? VEC : SIZE) : 16 / sizeof(T);
-    template <int VEC> static constexpr int LANES = PIECE<VEC> > CHANNELS ? SIZE / PIECE<VEC> : 4;
-
-    // The token of a lane's first copy. Even ones come before odd ones in memory, as they do in a lane's registers.
-    template <int VEC> static __device__ __forceinline__ int copy_token(int lane) {
-        int row = lane / LANES<VEC>;
-        return row % 8 * 2 + row / 8;
-    }
-
-    // Where a lane's copies begin in the block from token `first` on.
-    template <int VEC>
-    static __device__ __forceinline__ Rows<T> copy_rows(const Sequence& sequence, const TensorView& view, int head, int first,
-                                                        int lane) {
-        Rows<T> rows = sequence.rows<T>(view, head);
-        return {rows[first + copy_token<VEC>(lane)] + lane % LANES<VEC> * (SIZE / LANES<VEC>), rows.stride};
-    }
-
-    // Begins to copy them to a warp's WARP_BYTES of shared memory: from copy_rows, of a block of `rows` tokens and `size`
-    // channels.
-    template <int VEC> static __device__ __forceinline__ void fetch(u32 to, const Rows<T>& from, int rows, int size, int lane) {
-        constexpr int PIECE_SIZE = PIECE<VEC>, PIECE_BYTES = PIECE_SIZE * sizeof(T);
-        int token = copy_token<VEC>(lane);
-        if constexpr (PIECE_SIZE > CHANNELS) {
-            if (LANES<VEC> > 1 || lane < BLOCK_TOKENS)
-                copy_async<PIECE_BYTES>(to + lane * PIECE_BYTES, from.first,
-                                        token < rows && lane % LANES<VEC> * PIECE_SIZE < size);
-        } else {
-#pragma unroll
-            for (int h = 0; h < 2; h++)
-#pragma unroll
-                for (int c = 0; c < CHANNELS; c += PIECE_SIZE) {
-                    bool there = token + h < rows && lane % 4 * CHANNELS + c < size;
-                    const T* piece = from[h] + c;
-                    u32 address = to + (h * 32 + lane) * BYTES + c * sizeof(T);
-                    if constexpr (PIECE_BYTES >= 4)
-                        copy_async<PIECE_BYTES>(address, piece, there);
-                    else
-                        shared_store(address, there ? *piece : T{});
-                }
-        }
-    }
-
-    // The same without a copy.
+    // Reads them from lane_rows, of a block of `rows` tokens and `size` channels, of which VEC are known to be aligned together.
     template <int VEC> __device__ __forceinline__ void load(const Rows<T>& from, int rows, int size, int lane) {
         int col = lane % 4 * CHANNELS;
 #pragma unroll
@@ -123,11 +80,12 @@ template <class T, int SIZE> struct TokenRows {
         }
     }
 
-    // What fetch has brought, once the warp's lanes have all waited for it.
+    // The same from shared memory, rows of even tokens before those of odd ones.
     __device__ __forceinline__ void load(u32 from, int lane) {
+        from += lane * BYTES;
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            u32 address = from + (h * 32 + lane) * BYTES;
+            u32 address = from + h * (32 * BYTES);
             if constexpr (BYTES == 16) {
                 float4 x = shared_load<float4>(address);
                 pair[h][0] = make_float2(x.x, x.y), pair[h][1] = make_float2(x.z, x.w);
@@ -175,42 +133,14 @@ __device__ __forceinline__ void store_tokens(const Rows<T>& to, int rows, int si
     }
 }
 
-// Where a lane's copies of the inputs begin.
-template <int VEC, class T, class G, int K, int V> struct InputRows {
-    Rows<T> q, k, v;
-    Rows<G> g;
-
-    template <class Parameters>
-    __device__ __forceinline__ InputRows(const Parameters& p, const Sequence& sequence, int head, int first, int lane) {
-        int kv_head = p.shape.group == 1 ? head : head / p.shape.group;
-        g = TokenRows<G, K>::template copy_rows<VEC>(sequence, p.g, kv_head, first, lane);
-        q = TokenRows<T, K>::template copy_rows<VEC>(sequence, p.q, head, first, lane);
-        k = TokenRows<T, K>::template copy_rows<VEC>(sequence, p.k, kv_head, first, lane);
-        v = TokenRows<T, V>::template copy_rows<VEC>(sequence, p.v, kv_head, first, lane);
-    }
-
-    __device__ __forceinline__ void advance(int tokens) {
-        fla::advance(q, tokens), fla::advance(k, tokens), fla::advance(v, tokens), fla::advance(g, tokens);
-    }
-};
-
-// These inputs of a block's tokens.
+// The inputs of a block's tokens.
 template <class T, class G, int K, int V> struct Inputs {
     TokenRows<T, K> q, k;
     TokenRows<T, V> v;
     TokenRows<G, K> g;
-    static constexpr int AT_Q = TokenRows<G, K>::WARP_BYTES, AT_K = AT_Q + TokenRows<T, K>::WARP_BYTES;
-    static constexpr int AT_V = AT_K + TokenRows<T, K>::WARP_BYTES, WARP_BYTES = AT_V + TokenRows<T, V>::WARP_BYTES;
+    static constexpr int AT_K = TokenRows<T, K>::WARP_BYTES, AT_V = 2 * AT_K, AT_G = AT_V + TokenRows<T, V>::WARP_BYTES;
+    static constexpr int WARP_BYTES = AT_G + TokenRows<G, K>::WARP_BYTES;
 
-    // As TokenRows.
-    template <int VEC>
-    static __device__ __forceinline__ void fetch(u32 to, const InputRows<VEC, T, G, K, V>& from, int rows, int keys, int values,
-                                                 int lane) {
-        TokenRows<G, K>::template fetch<VEC>(to, from.g, rows, keys, lane);
-        TokenRows<T, K>::template fetch<VEC>(to + AT_Q, from.q, rows, keys, lane);
-        TokenRows<T, K>::template fetch<VEC>(to + AT_K, from.k, rows, keys, lane);
-        TokenRows<T, V>::template fetch<VEC>(to + AT_V, from.v, rows, values, lane);
-    }
     template <int VEC, class Parameters>
     __device__ __forceinline__ void load(const Parameters& p, const Sequence& sequence, int head, int first, int rows, int lane) {
         int kv_head = head / p.shape.group, keys = p.shape.key_size, values = p.shape.value_size;
@@ -219,9 +149,65 @@ template <class T, class G, int K, int V> struct Inputs {
         q.template load<VEC>(lane_rows<K, T>(sequence, p.q, head, first, lane), rows, keys, lane);
         v.template load<VEC>(lane_rows<V, T>(sequence, p.v, kv_head, first, lane), rows, values, lane);
     }
+    // What InputCopies has brought, once the warp's lanes have all waited for it.
     __device__ __forceinline__ void load(u32 from, int lane) {
-        g.load(from, lane), q.load(from + AT_Q, lane), k.load(from + AT_K, lane), v.load(from + AT_V, lane);
+        g.load(from + AT_G, lane), q.load(from, lane), k.load(from + AT_K, lane), v.load(from + AT_V, lane);
     }
+};
+
+// Copies of these inputs to a warp's shared memory, block after block. A lane has every eighth piece of q, k, v or g: VEC numbers
+// of 16 bits each, as which float gates count twice.
+template <int VEC, class T, class G, int K, int V> struct InputCopies {
+    static constexpr int GATE = sizeof(G) / sizeof(T), WIDEST = V > GATE * K ? V : GATE * K, COPIES = 2 * WIDEST / VEC;
+    typedef Inputs<T, G, K, V> Block;
+    const u16* from; // the lane's first piece
+    i64 stride;
+    int token, column, width_bits, size; // where that lies, and how long rows are: in memory, and as far as they exist
+    u32 to;
+
+    // Of the block from token `first` on; `inputs` are the views of q, k, v and g.
+    __device__ __forceinline__ InputCopies(const TensorView (&inputs)[4], const GlaShape& shape, const Sequence& sequence,
+                                           int head, int first, u32 to, int lane) {
+        int input = lane / 8, numbers = input == 3 ? GATE : 1;
+        bool value = input == 2;
+        width_bits = (value ? V : K) / 16 + 3 + numbers / 2;
+        size = value ? shape.value_size : shape.key_size * numbers;
+        place(lane % 8 * VEC, token, column);
+        this->to = to + input * Block::AT_K + (input == 3 ? Block::AT_G - 3 * Block::AT_K : 0) + lane % 8 * (2 * VEC);
+
+        const TensorView& view = inputs[input];
+        u32 its_head = input == 0 || shape.group == 1 ? head : head / shape.group;
+        i64 start = (u32)sequence.batch * view.batch + its_head * view.head;
+        start += ((int)sequence.start + (first + token) * sequence.step) * view.time;
+        from = static_cast<const u16*>(view.data) + start * numbers + column;
+        stride = (sequence.step < 0 ? -view.time : view.time) * numbers;
+    }
+
+    // Where the number `i` of a block lies: rows of even tokens come before those of odd ones, as in a lane's registers.
+    __device__ __forceinline__ void place(int i, int& token, int& column) const {
+        int row = i >> width_bits;
+        token = row % 8 * 2 + row / 8, column = i & ((1 << width_bits) - 1);
+    }
+
+    // Begins those of the next block, which has `tokens` tokens or more than it can.
+    __device__ __forceinline__ void next(int tokens) {
+#pragma unroll V == GATE * K && COPIES <= 4 ? COPIES : 1
+        for (int i = 0; i < COPIES; i++) {
+            int more_tokens, more_columns;
+            place(i * (8 * VEC), more_tokens, more_columns);
+            bool there = token + more_tokens < tokens && column + more_columns < size;
+            const u16* piece = from + more_tokens * stride + more_columns;
+            if (i * (8 * VEC) >> width_bits >= BLOCK_TOKENS) break; // rows of other inputs are longer
+            if constexpr (VEC > 1)
+                copy_async<2 * VEC>(to + i * (16 * VEC), piece, there);
+            else
+                shared_store(to + i * (16 * VEC), there ? *piece : (u16)0);
+        }
+        from += BLOCK_TOKENS * stride, to += Block::WARP_BYTES;
+    }
+
+    // Goes on `blocks` blocks later, and `bytes` further back in shared memory.
+    __device__ __forceinline__ void skip(int blocks, int bytes) { from += blocks * BLOCK_TOKENS * stride, to -= bytes; }
 };
 
 // A matrix of up to 16 x 16 bfloat16 numbers as a product takes it: of[h + 2 i] is that of row half h and column half i.
@@ -243,10 +229,16 @@ struct Product {
     }
 };
 
-// d += a b^T, with b's rows, ROWS or fewer, becoming columns.
-template <int ROWS, class T = bf16> __device__ __forceinline__ void multiply(Product& d, const Operand& a, const Operand& b) {
+// d += a b^T, with b's rows, ROWS or fewer, becoming columns; both have COLS columns.
+template <int ROWS, int COLS = 16, class T = bf16>
+__device__ __forceinline__ void multiply(Product& d, const Operand& a, const Operand& b) {
 #pragma unroll
-    for (int i = 0; i < ROWS / 8; i++) mma_m16n8k16<T>(d.of[i], a.of, b.of[i], b.of[i + 2]);
+    for (int i = 0; i < ROWS / 8; i++) {
+        if constexpr (COLS == 8)
+            mma_m16n8k8(d.of[i], a.of[0], a.of[1], b.of[i]);
+        else
+            mma_m16n8k16<T>(d.of[i], a.of, b.of[i], b.of[i + 2]);
+    }
 }
 
 // Of a matrix with COLS columns.
@@ -306,35 +298,87 @@ template <class Keep> __device__ __forceinline__ Operand kept(const Product& x, 
     });
 }
 
+// Masks for pairs in an operand: those of a token with itself and earlier ones.
+__device__ __forceinline__ Operand causal_mask(int lane) {
+    Operand mask;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int row = pair_row(lane, i % 2), column = pair_column(lane, i / 2 * 2);
+        mask.of[i] = opaque((column <= row ? 0xffff : 0) | (column + 2 <= row ? 0xffff0000 : 0));
+    }
+    return mask;
+}
+__device__ __forceinline__ Operand masked(Operand x, const Operand& mask) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) x.of[i] &= mask.of[i];
+    return x;
+}
+
+// What a product with a block's log-decays adds up: those between each token and the middle of the block, and those of its
+// halves, one in each row half. S is the type of the log-decays, in which 1 and -1 are exact.
+template <class S> struct GateSums {
+    Operand from_middle, halves;
+
+    __device__ __forceinline__ explicit GateSums(int lane) {
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                auto sign = [&](int c) {
+                    int token = pair_row(lane, h), other = pair_column(lane, c);
+                    return other < BLOCK_TOKENS / 2 ? (other > token ? -1.f : 0.f) : (other <= token ? 1.f : 0.f);
+                };
+                from_middle.of[h + 2 * i] = Pair<S>::pack(sign(2 * i), sign(2 * i + 1));
+                float in_half = pair_column(lane, 0) / (BLOCK_TOKENS / 2) == h;
+                halves.of[h + 2 * i] = Pair<S>::pack(in_half, in_half);
+            }
+    }
+};
+// Floats are sums of two such numbers, to 2^-17.
+template <> struct GateSums<float> : GateSums<bf16> { using GateSums<bf16>::GateSums; };
+
+// MIN_LOG_DECAY twice.
+template <class G> constexpr u32 MIN_LOG_DECAY_PAIR = same<G, bf16>() ? 0xc2d0c2d0u : 0xd680d680u;
+
 // The decays of a block, which tokens beyond the end leave as they are. A lane has its two tokens and its channels.
 template <int K> struct BlockGates {
     static constexpr int CHANNELS = K / 4;
-    float sum[2][CHANNELS];              // of log-decays from the block's first token on
-    float middle[CHANNELS], end[CHANNELS]; // of the first half, of the block
-    bool strong;                           // too strong for a frame
-    u32 limited = 0;                       // of which numbers: these have no gradient
+    float away[2][CHANNELS];                        // sums of log-decays from the block's middle on
+    float start_half[CHANNELS], end_half[CHANNELS]; // of its halves
+    bool strong;                                    // too strong for a frame
+    u32 limited = 0;                                // of which numbers: these have no gradient
 
-    template <class G> __device__ __forceinline__ BlockGates(const TokenRows<G, K>& g, int lane) {
+    template <class G>
+    __device__ __forceinline__ BlockGates(const GateSums<G>& sums, const TokenRows<G, K>& g, int lane) {
+        Product from_middle{}, halves{};
+        if constexpr (same<G, float>()) {
+            auto limit = [&](int h, int c) { return max_nan(g.at(h, c), MIN_LOG_DECAY); };
+            Operand high = operand_of<K>(limit);
+            Operand low = transpose<K>(operand_of<K>([&](int h, int c) { return limit(h, c) - number(high, h, c); }));
+            high = transpose<K>(high);
+            multiply<K>(from_middle, sums.from_middle, low), multiply<K>(halves, sums.halves, low);
+            multiply<K>(from_middle, sums.from_middle, high), multiply<K>(halves, sums.halves, high);
+        } else {
+            Operand limited{};
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+#pragma unroll
+                for (int i = 0; i < K / 8; i++) limited.of[h + 2 * i] = max_nan_pair<G>(g.pair[h][i], MIN_LOG_DECAY_PAIR<G>);
+            limited = transpose<K>(limited);
+            multiply<K, BLOCK_TOKENS, G>(from_middle, sums.from_middle, limited);
+            multiply<K, BLOCK_TOKENS, G>(halves, sums.halves, limited);
+        }
         bool out = false;
 #pragma unroll
         for (int c = 0; c < CHANNELS; c++) {
-            float first = log2_decay(g.at(0, c)), both = first + log2_decay(g.at(1, c));
-#pragma unroll
-            for (int lanes = 4; lanes < 32; lanes *= 2) {
-                float other = __shfl_up_sync(~0u, both, lanes);
-                if (lane >= lanes) both += other;
-            }
-            float before = __shfl_up_sync(~0u, both, 4);
-            sum[0][c] = lane < 4 ? first : before + first;
-            sum[1][c] = both;
-            middle[c] = __shfl_sync(~0u, both, 12 + lane % 4);
-            end[c] = __shfl_sync(~0u, both, 28 + lane % 4);
+            start_half[c] = halves.at(0, c) * LOG2E, end_half[c] = halves.at(1, c) * LOG2E;
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                out |= fabsf(sum[h][c] - middle[c]) > MAX_FRAME;
+                away[h][c] = from_middle.at(h, c) * LOG2E;
+                out |= fabsf(away[h][c]) > MAX_FRAME;
                 limited |= (u32)(g.at(h, c) * LOG2E < MIN_LOG2_DECAY) << (2 * c + h);
             }
-            out |= middle[c] < -MAX_FACTOR; // the state before the block would be lost on the way to the middle
+            out |= start_half[c] < -MAX_FACTOR; // the state before the block would be lost on the way to the middle
         }
         strong = __any_sync(~0u, out);
     }
@@ -342,28 +386,31 @@ template <int K> struct BlockGates {
     __device__ __forceinline__ bool is_limited(int h, int c) const { return limited >> (2 * c + h) & 1; }
 
     // Where scaled queries and keys have the factor 1: in the middle, or at the edges.
-    __device__ __forceinline__ float query_origin(int c) const { return strong ? 0.f : middle[c]; }
-    __device__ __forceinline__ float key_origin(int c) const { return strong ? end[c] : middle[c]; }
-    __device__ __forceinline__ float query_decay(int h, int c) const { return pow2(sum[h][c] - query_origin(c)); }
-    __device__ __forceinline__ float key_decay(int h, int c) const { return pow2(key_origin(c) - sum[h][c]); }
+    // Queries and keys have the factor 1 in the middle, or at the edges.
+    __device__ __forceinline__ float query_decay(int h, int c) const { return pow2(away[h][c] + (strong ? start_half[c] : 0.f)); }
+    __device__ __forceinline__ float key_decay(int h, int c) const { return pow2((strong ? end_half[c] : 0.f) - away[h][c]); }
     // From the block's start to the queries' origin, and from the keys' origin to its end.
-    __device__ __forceinline__ float start(int c) const { return pow2(query_origin(c)); }
-    __device__ __forceinline__ float rest(int c) const { return pow2(end[c] - key_origin(c)); }
+    __device__ __forceinline__ float start(int c) const { return pow2(strong ? 0.f : start_half[c]); }
+    __device__ __forceinline__ float rest(int c) const { return pow2(strong ? 0.f : end_half[c]); }
+    // From the one origin to the other.
+    __device__ __forceinline__ float between(int c) const { return strong ? pow2(sum(c)) : 1.f; }
+    // Of the block's log-decays.
+    __device__ __forceinline__ float sum(int c) const { return start_half[c] + end_half[c]; }
 
     // Lets the compiler compute decays once more, instead of keeping them all from here on.
     __device__ __forceinline__ void forget() {
 #pragma unroll
         for (int h = 0; h < 2; h++)
 #pragma unroll
-            for (int c = 0; c < CHANNELS; c++) sum[h][c] = __int_as_float(opaque(__float_as_int(sum[h][c])));
+            for (int c = 0; c < CHANNELS; c++) away[h][c] = __int_as_float(opaque(__float_as_int(away[h][c])));
     }
 
-    // At a level of binary splitting (see gate_frame.cuh), in blocks of 2 * half: the decay of a lane's token to or from the
+    // At a level of binary splitting (see gate_frame.cuh), in blocks of 2 * half: the sum from the middle to the
     // border between the halves. Tokens in the second half are queries.
     __device__ __forceinline__ float border(int lane, int half, int c) const {
         int last = (lane / 4 * 2 & ~(2 * half - 1)) + half - 1; // of the first half
-        float far = __shfl_sync(~0u, sum[1][c], last / 2 * 4 + lane % 4);
-        return half == 1 ? sum[0][c] : far;
+        float far = __shfl_sync(~0u, away[1][c], last / 2 * 4 + lane % 4);
+        return half == 1 ? away[0][c] : far;
     }
     static __device__ __forceinline__ bool is_query(int lane, int h, int half) { return (lane / 4 * 2 + h) & half; }
 };
@@ -396,7 +443,7 @@ __device__ __forceinline__ Operand split_operand(const BlockGates<K>& gates, con
             bool query = gates.is_query(lane, h, half);
             auto pair = query ? q.pair[h][i] : k.pair[h][i];
             auto decay = [&](int c) {
-                float away = gates.sum[h][2 * i + c] - border[c];
+                float away = gates.away[h][2 * i + c] - border[c];
                 return pow2(query ? away : -away) * (query ? scale : 1.f);
             };
             x.of[h + 2 * i] = Pair<bf16>::pack(Pair<T>::low(pair) * decay(0), Pair<T>::high(pair) * decay(1));

@@ -22,23 +22,24 @@ public sealed class GlaSmallTileTests
     }
 
     [Theory]
-    [InlineData(8, 8, 1024, 4)]
-    [InlineData(8, 8, 512, 2)]
-    [InlineData(8, 8, 256, 1)]
-    [InlineData(16, 8, 1024, 2)]
-    [InlineData(16, 16, 1024, 2)]
-    public void Warps_take_as_many_blocks_as_there_are_up_to_their_registers(int keySize, int valueSize, int length, int blocks)
+    [InlineData(8, 8, 1024, 8)]
+    [InlineData(8, 8, 512, 4)]
+    [InlineData(8, 8, 256, 2)]
+    [InlineData(16, 8, 1024, 4)]
+    [InlineData(16, 16, 1024, 4)]
+    public void Warps_of_forward_take_as_many_blocks_as_there_are_up_to_a_limit(int keySize, int valueSize, int length, int blocks)
     {
         var tile = Choose(keySize, valueSize, length: length)!;
-        Assert.Equal((16, blocks), (tile.Warps, tile.Blocks));
+        Assert.Equal((16, 8, blocks), (tile.Warps, tile.ForwardWarps, tile.Blocks));
         Assert.Contains($"BLOCKS={blocks}", tile.Forward(4).Defines);
+        Assert.Contains("SAVED_EVERY=256", tile.Forward(4).Defines);
     }
 
     [Fact]
     public void Inputs_under_way_fit_on_every_GPU()
     {
-        Assert.Equal(2, Wide(8)!.Blocks);
-        Assert.Equal(1, Wide(16)!.Blocks);
+        Assert.Equal(4, Wide(8)!.Blocks);
+        Assert.Equal(4, Wide(16)!.Blocks);
 
         static GlaSmallTile? Wide(int keySize) => GlaSmallTile.Choose(
             keySize, 16, ElementType.BFloat16, ElementType.Float32, 128, 1024, Multiprocessors);
@@ -55,7 +56,8 @@ public sealed class GlaSmallTileTests
         var tile = Choose(16, 16, lines, length)!;
         Assert.Equal(warps, tile.Warps);
         Assert.Equal(16 * warps, tile.Tokens);
-        Assert.Equal(32 * warps, tile.Forward(4).Threads);
+        Assert.Equal(32 * warps, tile.Backward(4).Threads);
+        Assert.Equal(32 * Math.Max(warps / 2, 4), tile.Forward(4).Threads);
     }
 
     [Fact]

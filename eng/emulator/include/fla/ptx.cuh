@@ -22,6 +22,10 @@ inline float max_nan(float a, float b) {
     return fmaxf(a, b);
 }
 
+template <class T> inline u32 max_nan_pair(u32 a, u32 b) {
+    return Pair<T>::pack(max_nan(Pair<T>::low(a), Pair<T>::low(b)), max_nan(Pair<T>::high(a), Pair<T>::high(b)));
+}
+
 inline void prefetch(const void*) {}
 
 template <class T> __forceinline__ T* opaque(T* p) { return p; }
@@ -149,6 +153,8 @@ template <class T> __forceinline__ void mma_m16n8k16(float (&d)[4], const u32 (&
     auto result = emulator::collective<MmaInput, MmaOutput>(name, 0, ~0u, input, multiply<T>);
     memcpy(d, result.d, sizeof d);
 }
+
+inline void mma_m16n8k8(float (&d)[4], u32 a0, u32 a1, u32 b) { mma_m16n8k16<bf16>(d, {a0, a1, 0, 0}, b, 0); }
 
 // ---- Named barriers
 
