@@ -9,10 +9,9 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
     private const int FewestSteps = 256;
 
     /// <summary>
-    /// For the forward pass. With 1, 2 or 3 wide blocks to a multiprocessor a step took 48, 72, 101 ns on an H200; with as many
-    /// narrow ones, which do half as much, 27, 41, 57. So blocks are narrow where there are fewer than three wide ones for two
-    /// multiprocessors. Segments add two thirds to the work, and fill the GPU: they pay where some multiprocessors would have
-    /// no narrow block, or most would have one where a few have two.
+    /// For the forward pass. With 1 or 2 wide blocks to a multiprocessor a step took 37 or 62 ns on an H200; with as many narrow
+    /// ones, which do half as much, 23 or 38. Segments add two thirds to the work, and fill the GPU: they pay where wide blocks
+    /// would leave a third of it idle, unless nearly every multiprocessor would have just one narrow block.
     /// </summary>
     /// <param name="channels">E.</param>
     /// <param name="groups">G.</param>
@@ -22,10 +21,9 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
     public static SelectiveScanCut Forward(long channels, long groups, long sequences, int length, int multiprocessors)
     {
         var (wide, narrow) = (Blocks(false), Blocks(true));
-        if (2 * wide >= 3L * multiprocessors)
+        if (10 * wide >= 7L * multiprocessors)
             return Of(false, 1, length);
-        var fillsOnce = 16 * narrow >= 15L * multiprocessors && narrow <= multiprocessors;
-        if (fillsOnce || 2 * narrow >= 3L * multiprocessors)
+        if (16 * narrow >= 15L * multiprocessors && narrow <= multiprocessors)
             return Of(true, 1, length);
         // Wide blocks do more at a time, if enough of them come of the cut.
         var isNarrow = wide * Wanted(wide) < 2L * multiprocessors;

@@ -89,7 +89,11 @@ internal sealed class SelectiveScanKernels
             .. from call in calls
             from pass in Enum.GetValues<Pass>()
             select Variant(pass, new SelectiveScanTile(call.isAligned), call.element, call.isGated, call.hasSoftplus),
-            Variant(Pass.Forward, new SelectiveScanTile(IsAligned: true, IsNarrow: true), ElementType.BFloat16, true, true),
+            .. from element in new[] { ElementType.BFloat16, ElementType.Float32 }
+            from isNarrow in new[] { false, true }
+            from isLong in new[] { false, true }
+            where (isNarrow || isLong) && (!isLong || HasRoom(target.MaxSharedBytes))
+            select Variant(Pass.Forward, new SelectiveScanTile(IsAligned: true, isNarrow, isLong), element, true, true),
             s_join,
         ];
     }
@@ -108,7 +112,9 @@ internal sealed class SelectiveScanKernels
     {
         var (cut, isAligned) = (ForwardCut, IsAligned(inputs) && IsAligned(y));
         var scan = Parameters(inputs, cut);
-        Launch(Pass.Forward, new SelectiveScanTile(isAligned, cut.IsNarrow), inputs, cut.Segments, new ForwardParameters
+        // A narrow tile that is long leaves no room for a second block.
+        var isLong = isAligned && (!cut.IsNarrow || cut.Segments == 1) && HasRoom(_device.Info.MaxSharedBytesPerBlock);
+        Launch(Pass.Forward, new SelectiveScanTile(isAligned, cut.IsNarrow, isLong), inputs, cut.Segments, new ForwardParameters
         {
             Scan = scan,
             Y = y,
@@ -190,6 +196,8 @@ internal sealed class SelectiveScanKernels
         SegmentSteps = cut.Steps,
         Groups = Groups,
     };
+
+    private static bool HasRoom(int sharedBytes) => sharedBytes >= 160 << 10;
 
     private bool IsAligned(in SelectiveScanInputs inputs) =>
         Channels / Groups % SelectiveScanTile.Vector == 0 && States % SelectiveScanTile.Vector == 0

@@ -5,7 +5,8 @@ namespace FlaSharp.Kernels.SelectiveScan;
 /// <summary>How a block of SelectiveScan/*.cu shares its work among threads: the constants of fla/selective_scan.cuh.</summary>
 /// <param name="IsAligned">Whether threads read and write <see cref="Vector"/> channels or states at once, or else one.</param>
 /// <param name="IsNarrow">Whether more threads share a channel, where there are few channels. Only forward.</param>
-internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false)
+/// <param name="IsLong">Whether more steps are in shared memory at once, where it has room. Only forward, and aligned.</param>
+internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false, bool IsLong = false)
 {
     /// <summary>Channels per group and states are multiples of it in an aligned call.</summary>
     public const int Vector = 8;
@@ -28,7 +29,12 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false)
     private int Lanes => IsNarrow ? 8 : 4;
 
     // In shared memory at once.
-    private int Steps => IsNarrow ? 2 * SavedSteps : SavedSteps;
+    private int Steps => SavedSteps * (IsNarrow, IsLong) switch
+    {
+        (false, false) => 1,
+        (false, true) or (true, false) => 2,
+        (true, true) => 6, // of a block that has a multiprocessor for itself
+    };
 
     private int SegmentBytes => Float * Steps * (2 * (Channels + Channels / 8) + 2 * Slice);
 

@@ -45,26 +45,25 @@ private:
     __device__ __forceinline__ Mbarrier at(int what, int turn) const { return {barriers + (what + turn % 2) * Mbarrier::BYTES}; }
 };
 
-// LANES steps of a thread's states: what does not depend on those before, and comes while they are under way.
+// LANES steps of a thread's states: what does not depend on those before, and comes while they are under way. What it is made of
+// is loaded a batch before.
 struct Batch {
     States decays[LANES], inputs[LANES];
+    float2 steps[LANES];
+    States b[LANES];
 
-    // The i-th, of a step of the tile.
-    __device__ __forceinline__ void prepare(int i, float2 step, const States& b, const States& rates) {
+    // The i-th.
+    __device__ __forceinline__ void prepare(int i, const States& rates) {
 #pragma unroll
         for (int n = 0; n < STATES; n++) {
-            decays[i].at[n] = pow2(step.x * rates.at[n]);
-            inputs[i].at[n] = step.y * b.at[n];
+            decays[i].at[n] = pow2(steps[i].x * rates.at[n]);
+            inputs[i].at[n] = steps[i].y * b[i].at[n];
         }
     }
 };
 
-// Of a multiprocessor: before Hopper a third one has no room in shared memory, or spills registers.
-#if __CUDA_ARCH__ >= 900
-constexpr int BLOCKS = VECTOR == 1 || sizeof(Element) == 4 ? 2 : 3;
-#else
-constexpr int BLOCKS = 2;
-#endif
+// Of a multiprocessor: more would leave no registers for loads ahead.
+constexpr int BLOCKS = SHARED_BYTES > 112 << 10 ? 1 : 2;
 
 extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
     selective_scan_forward(const __grid_constant__ SelectiveScanForward p) {
@@ -184,11 +183,13 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
                         place(slice, slot + (first + pair) / SAVED_STEPS).store(p.saved, h);
                 };
                 Batch batch;
-                auto prepare = [&](int i, int at) {
-                    batch.prepare(i, step[at][lane.position], load_states(matrices[0][at] + lane.state), rates);
+                auto load = [&](int i, int at) {
+                    batch.steps[i] = step[at][lane.position];
+                    batch.b[i] = load_states(matrices[0][at] + lane.state);
                 };
-                // Each step leaves its place in the batch to the one LANES steps later.
-                auto run = [&](int from, bool more) {
+                // Each step leaves its place in the batch to the one LANES steps later, whose loads to another one, if there are
+                // so many.
+                auto run = [&](int from, bool next, bool second) {
                     float sums[LANES] = {};
 #pragma unroll
                     for (int i = 0; i < LANES; i++) {
@@ -198,7 +199,8 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
                             h.at[n] = fmaf(batch.decays[i].at[n], h.at[n], batch.inputs[i].at[n]);
                             sums[i] = fmaf(c.at[n], h.at[n], sums[i]);
                         }
-                        if (more) prepare(i, from + LANES + i);
+                        if (next) batch.prepare(i, rates);
+                        if (second) load(i, from + 2 * LANES + i);
                     }
                     float sum = lane.sum(sums), &to = all_sums.at(from + lane.index, lane.position);
                     to = slice > 0 ? to + sum : sum;
@@ -209,17 +211,19 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
                 }
                 turns.wait(Turns::PREPARED, turn);
 #pragma unroll
-                for (int i = 0; i < LANES; i++) prepare(i, i);
+                for (int i = 0; i < LANES; i++) load(i, i);
+#pragma unroll
+                for (int i = 0; i < LANES; i++) batch.prepare(i, rates), load(i, LANES + i);
                 int pair = 0;
 #pragma unroll 1
                 for (; pair + 2 * LANES < steps; pair += 2 * LANES) {
                     save(pair);
-                    run(pair, true);
-                    run(pair + LANES, true);
+                    run(pair, true, true);
+                    run(pair + LANES, true, true);
                 }
                 save(pair);
-                run(pair, true);
-                run(pair + LANES, false);
+                run(pair, true, false);
+                run(pair + LANES, false, false);
                 if (slices > 1 || first + STEPS >= end) store_end(slice, h, first + STEPS < end);
                 turns.arrive(Turns::SCANNED, turn);
             }

@@ -6,11 +6,10 @@ namespace FlaSharp.Tests.Kernels.SelectiveScan;
 public sealed class SelectiveScanCutTests
 {
     [Theory]
-    [InlineData(6336, 1, 1, 8192, false, 1)] // 198 blocks: three for two of 132 multiprocessors
-    [InlineData(6304, 1, 1, 8192, true, 1)]
-    [InlineData(4096, 1, 1, 8192, true, 1)]
-    [InlineData(3168, 1, 1, 8192, true, 1)] // 198 narrow ones
-    [InlineData(3136, 1, 1, 8192, false, 8)] // 196 narrow ones would leave most with one, and some with two
+    [InlineData(6336, 1, 1, 8192, false, 1)]
+    [InlineData(4096, 1, 1, 8192, false, 1)] // 128 blocks for 132 multiprocessors
+    [InlineData(2976, 1, 1, 8192, false, 1)] // 93 blocks
+    [InlineData(2944, 1, 1, 8192, false, 8)] // 92 would leave a third of them idle
     [InlineData(2048, 1, 1, 65536, true, 1)] // 128: one for each
     [InlineData(1392, 1, 1, 8192, false, 18)]
     [InlineData(64, 1, 1, 200_000, false, 391)]
