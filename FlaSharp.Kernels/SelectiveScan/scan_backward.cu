@@ -3,23 +3,24 @@
 //     d(delta u)_t = sum of B_t dh_t,    ddelta_t = sum of A p_t + u_t d(delta u)_t,    dA = sum over t of delta_t p_t
 //     dB_t[n] = sum over channels of dh_t[n] delta_t u_t,    dC_t[n] = sum over channels of h_t[n] g_t
 //
-// A tile's states come again from the one that the forward pass saved before it: first those before each PART of its steps, into
-// shared memory; then, part by part from the end, all states and decays of a part into registers, where the walk back finds them.
+// A warp has 16 channels, rows of matrix instructions. A tile's states come again from the one that the forward pass saved before
+// it: first those before each PART of its steps, into shared memory; then, part by part from the end, all states and decays of a
+// part into registers, where the walk back finds them.
 //
-// dB and dC are products of matrices over the channels of a warp. Every step adds its row [1, channels] of g or delta u, zeros in
-// the other rows, times its [channels, states]: eight steps fill the accumulators. Operands are bfloat16, or, where the tensors
-// are more precise, a sum of two of them. Warps are added up here, blocks leave `b_parts` and `c_parts`.
+// Sums over states or channels and the products delta u B and g C are matrix instructions for a single step. Their other operand
+// has eight steps, zeros for all but one: a part fills the accumulators of its sums. Operands are bfloat16, or, where that is not
+// enough, a sum of two of them. Warps are added up here, blocks leave `b_parts` and `c_parts`.
 //
-// Constants: those of fla/selective_scan.cuh with LANES = 4 and STEPS as SAVED_STEPS of the forward pass, SHARED_BYTES.
+// Constants: those of fla/selective_scan.cuh with LANES = 2 and STEPS as SAVED_STEPS of the forward pass, SHARED_BYTES.
 #include "fla/selective_scan.cuh"
 
 using namespace fla;
 
 constexpr int PART = 8;
 constexpr int PARTS = STEPS / PART;
+constexpr int ROWS = 16;  // channels of a warp
 constexpr bool PRECISE = !same<Element, bf16>();
-constexpr bool AHEAD = Column::COUNT == 1;  // whether the next tile is on its way in registers
-static_assert(LANES == 4 && STEPS % PART == 0, "a warp has the 8 channels, and a part the 8 steps, of a matrix instruction");
+static_assert(CHANNELS == ROWS * WARPS && SLICE == 16 && STEPS % PART == 0, "matrix instructions have 16 rows and 8 columns");
 
 struct SelectiveScanBackward {
     SelectiveScan scan;
@@ -36,302 +37,478 @@ struct SelectiveScanBackward {
     i64 tokens;
 };
 
-// Of a tile's steps, for each channel: delta, delta u, g, u. Exchanged positions in odd rows keep from meeting in a bank both a
-// Column's threads and those that read the operands of matrix instructions.
-struct StepRows {
-    float4 rows[STEPS][CHANNELS];
+// What a thread has: in a scan the channels 2 row and 2 row + 1 of its warp, four states of each from 4 quad on; of tensors
+// [T, channels] and [T, N] step `row` of a part, four channels or states from 4 quad on.
+struct Place {
+    int warp, row, quad;
 
-    __device__ __forceinline__ float4& at(u32 step, int position) { return rows[step][position ^ step % 2 * 5]; }
+    __device__ __forceinline__ explicit Place(int thread) : warp(thread / 32), row(thread % 32 / 4), quad(thread % 4) {}
 };
 
-// What a thread has of a step's B and C. Bfloat16 stays what it is: one access to shared memory, which is in demand, has all.
-template <class> struct StoredFactor { using Type = float; };
-template <> struct StoredFactor<bf16> { using Type = bf16; };
-using Factor = StoredFactor<Element>::Type;
+// A thread's states as matrix instructions have them: the first two of both channels, then the others.
+struct alignas(16) Block {
+    float at[2][4];
 
-struct alignas(2 * STATES * sizeof(Factor)) Factors {
-    Factor b[STATES], c[STATES];
+    static __device__ __forceinline__ int channel(int i) { return i / 2; }
+};
 
-    __device__ __forceinline__ States load_b() const {
-        Vector<Factor, STATES> x;
-        x.load(b);
-        States floats;
-#pragma unroll
-        for (int n = 0; n < STATES; n++) floats.at[n] = x[n];
-        return floats;
+// Of a tensor [..., E, N].
+struct BlockPlace {
+    i64 offset;
+    int channels, states;
+    int row;
+
+    __device__ __forceinline__ BlockPlace(const SelectiveScan& p, const ScanBlock& block, const Place& own, i64 index, int slice) {
+        int channel = own.warp * ROWS + 2 * own.row, state = slice * SLICE + 4 * own.quad;
+        row = p.states;
+        offset = (index * p.channels + block.first_channel + channel) * row + state;
+        channels = block.channels - channel;
+        states = min(row - state, 4);
     }
-    __device__ __forceinline__ void load(States& of_b, States& of_c) const {
-        Vector<Factor, 2 * STATES> x;
-        x.load(b);
+    // Zeros without a tensor.
+    __device__ __forceinline__ Block load(const float* tensor) const {
+        Block x = {};
+        if (tensor == nullptr) return x;
 #pragma unroll
-        for (int n = 0; n < STATES; n++) of_b.at[n] = x[n], of_c.at[n] = x[STATES + n];
-    }
-    // A thread's part of a tile's.
-    static __device__ __forceinline__ void store(Factors (&rows)[STEPS][LANES], const Cells& cells,
-                                                 const Pack (&x)[Cells::COUNT]) {
-        constexpr int AT_ONCE = VECTOR < STATES ? VECTOR : STATES;
+        for (int channel = 0; channel < 2; channel++) {
+            const float* from = tensor + offset + channel * row;
+            if (channel >= channels) break;
+            if (states == 4 && whole(from)) {
+                float4 four = *reinterpret_cast<const float4*>(from);
+                x.at[0][2 * channel] = four.x, x.at[0][2 * channel + 1] = four.y;
+                x.at[1][2 * channel] = four.z, x.at[1][2 * channel + 1] = four.w;
+            } else {
 #pragma unroll
-        for (int i = 0; i < Cells::COUNT; i++) {
-            if (Cells::DISTANCE > STEPS && cells.row >= STEPS) break;
-#pragma unroll
-            for (int n = 0; n < VECTOR; n += AT_ONCE) {
-                Factors& to = rows[cells.row + i * Cells::DISTANCE][(cells.state + n) / STATES];
-                float values[AT_ONCE];
-#pragma unroll
-                for (int j = 0; j < AT_ONCE; j++) values[j] = x[i][n + j];
-                Vector<Factor, AT_ONCE> part;
-                part.set(values), part.store((cells.matrix == 0 ? to.b : to.c) + cells.state % STATES);
+                for (int n = 0; n < 4; n++)
+                    if (n < states) x.at[n / 2][2 * channel + n % 2] = from[n];
             }
         }
+        return x;
+    }
+    __device__ __forceinline__ void store(float* tensor, const Block& x) const {
+#pragma unroll
+        for (int channel = 0; channel < 2; channel++) {
+            float* to = tensor + offset + channel * row;
+            if (channel >= channels) break;
+            float four[4] = {x.at[0][2 * channel], x.at[0][2 * channel + 1], x.at[1][2 * channel], x.at[1][2 * channel + 1]};
+            if (states == 4 && whole(to)) {
+                *reinterpret_cast<float4*>(to) = make_float4(four[0], four[1], four[2], four[3]);
+            } else {
+#pragma unroll
+                for (int n = 0; n < 4; n++)
+                    if (n < states) to[n] = four[n];
+            }
+        }
+    }
+
+private:
+    static __device__ __forceinline__ bool whole(const float* p) { return reinterpret_cast<u64>(p) % 16 == 0; }
+};
+
+// Four neighbours in a tensor, of which `count` exist; the others are zeros.
+struct Four {
+    Vector<Element, 4> x;
+
+    __device__ __forceinline__ void load(const Element* from, int count) {
+        if constexpr (VECTOR == 1) {
+            float values[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) values[i] = i < count ? to_float(from[i]) : 0.f;
+            x.set(values);
+        } else if (count > 0) {
+            x.load(from);
+        } else {
+            x.clear();
+        }
+    }
+    static __device__ __forceinline__ void store(Element* to, int count, const float (&values)[4]) {
+        if constexpr (VECTOR == 1) {
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (i < count) to[i] = from_float<Element>(values[i]);
+        } else if (count > 0) {
+            Vector<Element, 4> x;
+            x.set(values), x.store(to);
+        }
+    }
+};
+
+// Two neighbours as operands of a matrix instruction; SPLIT: with what the rounding left.
+template <bool SPLIT> struct Operand {
+    u32 high, low;
+
+    __device__ __forceinline__ Operand(float a, float b) : high(Pair<bf16>::pack(a, b)), low(0) {
+        if constexpr (SPLIT) low = Pair<bf16>::pack(a - Pair<bf16>::low(high), b - Pair<bf16>::high(high));
+    }
+    __device__ __forceinline__ explicit Operand(u32 exact) : high(exact), low(0) {}
+    __device__ __forceinline__ void transpose() {
+        high = transpose_8x8(high);
+        if constexpr (SPLIT) low = transpose_8x8(low);
+    }
+    __device__ __forceinline__ void keep(bool condition) {
+        high = condition ? high : 0;
+        if constexpr (SPLIT) low = condition ? low : 0;
+    }
+};
+using Factor = Operand<PRECISE>;
+
+// States of step `row` of a part.
+__device__ __forceinline__ Factor states_of(const Four& x, int half) {
+    if constexpr (PRECISE)
+        return Factor(x.x[2 * half], x.x[2 * half + 1]);
+    else
+        return Factor(x.x.words[half]);
+}
+
+// A number for each step of a part and channel of a warp, or state; a thread's own four are of step `row`.
+struct Numbers {
+    float4 at[32];
+
+    __device__ __forceinline__ float4& own() { return at[threadIdx.x % 32]; }
+    __device__ __forceinline__ float2 channels(int step, const Place& place) const {
+        return reinterpret_cast<const float2*>(at)[step * (ROWS / 2) + place.row];
+    }
+    __device__ __forceinline__ float4 states(int step, const Place& place) const { return at[step * (SLICE / 4) + place.quad]; }
+};
+
+// Sums over states, which matrix instructions leave to those that have a channel.
+struct Sums3 {
+    static constexpr int ROW = ROWS + 4;
+    float rows[PART][ROW];
+
+    __device__ __forceinline__ float4 own(const Place& place) const {
+        return *reinterpret_cast<const float4*>(rows[place.row] + 4 * place.quad);
+    }
+    __device__ __forceinline__ float2& at(const Place& place, int i) {
+        return *reinterpret_cast<float2*>(rows[2 * place.quad + i] + 2 * place.row);
+    }
+    __device__ __forceinline__ void load(float (&x)[4], const Place& place) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) x[i] = at(place, i).x, x[2 + i] = at(place, i).y;
+    }
+    __device__ __forceinline__ void store(const float (&x)[4], const Place& place) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) at(place, i) = make_float2(x[i], x[2 + i]);
+    }
+};
+
+// Products of a number of each channel and one of each state, for the steps of a part. With bfloat16 for the states, an
+// instruction makes them of both halves of the first factor, two for each of four steps, of which the second has only one.
+template <bool> struct ProductsOf {
+    u32 channels[2][2], states[2][2];  // of even and of odd steps
+
+    __device__ __forceinline__ ProductsOf(Numbers& numbers, Numbers&, const Four& factor) {
+        float4 x = numbers.own();
+        Operand<true> parts[2] = {{x.x, x.z}, {x.y, x.w}};
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            parts[i].transpose();
+            channels[0][i] = __byte_perm(parts[i].high, parts[i].low, 0x5410);
+            channels[1][i] = __byte_perm(parts[i].high, parts[i].low, 0x7632);
+            u32 pair = transpose_8x8(factor.x.words[i]);
+            states[0][i] = __byte_perm(pair, pair, 0x1010);
+            states[1][i] = __byte_perm(pair, pair, 0x3232);
+        }
+    }
+    __device__ __forceinline__ Block at(int step, const Place& place) const {
+        Block x = {};
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            mma_m16n8k8<bf16>(x.at[half], channels[step % 2], place.quad == step / 2 ? states[step % 2][half] : 0);
+        return x;
+    }
+};
+template <> struct ProductsOf<true> {
+    const Numbers &numbers, &states;
+
+    __device__ __forceinline__ ProductsOf(Numbers& numbers, Numbers& room, const Four& factor) : numbers(numbers), states(room) {
+        __syncwarp();
+        room.own() = make_float4(factor.x[0], factor.x[1], factor.x[2], factor.x[3]);
+        __syncwarp();
+    }
+    __device__ __forceinline__ Block at(int step, const Place& place) const {
+        float2 a = numbers.channels(step, place);
+        float4 b = states.states(step, place);
+        return {{{a.x * b.x, a.x * b.y, a.y * b.x, a.y * b.y}, {a.x * b.z, a.x * b.w, a.y * b.z, a.y * b.w}}};
+    }
+};
+using Products = ProductsOf<PRECISE>;
+
+// What a warp has of a tile.
+struct WarpTile {
+    Numbers delta[PARTS], input[PARTS], g[PARTS];  // input: delta u
+    Numbers slope[PARTS], gate[PARTS];             // of delta by the raw one, of y by z
+    Sums3 y[PARTS], du[PARTS], ddelta[PARTS];      // sums over states: of C h, of B dh, of A p / ln(2)
+    float4 starts[PARTS][2][32], totals[2][32];    // totals of a thread's numbers: of g u, of ddelta
+    Numbers room[1];  // states of a part, where tensors are precise
+
+    __device__ __forceinline__ void store_start(int part, const Block& h) {
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            starts[part][i][threadIdx.x % 32] = make_float4(h.at[i][0], h.at[i][1], h.at[i][2], h.at[i][3]);
+    }
+    __device__ __forceinline__ Block start(int part) const {
+        float4 a = starts[part][0][threadIdx.x % 32], b = starts[part][1][threadIdx.x % 32];
+        return {{{a.x, a.y, a.z, a.w}, {b.x, b.y, b.z, b.w}}};
     }
 };
 
 struct Shared {
-    StepRows steps;
-    float2 slope[Column::COUNT * VECTOR][THREADS];  // of delta by the raw one, of y by z; each thread's own
-    Factors factors[STEPS][LANES];
-    Sums y;                                         // C h
-    Sums du, ddelta;                                // sums over states: of B dh, and of A p / ln(2)
-    States starts[PARTS][THREADS];
-    float sums[WARPS][STEPS][2][SLICE];             // of a warp's channels: of dC, of dB
-    float2 totals[Column::COUNT * VECTOR][THREADS]; // of every STEPS-th step: of g u, of ddelta; each thread's own
+    WarpTile warps[WARPS];
+    float sums[WARPS][STEPS][2][SLICE];  // of a warp's channels: of dC, of dB
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 
-struct Inputs {
-    Pack u, delta, z, dy;
-};
+// Numbers of a step's states and channels, as the first operand of products over states.
+struct FirstOperand {
+    u32 high[4], low[4];
 
-// Two neighbours as operands of a matrix instruction.
-struct Operand {
-    u32 high, low;  // low: what the rounding to high left
-
-    __device__ __forceinline__ Operand(float a, float b) : high(Pair<bf16>::pack(a, b)), low(0) {
-        if constexpr (PRECISE) low = Pair<bf16>::pack(a - Pair<bf16>::low(high), b - Pair<bf16>::high(high));
-    }
-    __device__ __forceinline__ void transpose() {
-        high = transpose_8x8(high);
-        if constexpr (PRECISE) low = transpose_8x8(low);
-    }
-    __device__ __forceinline__ void keep(bool condition) {
-        high = condition ? high : 0;
-        if constexpr (PRECISE) low = condition ? low : 0;
-    }
-};
-
-// The sums over a warp's channels for a part's steps: this thread's are of step lane / 4, of the states of its Lane.
-struct ChannelSums {
-    float d[2][4] = {};  // two states; of each dC, dC, dB, dB
-
-    // A step's states and their gradients, for rows that hold g and delta u of step lane / 4 and channels 2 (lane % 4).
-    __device__ __forceinline__ void add(int step, Operand g, Operand input, const States& h, const States& dh) {
-        bool own = threadIdx.x % 32 / 4 == step;
-        g.keep(own), input.keep(own);
+    __device__ __forceinline__ explicit FirstOperand(const Block& x) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            Operand states(h.at[2 * half], h.at[2 * half + 1]), gradients(dh.at[2 * half], dh.at[2 * half + 1]);
-            states.transpose(), gradients.transpose();
-            u32 high[4] = {g.high, 0, 0, input.high}, low[4] = {g.low, 0, 0, input.low};
-            mma_m16n8k16<bf16>(d[half], high, states.high, gradients.high);
-            if constexpr (PRECISE) {
-                mma_m16n8k16<bf16>(d[half], high, states.low, gradients.low);
-                mma_m16n8k16<bf16>(d[half], low, states.high, gradients.high);
-            }
+        for (int i = 0; i < 4; i++) {
+            Factor pair(x.at[i / 2][i % 2 * 2], x.at[i / 2][i % 2 * 2 + 1]);
+            high[i] = pair.high, low[i] = pair.low;
         }
     }
-    __device__ __forceinline__ void store(float (&sums)[2][SLICE], const Lane<1>& lane) const {
-        *reinterpret_cast<float4*>(sums[0] + lane.state) = make_float4(d[0][0], d[0][1], d[1][0], d[1][1]);
-        *reinterpret_cast<float4*>(sums[1] + lane.state) = make_float4(d[0][2], d[0][3], d[1][2], d[1][3]);
+    // Adds the sums over states to those of a step of the part.
+    __device__ __forceinline__ void sum(float (&d)[4], bool own, Factor first, Factor second) const {
+        first.keep(own), second.keep(own);
+        mma_m16n8k16<bf16>(d, high, first.high, second.high);
+        if constexpr (PRECISE) {
+            mma_m16n8k16<bf16>(d, high, first.low, second.low);
+            mma_m16n8k16<bf16>(d, low, first.high, second.high);
+        }
+    }
+    __device__ __forceinline__ Factor transposed(int i) const {
+        Factor x(high[i]);
+        if constexpr (PRECISE) x.low = low[i];
+        x.transpose();
+        return x;
+    }
+};
+
+// The sums over a warp's channels for a part's steps 2 quad and 2 quad + 1.
+struct ChannelSums {
+    float d[4] = {};
+
+    // A step's numbers, by factors of the channels that are those of step `row`.
+    __device__ __forceinline__ void add(bool own, Factor first, Factor second, const FirstOperand& x) {
+        first.keep(own), second.keep(own);
+        u32 high[4], low[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            Factor transposed = x.transposed(i % 2 * 2 + i / 2);
+            high[i] = transposed.high, low[i] = transposed.low;
+        }
+        mma_m16n8k16<bf16>(d, high, first.high, second.high);
+        if constexpr (PRECISE) {
+            mma_m16n8k16<bf16>(d, high, first.low, second.low);
+            mma_m16n8k16<bf16>(d, low, first.high, second.high);
+        }
+    }
+    __device__ __forceinline__ void store(float (*sums)[2][SLICE], int matrix, const Place& place) const {
+        int state = place.row / 2 * 4 + place.row % 2;
+#pragma unroll
+        for (int i = 0; i < 4; i++) sums[2 * place.quad + i % 2][matrix][state + i / 2 * 2] = d[i];
     }
 };
 
 // One step of the scan; the decays of its states.
-__device__ __forceinline__ States advance(States& h, const States& rates, float delta, float input, const States& b) {
-    States decays;
+__device__ __forceinline__ Block advance(Block& h, const Block& rates, float2 delta, const Block& input) {
+    Block decays;
 #pragma unroll
-    for (int n = 0; n < STATES; n++) {
-        decays.at[n] = pow2(delta * rates.at[n]);
-        h.at[n] = fmaf(decays.at[n], h.at[n], input * b.at[n]);
-    }
+    for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            decays.at[half][i] = pow2((i < 2 ? delta.x : delta.y) * rates.at[half][i]);
+            h.at[half][i] = fmaf(decays.at[half][i], h.at[half][i], input.at[half][i]);
+        }
     return decays;
 }
 
-// A part's states again, its sums, and the walk back: dh is the gradient of the state after the part, then of that before it.
-// `add`: whether the sums join those of other states.
-__device__ __forceinline__ void walk_part(Shared& shared, const Lane<1>& lane, int part, bool add, const States& rates,
-                                          States& dh, States& da) {
-    int first = part * PART;
-    auto put = [&](Sums& to, int step, const float (&x)[LANES]) {
-        float& place = to.at(first + step + lane.index, lane.position);
-        place = (add ? place : 0.f) + lane.sum(x);
-    };
-    States h = shared.starts[part][threadIdx.x];
-    States states[PART], decays[PART];
-    float sums[LANES], more[LANES];
+// A part's states again and the walk back: dh is the gradient of the state after the part, then of that before it. Its sums over
+// states join those of other slices if `add`.
+__device__ __forceinline__ void walk_part(WarpTile& tile, float (&channel_sums)[STEPS][2][SLICE], int part, bool add,
+                                          const Block& rates, const Four& b, const Four& c, Block& dh, Block& da) {
+    Place place(threadIdx.x);
+    Block h = tile.start(part), states[PART], decays[PART];
+    {
+        Products inputs(tile.input[part], tile.room[0], b);
 #pragma unroll
-    for (int i = 0; i < PART; i++) {
-        float4 step = shared.steps.at(first + i, lane.position);
-        const Factors& factors = shared.factors[first + i][lane.index];
-        States b, c;
-        if constexpr (GATED)
-            factors.load(b, c);
-        else
-            b = factors.load_b();
-        decays[i] = advance(h, rates, step.x, step.y, b);
-        states[i] = h;
-        if constexpr (GATED) {
-            sums[i % LANES] = c.at[0] * h.at[0];
-#pragma unroll
-            for (int n = 1; n < STATES; n++) sums[i % LANES] = fmaf(c.at[n], h.at[n], sums[i % LANES]);
-            if (i % LANES == LANES - 1) put(shared.y, i - LANES + 1, sums);
+        for (int i = 0; i < PART; i++) {
+            decays[i] = advance(h, rates, tile.delta[part].channels(i, place), inputs.at(i, place));
+            states[i] = h;
         }
     }
 
     __syncwarp();  // the walk back is not to begin before: its operands would take registers
-    // What follows is not to be kept in registers from part to part.
-    int thread = opaque(threadIdx.x), row = first + thread % 32 / 4, pair = thread / 32 * 8 + thread % 4 * 2;
-    float4 one = shared.steps.at(row, pair), other = shared.steps.at(row, pair + 1);
-    Operand g(one.z, other.z), input(one.y, other.y);
-    ChannelSums channels;
+    float y[4] = {}, du[4] = {}, ddelta[4] = {};
+    if (add) {
+        if (GATED) tile.y[part].load(y, place);
+        tile.du[part].load(du, place), tile.ddelta[part].load(ddelta, place);
+    }
+    Products gradients(tile.g[part], tile.room[0], c);
+    float4 g = tile.g[part].own(), input = tile.input[part].own();
+    Factor g_rows[2] = {{g.x, g.z}, {g.y, g.w}}, input_rows[2] = {{input.x, input.z}, {input.y, input.w}};
+    ChannelSums db, dc;
 #pragma unroll
     for (int i = PART - 1; i >= 0; i--) {
-        float4 step = shared.steps.at(first + i, lane.position);
-        States b, c;
-        shared.factors[first + i][lane.index].load(b, c);
-        States before = i > 0 ? states[i - 1] : shared.starts[part][threadIdx.x];
-        float& input_gradient = sums[i % LANES];
-        float& exponent_gradient = more[i % LANES];
+        bool own = place.row == i;
+        float2 delta = tile.delta[part].channels(i, place);
+        Block product = gradients.at(i, place), before = i > 0 ? states[i - 1] : tile.start(part);
 #pragma unroll
-        for (int n = 0; n < STATES; n++) dh.at[n] = fmaf(c.at[n], step.z, dh.at[n]);
-        channels.add(i, g, input, states[i], dh);
+        for (int half = 0; half < 2; half++)
 #pragma unroll
-        for (int n = 0; n < STATES; n++) {
-            input_gradient = n == 0 ? b.at[n] * dh.at[n] : fmaf(b.at[n], dh.at[n], input_gradient);
-            dh.at[n] *= decays[i].at[n];
-            float p = dh.at[n] * before.at[n];
-            da.at[n] = fmaf(p, step.x, da.at[n]);
-            exponent_gradient = n == 0 ? p * rates.at[n] : fmaf(p, rates.at[n], exponent_gradient);
-        }
-        if (i % LANES == 0) {
-            put(shared.du, i, sums);
-            put(shared.ddelta, i, more);
-        }
+            for (int n = 0; n < 4; n++) dh.at[half][n] += product.at[half][n];
+        FirstOperand state_rows(states[i]), gradient_rows(dh);
+        if (GATED) state_rows.sum(y, own, states_of(c, 0), states_of(c, 1));
+        gradient_rows.sum(du, own, states_of(b, 0), states_of(b, 1));
+        dc.add(own, g_rows[0], g_rows[1], state_rows);
+        db.add(own, input_rows[0], input_rows[1], gradient_rows);
+
+        float exponents[2][2];  // of both channels two sums of A p / ln(2)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                dh.at[half][n] *= decays[i].at[half][n];
+                float p = dh.at[half][n] * before.at[half][n];
+                da.at[half][n] = fmaf(p, n < 2 ? delta.x : delta.y, da.at[half][n]);
+                float& sum = exponents[n / 2][half];
+                sum = n % 2 == 0 ? p * rates.at[half][n] : fmaf(p, rates.at[half][n], sum);
+            }
+        u32 one = own ? 0x3f803f80 : 0;
+        Factor sums[2] = {{exponents[0][0], exponents[0][1]}, {exponents[1][0], exponents[1][1]}};
+        mma_m16n8k8<bf16>(ddelta, {sums[0].high, sums[1].high}, one);
+        if constexpr (PRECISE) mma_m16n8k8<bf16>(ddelta, {sums[0].low, sums[1].low}, one);
     }
-    channels.store(shared.sums[threadIdx.x / 32][first + threadIdx.x % 32 / 4], lane);
+    if (GATED) tile.y[part].store(y, place);
+    tile.du[part].store(du, place), tile.ddelta[part].store(ddelta, place);
+    dc.store(channel_sums + part * PART, 0, place);
+    db.store(channel_sums + part * PART, 1, place);
 }
 
-// Of a multiprocessor, which before Hopper has shared memory for two at most.
-#if __CUDA_ARCH__ >= 900
-constexpr int BLOCKS = PRECISE || VECTOR == 1 ? 2 : 3;
-#else
-constexpr int BLOCKS = 2;
-#endif
-
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     selective_scan_backward(const __grid_constant__ SelectiveScanBackward p) {
     Shared& shared = shared_memory_as<Shared>();
     ScanBlock block(p.scan, blockIdx.x);
-    Column column(block);
-    Cells cells;
-    Lane<1> lane(threadIdx.x);
     int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
     // Computed where it is needed: the walk needs the registers.
-    auto place = [&](int slice, i64 index) { return StatePlace(p.scan, block, Lane<1>(opaque(threadIdx.x)), index, slice); };
-    i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index, part = block.part(p.scan);
-
+    auto place_here = [&] { return Place(opaque(threadIdx.x)); };
+    auto states_at = [&](int slice, i64 index) { return BlockPlace(p.scan, block, place_here(), index, slice); };
+    i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index, part_index = block.part(p.scan);
     int tiles = (end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
-    auto shared_total = [&](int i, int v) -> float2& { return shared.totals[i * VECTOR + v][threadIdx.x]; };
-#pragma unroll
-    for (int i = 0; i < Column::COUNT; i++)
-#pragma unroll
-        for (int v = 0; v < VECTOR; v++) shared_total(i, v) = make_float2(0, 0);
+    WarpTile& tile = shared.warps[threadIdx.x / 32];
+    auto& channel_sums = shared.sums[threadIdx.x / 32];
+    int lane = threadIdx.x % 32;
 
-    Inputs inputs;
-    Pack matrix[Cells::COUNT];
-    auto load_inputs = [&](int first, int i) {
-        bool exists = i * Column::DISTANCE < column.left(first, end);
-        column.strand(p.scan.u, block, first).load(inputs.u, i, exists);
-        column.strand(p.scan.delta, block, first).load(inputs.delta, i, exists);
-        column.strand(p.dy, block, first).load(inputs.dy, i, exists);
-        if (GATED) column.strand(p.scan.z, block, first).load(inputs.z, i, exists);
+    // Four numbers of [T, channels]: where, and how many.
+    auto column = [&] { Place own = place_here(); return own.warp * ROWS + 4 * own.quad; };
+    auto numbers = [&](const TensorView& view, int step) {
+        return block.row(view, 0, step + place_here().row) + block.first_channel + column();
     };
-    auto load_matrices = [&](int first, int slice) {
-        cells.strand(p.scan, block, first).load(matrix, cells.left(first, end, slice, p.scan.states), slice * SLICE);
+    auto count = [&](int step) { return step + place_here().row < end ? min(block.channels - column(), 4) : 0; };
+    auto vector = [&](const float* x, float (&values)[4]) {
+        int at = column();
+#pragma unroll
+        for (int i = 0; i < 4; i++) values[i] = x && at + i < block.channels ? x[block.first_channel + at + i] : 0.f;
     };
-    if (tiles > 0) {
-        if (AHEAD) load_inputs(last, 0);
-        load_matrices(last, 0);
-    }
+    // Of [T, N].
+    auto load_states = [&](Four& x, const TensorView& view, int step, int slice) {
+        Place own = place_here();
+        int state = slice * SLICE + 4 * own.quad;
+        x.load(block.row(view, block.group, step + own.row) + state,
+               step + own.row < end ? min(p.scan.states - state, 4) : 0);
+    };
 
-    States dh = {}, da = {}, rates = {};
+    tile.totals[0][lane] = tile.totals[1][lane] = make_float4(0, 0, 0, 0);
+    Block dh = {}, da = {}, rates = {};
     if (tiles == 0) {
-        __syncthreads();
         for (int slice = 0; slice < slices; slice++) {
             if (block.segment == 0 && p.initial_gradient)
-                place(slice, block.sequence.index).store(p.initial_gradient, place(slice, part).load(p.final_gradient));
-            place(slice, part).store(p.a_parts, da);
+                states_at(slice, block.sequence.index).store(p.initial_gradient, states_at(slice, part_index).load(p.final_gradient));
+            states_at(slice, part_index).store(p.a_parts, da);
         }
     }
 #pragma unroll 1
     for (int first = last; first >= block.first; first -= STEPS) {
-        int steps = min(STEPS, end - first), left = column.left(first, end);
-        auto bias = column.load(p.scan.delta_bias, block);
-#pragma unroll 1
-        for (int i = 0; i < Column::COUNT; i++) {
-            if (!AHEAD) load_inputs(first, i);
-            int row = column.row + i * Column::DISTANCE;
-            bool exists = i * Column::DISTANCE < left;
+        int steps = min(STEPS, end - first), parts = (steps + PART - 1) / PART;
+        {
+            Four u[PARTS], delta[PARTS], dy[PARTS], z[PARTS];
 #pragma unroll
-            for (int v = 0; v < VECTOR; v++) {
-                float x = inputs.u[v], g = inputs.dy[v], gate_gradient = 0;
-                StepSize size(exists ? inputs.delta[v] + bias[v] : StepSize::NONE);
-                if constexpr (GATED) {
-                    float z = inputs.z[v], s = sigmoid(z);
-                    gate_gradient = g * s * fmaf(z, 1 - s, 1.f);
-                    g *= z * s;
+            for (int part = 0; part < PARTS; part++) {
+                int step = first + part * PART, present = count(step);
+                u[part].load(numbers(p.scan.u, step), present);
+                delta[part].load(numbers(p.scan.delta, step), present);
+                dy[part].load(numbers(p.dy, step), present);
+                if (GATED) z[part].load(numbers(p.scan.z, step), present);
+            }
+            float bias[4];
+            vector(p.scan.delta_bias, bias);
+#pragma unroll
+            for (int part = 0; part < PARTS; part++) {
+                int present = count(first + part * PART);
+                float sizes[4], slopes[4], inputs[4], gradients[4], gates[4];
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    StepSize size(i < present ? delta[part].x[i] + bias[i] : StepSize::NONE);
+                    sizes[i] = size.value, slopes[i] = size.slope;
+                    inputs[i] = size.value * u[part].x[i];
+                    gradients[i] = dy[part].x[i];
+                    if constexpr (GATED) {
+                        float g = dy[part].x[i], gate = z[part].x[i], s = sigmoid(gate);
+                        gradients[i] = g * (gate * s);
+                        gates[i] = g * s * fmaf(gate, 1 - s, 1.f);
+                    }
                 }
-                shared.steps.at(row, column.position(v)) = make_float4(size.value, size.value * x, g, x);
-                shared.slope[i * VECTOR + v][threadIdx.x] = make_float2(size.slope, gate_gradient);
+                auto four = [](const float (&x)[4]) { return make_float4(x[0], x[1], x[2], x[3]); };
+                tile.delta[part].own() = four(sizes), tile.slope[part].own() = four(slopes);
+                tile.input[part].own() = four(inputs), tile.g[part].own() = four(gradients);
+                if (GATED) tile.gate[part].own() = four(gates);
             }
         }
 #pragma unroll 1
         for (int slice = 0; slice < slices; slice++) {
-            Factors::store(shared.factors, cells, matrix);
-            if (slice + 1 < slices) {
-                load_matrices(first, slice + 1);
-            } else if (first > block.first) {
-                load_matrices(first - STEPS, 0);
-                if (AHEAD) load_inputs(first - STEPS, 0);
-            }
             if (slices > 1 || first == last) {
-                dh = place(slice, part).load(first == last ? p.final_gradient : p.running);
-                da = first == last ? States{} : place(slice, part).load(p.a_parts);
-                rates = place(slice, 0).load_decays(p.scan.a);
-            }
-            States h = place(slice, slot + first / STEPS).load(p.saved);
-            __syncthreads();
-
-            int parts = (steps + PART - 1) / PART;
-            shared.starts[0][threadIdx.x] = h;
-#pragma unroll 1
-            for (int next = 1; next < parts; next++) {
+                dh = states_at(slice, part_index).load(first == last ? p.final_gradient : p.running);
+                da = first == last ? Block{} : states_at(slice, part_index).load(p.a_parts);
+                rates = states_at(slice, 0).load(p.scan.a);
 #pragma unroll
-                for (int i = (next - 1) * PART; i < next * PART; i++) {
-                    float4 step = shared.steps.at(i, lane.position);
-                    advance(h, rates, step.x, step.y, shared.factors[i][lane.index].load_b());
-                }
-                shared.starts[next][threadIdx.x] = h;
+                for (int i = 0; i < 8; i++) rates.at[i / 4][i % 4] *= LOG2E;
             }
+            Block h = states_at(slice, slot + first / STEPS).load(p.saved);
+            Four b, c;
+            load_states(b, p.scan.b, first, slice);
+            __syncwarp();
+            tile.store_start(0, h);
 #pragma unroll 1
-            for (int walked = parts - 1; walked >= 0; walked--) walk_part(shared, lane, walked, slice > 0, rates, dh, da);
+            for (int part = 0; part + 1 < parts; part++) {
+                Place place(threadIdx.x);
+                Products inputs(tile.input[part], tile.room[0], b);
+                load_states(b, p.scan.b, first + (part + 1) * PART, slice);
+#pragma unroll
+                for (int i = 0; i < PART; i++) advance(h, rates, tile.delta[part].channels(i, place), inputs.at(i, place));
+                tile.store_start(part + 1, h);
+            }
+            load_states(c, p.scan.c, first + (parts - 1) * PART, slice);
+            __syncthreads();  // sums of the turn before have been read
+#pragma unroll 1
+            for (int part = parts - 1; part >= 0; part--) {
+                Four of_b = b, of_c = c;
+                if (part > 0) {
+                    load_states(b, p.scan.b, first + (part - 1) * PART, slice);
+                    load_states(c, p.scan.c, first + (part - 1) * PART, slice);
+                }
+                walk_part(tile, channel_sums, part, slice > 0, rates, of_b, of_c, dh, da);
+            }
 
             if (slices > 1 || first == block.first) {
                 if (first == block.first && block.segment == 0) {
-                    if (p.initial_gradient) place(slice, block.sequence.index).store(p.initial_gradient, dh);
+                    if (p.initial_gradient) states_at(slice, block.sequence.index).store(p.initial_gradient, dh);
                 } else if (slices > 1) {
-                    place(slice, part).store(p.running, dh);
+                    states_at(slice, part_index).store(p.running, dh);
                 }
-                place(slice, part).store(p.a_parts, da);
+                states_at(slice, part_index).store(p.a_parts, da);
             }
             __syncthreads();
 
@@ -361,43 +538,54 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             }
         }
 
-        auto skip = column.load(p.scan.d, block);
-#pragma unroll 1
-        for (int i = 0; i < Column::COUNT; i++) {
-            int row = column.row + i * Column::DISTANCE;
-            float du[VECTOR], ddelta[VECTOR], dz[VECTOR];
+        Four u[PARTS];
 #pragma unroll
-            for (int v = 0; v < VECTOR; v++) {
-                int position = column.position(v);
-                float4 step = shared.steps.at(row, position);
-                float2 slope = shared.slope[i * VECTOR + v][threadIdx.x];
-                float input_gradient = shared.du.at(row, position);
-                du[v] = fmaf(input_gradient, step.x, skip[v] * step.z);
-                ddelta[v] = fmaf(input_gradient, step.w, LN2 * shared.ddelta.at(row, position)) * slope.x;
-                if (GATED) dz[v] = fmaf(skip[v], step.w, shared.y.at(row, position)) * slope.y;
-                float2& total = shared_total(i, v);
-                total = make_float2(fmaf(step.z, step.w, total.x), total.y + (i * Column::DISTANCE < left ? ddelta[v] : 0.f));
+        for (int part = 0; part < PARTS; part++)
+            u[part].load(numbers(p.scan.u, first + part * PART), count(first + part * PART));
+        float skip[4];
+        vector(p.scan.d, skip);
+        float4 totals[2] = {tile.totals[0][lane], tile.totals[1][lane]};
+        Place place(threadIdx.x);
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) {
+            if (part >= parts) break;
+            auto at = [](const float4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; };
+            float4 delta = tile.delta[part].own(), slope = tile.slope[part].own(), g = tile.g[part].own(), gate = tile.gate[part].own();
+            float4 y = tile.y[part].own(place), inputs = tile.du[part].own(place), exponents = tile.ddelta[part].own(place);
+            float du[4], ddelta[4], dz[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float x = u[part].x[i];
+                du[i] = fmaf(at(inputs, i), at(delta, i), skip[i] * at(g, i));
+                ddelta[i] = fmaf(at(inputs, i), x, LN2 * at(exponents, i)) * at(slope, i);
+                if (GATED) dz[i] = fmaf(skip[i], x, at(y, i)) * at(gate, i);
+                reinterpret_cast<float*>(&totals[0])[i] += at(g, i) * x;
+                reinterpret_cast<float*>(&totals[1])[i] += i < count(first + part * PART) ? ddelta[i] : 0.f;
             }
-            if (i * Column::DISTANCE < left) {
-                Pack pack;
-                pack.set(du), column.strand(p.du, block, first).store(pack, i);
-                pack.set(ddelta), column.strand(p.ddelta, block, first).store(pack, i);
-                if (GATED) pack.set(dz), column.strand(p.dz, block, first).store(pack, i);
-            }
+            int step = first + part * PART, present = count(step);
+            Four::store(numbers(p.du, step), present, du);
+            Four::store(numbers(p.ddelta, step), present, ddelta);
+            if (GATED) Four::store(numbers(p.dz, step), present, dz);
         }
-        __syncthreads();
+        tile.totals[0][lane] = totals[0], tile.totals[1][lane] = totals[1];
     }
 
-    if (threadIdx.x < block.channels) {
-        float d = 0, bias = 0;
-#pragma unroll 4
-        for (int row = 0; row < STEPS; row++) {
-            int i = row / Column::DISTANCE, thread = row % Column::DISTANCE * PACKS + threadIdx.x / VECTOR;
-            float2 total = shared.totals[i * VECTOR + threadIdx.x % VECTOR][thread];
-            d += total.x, bias += total.y;
+    // Totals of channels are over the rows of a warp.
+    float totals[2][4];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        float& sum = totals[i / 4][i % 4] = reinterpret_cast<const float*>(&tile.totals[i / 4][lane])[i % 4];
+#pragma unroll
+        for (int distance = 4; distance < 32; distance *= 2) sum += __shfl_xor_sync(~0u, sum, distance);
+    }
+    if (lane < 4) {
+        int channel = column();
+        i64 to = part_index * p.scan.channels + block.first_channel + channel;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (channel + i >= block.channels) break;
+            if (p.d_parts) p.d_parts[to + i] = totals[0][i];
+            if (p.bias_parts) p.bias_parts[to + i] = totals[1][i];
         }
-        i64 to = part * p.scan.channels + block.first_channel + threadIdx.x;
-        if (p.d_parts) p.d_parts[to] = d;
-        if (p.bias_parts) p.bias_parts[to] = bias;
     }
 }

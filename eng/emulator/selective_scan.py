@@ -97,11 +97,19 @@ class Tile:
         return 2 * (self.state_bytes + self.sum_bytes) + 4 * 8  # barriers
 
     @property
-    def backward_bytes(self):
-        factor_bytes = 2 * SLICE * (2 if self.element == "bf16" else 4)
-        return (self.steps * (32 * self.channels + factor_bytes) + 3 * self.sum_bytes
-                + self.steps // PART * self.threads * 16 + self.warps * self.steps * 8 * SLICE)
+    def backward(self):
+        return BackwardTile(self.element, self.gated, self.softplus, self.vector)
 
     def defines(self, shared_bytes, **more):
         return {"ELEMENT": self.element, "GATED": int(self.gated), "SOFTPLUS": int(self.softplus), "VECTOR": self.vector,
                 "LANES": self.lanes, "WARPS": self.warps, "STEPS": self.steps, "SHARED_BYTES": shared_bytes, **more}
+
+
+@dataclass(frozen=True)
+class BackwardTile(Tile):
+    """Of scan_backward.cu: a warp has 16 channels."""
+
+    lanes = 2
+    warps = 2
+    steps = 32
+    backward_bytes = 55296

@@ -161,7 +161,8 @@ class Case:
         parts = self.count * self.backward_segments
         d_initial, da, dd, dbias = unknown(*states), unknown(parts, E, N), unknown(parts, E), unknown(parts, E)
         db, dc = (unknown(tile.group_blocks(E, G), B, T, G, N) for _ in range(2))
-        launch("scan_backward", tile, parts * tile.blocks(E, G), tile.backward_bytes, launcher.Backward(
+        backward = tile.backward
+        launch("scan_backward", backward, parts * backward.blocks(E, G), backward.backward_bytes, launcher.Backward(
             scan(self.backward_segments), view(dy), view(du), view(ddelta), view(dz), address(saved),
             address(join(self.backward_segments, final_gradient, True)), address(d_initial), running(self.backward_segments),
             address(da), address(dd), address(dbias), address(db), address(dc), B * T))
@@ -176,7 +177,7 @@ class SelectiveScanTests(unittest.TestCase):
     def check(self, case, **options):
         expected, actual = case.expected(), case.run(**options)
         for name, x in actual.items():
-            rounded = name in ("y", "du", "ddelta", "dz", "db", "dc")
+            rounded = name in ("y", "du", "ddelta", "dz", "db", "dc", "dbias")
             error, size = (np.sqrt(np.mean(np.square(y))) if y.size else 0 for y in (x - expected[name], expected[name]))
             limit = LIMITS[case.element if rounded else "float"]
             self.assertLessEqual(error, limit * size, f"{name}, relative error {error / size if size else error:.1e}")

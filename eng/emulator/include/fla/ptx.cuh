@@ -150,6 +150,12 @@ template <class T> __forceinline__ void mma_m16n8k16(float (&d)[4], const u32 (&
     memcpy(d, result.d, sizeof d);
 }
 
+template <class T> __forceinline__ void mma_m16n8k8(float (&d)[4], const u32 (&a)[2], u32 b) {
+    MmaInput input{{d[0], d[1], d[2], d[3]}, {a[0], a[1]}, {b}};
+    auto result = emulator::collective<MmaInput, MmaOutput>("mma_m16n8k8", 0, ~0u, input, multiply<T>);
+    memcpy(d, result.d, sizeof d);
+}
+
 // ---- Named barriers
 
 template <int COUNT, int SHARE> __forceinline__ void set_registers() {}
