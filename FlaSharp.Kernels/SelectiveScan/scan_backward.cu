@@ -42,7 +42,7 @@ struct SelectiveScanBackward {
 struct Place {
     int warp, row, quad;
 
-    __device__ __forceinline__ explicit Place(int thread) : warp(thread / 32), row(thread % 32 / 4), quad(thread % 4) {}
+    __device__ __forceinline__ explicit Place(u32 thread) : warp(thread / 32), row(thread % 32 / 4), quad(thread % 4) {}
 };
 
 // A thread's states as matrix instructions have them: the first two of both channels, then the others.
@@ -133,6 +133,32 @@ struct Four {
     }
 };
 
+// A thread's part of a tile of tensors [T, channels].
+struct FourColumns {
+    const ScanBlock& block;
+    int step, first, channels, left;  // left: steps to the end
+
+    static __device__ __forceinline__ int channel(const Place& own) { return own.warp * ROWS + 4 * own.quad; }
+
+    __device__ __forceinline__ FourColumns(const Place& own, const ScanBlock& block, int tile)
+        : block(block), step(tile + own.row), first(channel(own)), channels(block.channels - first), left(block.end - step) {}
+
+    __device__ __forceinline__ int count(int part) const { return part * PART < left ? min(channels, 4) : 0; }
+    __device__ __forceinline__ void load(Four (&x)[PARTS], const TensorView& view) const {
+        const Element* from = at(view);
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) x[part].load(from + part * PART * view.time, count(part));
+    }
+    __device__ __forceinline__ void store(const TensorView& view, int part, const float (&x)[4]) const {
+        Four::store(at(view) + part * PART * view.time, count(part), x);
+    }
+
+private:
+    __device__ __forceinline__ Element* at(const TensorView& view) const {
+        return block.row(view, 0, step) + block.first_channel + first;
+    }
+};
+
 // Two neighbours as operands of a matrix instruction; SPLIT: with what the rounding left.
 template <bool SPLIT> struct Operand {
     u32 high, low;
@@ -192,19 +218,66 @@ struct Sums3 {
     }
 };
 
-// Products of a number of each channel and one of each state, for the steps of a part. With bfloat16 for the states, an
-// instruction makes them of both halves of the first factor, two for each of four steps, of which the second has only one.
-template <bool> struct ProductsOf {
-    u32 channels[2][2], states[2][2];  // of even and of odd steps
+// Numbers of a part's steps and a warp's channels, as factors of products with others of states, and of sums over channels.
+template <bool> struct FactorOf {
+    u32 at[2][2];  // of even and of odd steps: both channels, as sums of two
 
-    __device__ __forceinline__ ProductsOf(Numbers& numbers, Numbers&, const Four& factor) {
-        float4 x = numbers.own();
+    __device__ __forceinline__ explicit FactorOf(float4 x) {
         Operand<true> parts[2] = {{x.x, x.z}, {x.y, x.w}};
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             parts[i].transpose();
-            channels[0][i] = __byte_perm(parts[i].high, parts[i].low, 0x5410);
-            channels[1][i] = __byte_perm(parts[i].high, parts[i].low, 0x7632);
+            at[0][i] = __byte_perm(parts[i].high, parts[i].low, 0x5410);
+            at[1][i] = __byte_perm(parts[i].high, parts[i].low, 0x7632);
+        }
+    }
+    __device__ __forceinline__ FactorOf(Numbers& x) : FactorOf(x.own()) {}
+
+    // The same from where it was stored.
+    static __device__ __forceinline__ FactorOf load(Numbers& from) {
+        FactorOf x(0);
+        float4 bits = from.own();
+        x.at[0][0] = __float_as_uint(bits.x), x.at[0][1] = __float_as_uint(bits.y);
+        x.at[1][0] = __float_as_uint(bits.z), x.at[1][1] = __float_as_uint(bits.w);
+        return x;
+    }
+    static __device__ __forceinline__ void store(Numbers& to, float4 x) {
+        FactorOf y(x);
+        to.own() = make_float4(__uint_as_float(y.at[0][0]), __uint_as_float(y.at[0][1]), __uint_as_float(y.at[1][0]),
+                               __uint_as_float(y.at[1][1]));
+    }
+    // Of step `row`, every second one of four channels.
+    __device__ __forceinline__ Factor row(int i) const {
+        Factor x(__byte_perm(at[0][i], at[1][i], 0x5410));
+        x.transpose();
+        return x;
+    }
+
+private:
+    __device__ __forceinline__ explicit FactorOf(int) {}
+};
+template <> struct FactorOf<true> {
+    Numbers& numbers;
+
+    __device__ __forceinline__ FactorOf(Numbers& x) : numbers(x) {}
+    static __device__ __forceinline__ FactorOf load(Numbers& from) { return from; }
+    static __device__ __forceinline__ void store(Numbers& to, float4 x) { to.own() = x; }
+    __device__ __forceinline__ Factor row(int i) const {
+        float4 x = numbers.own();
+        return i == 0 ? Factor(x.x, x.z) : Factor(x.y, x.w);
+    }
+};
+using ChannelFactor = FactorOf<PRECISE>;
+
+// Products of a number of each channel and one of each state, for the steps of a part. With bfloat16 for the states, an
+// instruction makes them of both halves of the first factor, for four steps, of which the second one has only one.
+template <bool> struct ProductsOf {
+    FactorOf<false> channels;
+    u32 states[2][2];  // of even and of odd steps
+
+    __device__ __forceinline__ ProductsOf(const FactorOf<false>& channels, Numbers&, const Four& factor) : channels(channels) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
             u32 pair = transpose_8x8(factor.x.words[i]);
             states[0][i] = __byte_perm(pair, pair, 0x1010);
             states[1][i] = __byte_perm(pair, pair, 0x3232);
@@ -214,20 +287,22 @@ template <bool> struct ProductsOf {
         Block x = {};
 #pragma unroll
         for (int half = 0; half < 2; half++)
-            mma_m16n8k8<bf16>(x.at[half], channels[step % 2], place.quad == step / 2 ? states[step % 2][half] : 0);
+            mma_m16n8k8<bf16>(x.at[half], channels.at[step % 2], place.quad == step / 2 ? states[step % 2][half] : 0);
         return x;
     }
 };
 template <> struct ProductsOf<true> {
-    const Numbers &numbers, &states;
+    FactorOf<true> channels;
+    const Numbers& states;
 
-    __device__ __forceinline__ ProductsOf(Numbers& numbers, Numbers& room, const Four& factor) : numbers(numbers), states(room) {
+    __device__ __forceinline__ ProductsOf(const FactorOf<true>& channels, Numbers& room, const Four& factor)
+        : channels(channels), states(room) {
         __syncwarp();
         room.own() = make_float4(factor.x[0], factor.x[1], factor.x[2], factor.x[3]);
         __syncwarp();
     }
     __device__ __forceinline__ Block at(int step, const Place& place) const {
-        float2 a = numbers.channels(step, place);
+        float2 a = channels.numbers.channels(step, place);
         float4 b = states.states(step, place);
         return {{{a.x * b.x, a.x * b.y, a.y * b.x, a.y * b.y}, {a.x * b.z, a.x * b.w, a.y * b.z, a.y * b.w}}};
     }
@@ -255,6 +330,7 @@ struct WarpTile {
 
 struct Shared {
     WarpTile warps[WARPS];
+    ScanBlock block;
     float sums[WARPS][STEPS][2][SLICE];  // of a warp's channels: of dC, of dB
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
@@ -333,7 +409,7 @@ __device__ __forceinline__ void walk_part(WarpTile& tile, float (&channel_sums)[
     Place place(threadIdx.x);
     Block h = tile.start(part), states[PART], decays[PART];
     {
-        Products inputs(tile.input[part], tile.room[0], b);
+        Products inputs(ChannelFactor::load(tile.input[part]), tile.room[0], b);
 #pragma unroll
         for (int i = 0; i < PART; i++) {
             decays[i] = advance(h, rates, tile.delta[part].channels(i, place), inputs.at(i, place));
@@ -347,9 +423,9 @@ __device__ __forceinline__ void walk_part(WarpTile& tile, float (&channel_sums)[
         if (GATED) tile.y[part].load(y, place);
         tile.du[part].load(du, place), tile.ddelta[part].load(ddelta, place);
     }
-    Products gradients(tile.g[part], tile.room[0], c);
-    float4 g = tile.g[part].own(), input = tile.input[part].own();
-    Factor g_rows[2] = {{g.x, g.z}, {g.y, g.w}}, input_rows[2] = {{input.x, input.z}, {input.y, input.w}};
+    ChannelFactor g = tile.g[part], input = ChannelFactor::load(tile.input[part]);
+    Products gradients(g, tile.room[0], c);
+    Factor g_rows[2] = {g.row(0), g.row(1)}, input_rows[2] = {input.row(0), input.row(1)};
     ChannelSums db, dc;
 #pragma unroll
     for (int i = PART - 1; i >= 0; i--) {
@@ -391,27 +467,29 @@ __device__ __forceinline__ void walk_part(WarpTile& tile, float (&channel_sums)[
 extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     selective_scan_backward(const __grid_constant__ SelectiveScanBackward p) {
     Shared& shared = shared_memory_as<Shared>();
-    ScanBlock block(p.scan, blockIdx.x);
+    ScanBlock& block = shared.block;
+    if (threadIdx.x == 0) block = ScanBlock(p.scan, blockIdx.x);
+    __syncthreads();
     int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
     // Computed where it is needed: the walk needs the registers.
     auto place_here = [&] { return Place(opaque(threadIdx.x)); };
     auto states_at = [&](int slice, i64 index) { return BlockPlace(p.scan, block, place_here(), index, slice); };
-    i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index, part_index = block.part(p.scan);
     int tiles = (end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
     WarpTile& tile = shared.warps[threadIdx.x / 32];
     auto& channel_sums = shared.sums[threadIdx.x / 32];
     int lane = threadIdx.x % 32;
 
-    // Four numbers of [T, channels]: where, and how many.
-    auto column = [&] { Place own = place_here(); return own.warp * ROWS + 4 * own.quad; };
-    auto numbers = [&](const TensorView& view, int step) {
-        return block.row(view, 0, step + place_here().row) + block.first_channel + column();
-    };
-    auto count = [&](int step) { return step + place_here().row < end ? min(block.channels - column(), 4) : 0; };
+    // Of [T, channels].
     auto vector = [&](const float* x, float (&values)[4]) {
-        int at = column();
+        Vector<float, 4> four;
+        int at = FourColumns::channel(place_here()), left = x ? block.channels - at : 0;
+        x += block.first_channel + at;
+        if (VECTOR > 1 && left > 0)
+            four.load(x);
+        else
+            four.clear();
 #pragma unroll
-        for (int i = 0; i < 4; i++) values[i] = x && at + i < block.channels ? x[block.first_channel + at + i] : 0.f;
+        for (int i = 0; i < 4; i++) values[i] = VECTOR == 1 && i < left ? x[i] : four[i];
     };
     // Of [T, N].
     auto load_states = [&](Four& x, const TensorView& view, int step, int slice) {
@@ -426,28 +504,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     if (tiles == 0) {
         for (int slice = 0; slice < slices; slice++) {
             if (block.segment == 0 && p.initial_gradient)
-                states_at(slice, block.sequence.index).store(p.initial_gradient, states_at(slice, part_index).load(p.final_gradient));
-            states_at(slice, part_index).store(p.a_parts, da);
+                states_at(slice, block.sequence.index).store(p.initial_gradient, states_at(slice, block.part(p.scan)).load(p.final_gradient));
+            states_at(slice, block.part(p.scan)).store(p.a_parts, da);
         }
     }
 #pragma unroll 1
     for (int first = last; first >= block.first; first -= STEPS) {
         int steps = min(STEPS, end - first), parts = (steps + PART - 1) / PART;
         {
+            FourColumns columns(place_here(), block, first);
             Four u[PARTS], delta[PARTS], dy[PARTS], z[PARTS];
-#pragma unroll
-            for (int part = 0; part < PARTS; part++) {
-                int step = first + part * PART, present = count(step);
-                u[part].load(numbers(p.scan.u, step), present);
-                delta[part].load(numbers(p.scan.delta, step), present);
-                dy[part].load(numbers(p.dy, step), present);
-                if (GATED) z[part].load(numbers(p.scan.z, step), present);
-            }
+            columns.load(u, p.scan.u), columns.load(delta, p.scan.delta), columns.load(dy, p.dy);
+            if (GATED) columns.load(z, p.scan.z);
             float bias[4];
             vector(p.scan.delta_bias, bias);
 #pragma unroll
             for (int part = 0; part < PARTS; part++) {
-                int present = count(first + part * PART);
+                int present = columns.count(part);
                 float sizes[4], slopes[4], inputs[4], gradients[4], gates[4];
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
@@ -463,20 +536,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
                 }
                 auto four = [](const float (&x)[4]) { return make_float4(x[0], x[1], x[2], x[3]); };
                 tile.delta[part].own() = four(sizes), tile.slope[part].own() = four(slopes);
-                tile.input[part].own() = four(inputs), tile.g[part].own() = four(gradients);
+                ChannelFactor::store(tile.input[part], four(inputs));
+                tile.g[part].own() = four(gradients);
                 if (GATED) tile.gate[part].own() = four(gates);
             }
         }
 #pragma unroll 1
         for (int slice = 0; slice < slices; slice++) {
             if (slices > 1 || first == last) {
-                dh = states_at(slice, part_index).load(first == last ? p.final_gradient : p.running);
-                da = first == last ? Block{} : states_at(slice, part_index).load(p.a_parts);
+                dh = states_at(slice, block.part(p.scan)).load(first == last ? p.final_gradient : p.running);
+                da = first == last ? Block{} : states_at(slice, block.part(p.scan)).load(p.a_parts);
                 rates = states_at(slice, 0).load(p.scan.a);
 #pragma unroll
                 for (int i = 0; i < 8; i++) rates.at[i / 4][i % 4] *= LOG2E;
             }
-            Block h = states_at(slice, slot + first / STEPS).load(p.saved);
+            i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index + first / STEPS;
+            Block h = states_at(slice, slot).load(p.saved);
             Four b, c;
             load_states(b, p.scan.b, first, slice);
             __syncwarp();
@@ -484,31 +559,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
 #pragma unroll 1
             for (int part = 0; part + 1 < parts; part++) {
                 Place place(threadIdx.x);
-                Products inputs(tile.input[part], tile.room[0], b);
+                Products inputs(ChannelFactor::load(tile.input[part]), tile.room[0], b);
                 load_states(b, p.scan.b, first + (part + 1) * PART, slice);
 #pragma unroll
                 for (int i = 0; i < PART; i++) advance(h, rates, tile.delta[part].channels(i, place), inputs.at(i, place));
                 tile.store_start(part + 1, h);
             }
-            load_states(c, p.scan.c, first + (parts - 1) * PART, slice);
             __syncthreads();  // sums of the turn before have been read
 #pragma unroll 1
             for (int part = parts - 1; part >= 0; part--) {
-                Four of_b = b, of_c = c;
-                if (part > 0) {
-                    load_states(b, p.scan.b, first + (part - 1) * PART, slice);
-                    load_states(c, p.scan.c, first + (part - 1) * PART, slice);
-                }
-                walk_part(tile, channel_sums, part, slice > 0, rates, of_b, of_c, dh, da);
+                Four of_b = b;
+                load_states(c, p.scan.c, first + part * PART, slice);
+                if (part > 0) load_states(b, p.scan.b, first + (part - 1) * PART, slice);
+                walk_part(tile, channel_sums, part, slice > 0, rates, of_b, c, dh, da);
             }
 
             if (slices > 1 || first == block.first) {
                 if (first == block.first && block.segment == 0) {
                     if (p.initial_gradient) states_at(slice, block.sequence.index).store(p.initial_gradient, dh);
                 } else if (slices > 1) {
-                    states_at(slice, part_index).store(p.running, dh);
+                    states_at(slice, block.part(p.scan)).store(p.running, dh);
                 }
-                states_at(slice, part_index).store(p.a_parts, da);
+                states_at(slice, block.part(p.scan)).store(p.a_parts, da);
             }
             __syncthreads();
 
@@ -538,10 +610,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
             }
         }
 
+        FourColumns columns(place_here(), block, first);
         Four u[PARTS];
-#pragma unroll
-        for (int part = 0; part < PARTS; part++)
-            u[part].load(numbers(p.scan.u, first + part * PART), count(first + part * PART));
+        columns.load(u, p.scan.u);
         float skip[4];
         vector(p.scan.d, skip);
         float4 totals[2] = {tile.totals[0][lane], tile.totals[1][lane]};
@@ -560,12 +631,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
                 ddelta[i] = fmaf(at(inputs, i), x, LN2 * at(exponents, i)) * at(slope, i);
                 if (GATED) dz[i] = fmaf(skip[i], x, at(y, i)) * at(gate, i);
                 reinterpret_cast<float*>(&totals[0])[i] += at(g, i) * x;
-                reinterpret_cast<float*>(&totals[1])[i] += i < count(first + part * PART) ? ddelta[i] : 0.f;
+                reinterpret_cast<float*>(&totals[1])[i] += i < columns.count(part) ? ddelta[i] : 0.f;
             }
-            int step = first + part * PART, present = count(step);
-            Four::store(numbers(p.du, step), present, du);
-            Four::store(numbers(p.ddelta, step), present, ddelta);
-            if (GATED) Four::store(numbers(p.dz, step), present, dz);
+            columns.store(p.du, part, du), columns.store(p.ddelta, part, ddelta);
+            if (GATED) columns.store(p.dz, part, dz);
         }
         tile.totals[0][lane] = totals[0], tile.totals[1][lane] = totals[1];
     }
@@ -579,8 +648,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
         for (int distance = 4; distance < 32; distance *= 2) sum += __shfl_xor_sync(~0u, sum, distance);
     }
     if (lane < 4) {
-        int channel = column();
-        i64 to = part_index * p.scan.channels + block.first_channel + channel;
+        int channel = FourColumns::channel(Place(threadIdx.x));
+        i64 to = block.part(p.scan) * p.scan.channels + block.first_channel + channel;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             if (channel + i >= block.channels) break;
