@@ -141,7 +141,7 @@ struct FourColumns {
     static __device__ __forceinline__ int channel(const Place& own) { return own.warp * ROWS + 4 * own.quad; }
 
     __device__ __forceinline__ FourColumns(const Place& own, const ScanBlock& block, int tile)
-        : block(block), step(tile + own.row), first(channel(own)), channels(block.channels - first), left(block.end - step) {}
+        : block(block), step(tile + own.row), first(channel(own)), channels(block.channels - first), left(tile < block.first ? 0 : block.end - step) {}
 
     __device__ __forceinline__ int count(int part) const { return part * PART < left ? min(channels, 4) : 0; }
     __device__ __forceinline__ void load(Four (&x)[PARTS], const TensorView& view) const {
@@ -328,6 +328,10 @@ struct WarpTile {
     }
 };
 
+struct Inputs {
+    Four u[PARTS], delta[PARTS], dy[PARTS], z[PARTS];
+};
+
 struct Shared {
     WarpTile warps[WARPS];
     ScanBlock block;
@@ -402,31 +406,38 @@ __device__ __forceinline__ Block advance(Block& h, const Block& rates, float2 de
     return decays;
 }
 
-// A part's states again and the walk back: dh is the gradient of the state after the part, then of that before it. Its sums over
-// states join those of other slices if `add`.
-__device__ __forceinline__ void walk_part(WarpTile& tile, float (&channel_sums)[STEPS][2][SLICE], int part, bool add,
-                                          const Block& rates, const Four& b, const Four& c, Block& dh, Block& da) {
+// A part's states again, with y and dC, and the walk back: dh is the gradient of the state after the part, then of that before
+// it. Sums over states join those of other slices if `add`.
+__device__ __forceinline__ void walk_part(WarpTile& tile, float (*channel_sums)[2][SLICE], int part, bool add, const Block& rates,
+                                          const Four& b, const Four& c, Block& dh, Block& da) {
     Place place(threadIdx.x);
     Block h = tile.start(part), states[PART], decays[PART];
     {
+        ChannelFactor g = tile.g[part];
         Products inputs(ChannelFactor::load(tile.input[part]), tile.room[0], b);
+        Factor rows[2] = {g.row(0), g.row(1)};
+        ChannelSums dc;
+        float y[4] = {};
+        if (GATED && add) tile.y[part].load(y, place);
 #pragma unroll
         for (int i = 0; i < PART; i++) {
             decays[i] = advance(h, rates, tile.delta[part].channels(i, place), inputs.at(i, place));
             states[i] = h;
+            FirstOperand operand(h);
+            if (GATED) operand.sum(y, place.row == i, states_of(c, 0), states_of(c, 1));
+            dc.add(place.row == i, rows[0], rows[1], operand);
         }
+        if (GATED) tile.y[part].store(y, place);
+        dc.store(channel_sums, 0, place);
     }
 
     __syncwarp();  // the walk back is not to begin before: its operands would take registers
-    float y[4] = {}, du[4] = {}, ddelta[4] = {};
-    if (add) {
-        if (GATED) tile.y[part].load(y, place);
-        tile.du[part].load(du, place), tile.ddelta[part].load(ddelta, place);
-    }
-    ChannelFactor g = tile.g[part], input = ChannelFactor::load(tile.input[part]);
-    Products gradients(g, tile.room[0], c);
-    Factor g_rows[2] = {g.row(0), g.row(1)}, input_rows[2] = {input.row(0), input.row(1)};
-    ChannelSums db, dc;
+    ChannelFactor input = ChannelFactor::load(tile.input[part]);
+    Products gradients(tile.g[part], tile.room[0], c);
+    Factor rows[2] = {input.row(0), input.row(1)};
+    ChannelSums db;
+    float du[4] = {}, ddelta[4] = {};
+    if (add) tile.du[part].load(du, place), tile.ddelta[part].load(ddelta, place);
 #pragma unroll
     for (int i = PART - 1; i >= 0; i--) {
         bool own = place.row == i;
@@ -436,11 +447,9 @@ __device__ __forceinline__ void walk_part(WarpTile& tile, float (&channel_sums)[
         for (int half = 0; half < 2; half++)
 #pragma unroll
             for (int n = 0; n < 4; n++) dh.at[half][n] += product.at[half][n];
-        FirstOperand state_rows(states[i]), gradient_rows(dh);
-        if (GATED) state_rows.sum(y, own, states_of(c, 0), states_of(c, 1));
-        gradient_rows.sum(du, own, states_of(b, 0), states_of(b, 1));
-        dc.add(own, g_rows[0], g_rows[1], state_rows);
-        db.add(own, input_rows[0], input_rows[1], gradient_rows);
+        FirstOperand operand(dh);
+        operand.sum(du, own, states_of(b, 0), states_of(b, 1));
+        db.add(own, rows[0], rows[1], operand);
 
         float exponents[2][2];  // of both channels two sums of A p / ln(2)
 #pragma unroll
@@ -458,10 +467,8 @@ __device__ __forceinline__ void walk_part(WarpTile& tile, float (&channel_sums)[
         mma_m16n8k8<bf16>(ddelta, {sums[0].high, sums[1].high}, one);
         if constexpr (PRECISE) mma_m16n8k8<bf16>(ddelta, {sums[0].low, sums[1].low}, one);
     }
-    if (GATED) tile.y[part].store(y, place);
     tile.du[part].store(du, place), tile.ddelta[part].store(ddelta, place);
-    dc.store(channel_sums + part * PART, 0, place);
-    db.store(channel_sums + part * PART, 1, place);
+    db.store(channel_sums, 1, place);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
@@ -470,11 +477,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     ScanBlock& block = shared.block;
     if (threadIdx.x == 0) block = ScanBlock(p.scan, blockIdx.x);
     __syncthreads();
-    int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
+    int slices = (p.scan.states + SLICE - 1) / SLICE;
     // Computed where it is needed: the walk needs the registers.
     auto place_here = [&] { return Place(opaque(threadIdx.x)); };
     auto states_at = [&](int slice, i64 index) { return BlockPlace(p.scan, block, place_here(), index, slice); };
-    int tiles = (end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
+    int tiles = (block.end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
     WarpTile& tile = shared.warps[threadIdx.x / 32];
     auto& channel_sums = shared.sums[threadIdx.x / 32];
     int lane = threadIdx.x % 32;
@@ -496,10 +503,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
         Place own = place_here();
         int state = slice * SLICE + 4 * own.quad;
         x.load(block.row(view, block.group, step + own.row) + state,
-               step + own.row < end ? min(p.scan.states - state, 4) : 0);
+               step + own.row < block.end ? min(p.scan.states - state, 4) : 0);
     };
 
     tile.totals[0][lane] = tile.totals[1][lane] = make_float4(0, 0, 0, 0);
+    Inputs inputs;
+    auto load_inputs = [&](int first) {
+        FourColumns columns(place_here(), block, first);
+        columns.load(inputs.u, p.scan.u), columns.load(inputs.delta, p.scan.delta), columns.load(inputs.dy, p.dy);
+        if (GATED) columns.load(inputs.z, p.scan.z);
+    };
+    auto load_saved = [&](int first, int slice) {
+        i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index + first / STEPS;
+        return states_at(slice, slot).load(p.saved);
+    };
+    load_inputs(last);
+
     Block dh = {}, da = {}, rates = {};
     if (tiles == 0) {
         for (int slice = 0; slice < slices; slice++) {
@@ -510,37 +529,38 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     }
 #pragma unroll 1
     for (int first = last; first >= block.first; first -= STEPS) {
-        int steps = min(STEPS, end - first), parts = (steps + PART - 1) / PART;
+        int steps = min(STEPS, block.end - first), parts = (steps + PART - 1) / PART;
+        Block h = load_saved(first, 0);
+        Four b, c;
+        load_states(b, p.scan.b, first, 0);
         {
             FourColumns columns(place_here(), block, first);
-            Four u[PARTS], delta[PARTS], dy[PARTS], z[PARTS];
-            columns.load(u, p.scan.u), columns.load(delta, p.scan.delta), columns.load(dy, p.dy);
-            if (GATED) columns.load(z, p.scan.z);
             float bias[4];
             vector(p.scan.delta_bias, bias);
 #pragma unroll
             for (int part = 0; part < PARTS; part++) {
                 int present = columns.count(part);
-                float sizes[4], slopes[4], inputs[4], gradients[4], gates[4];
+                float sizes[4], slopes[4], products[4], gradients[4], gates[4];
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    StepSize size(i < present ? delta[part].x[i] + bias[i] : StepSize::NONE);
+                    StepSize size(i < present ? inputs.delta[part].x[i] + bias[i] : StepSize::NONE);
                     sizes[i] = size.value, slopes[i] = size.slope;
-                    inputs[i] = size.value * u[part].x[i];
-                    gradients[i] = dy[part].x[i];
+                    products[i] = size.value * inputs.u[part].x[i];
+                    gradients[i] = inputs.dy[part].x[i];
                     if constexpr (GATED) {
-                        float g = dy[part].x[i], gate = z[part].x[i], s = sigmoid(gate);
+                        float g = gradients[i], gate = inputs.z[part].x[i], s = sigmoid(gate);
                         gradients[i] = g * (gate * s);
                         gates[i] = g * s * fmaf(gate, 1 - s, 1.f);
                     }
                 }
                 auto four = [](const float (&x)[4]) { return make_float4(x[0], x[1], x[2], x[3]); };
                 tile.delta[part].own() = four(sizes), tile.slope[part].own() = four(slopes);
-                ChannelFactor::store(tile.input[part], four(inputs));
+                ChannelFactor::store(tile.input[part], four(products));
                 tile.g[part].own() = four(gradients);
                 if (GATED) tile.gate[part].own() = four(gates);
             }
         }
+        Four u[PARTS];
 #pragma unroll 1
         for (int slice = 0; slice < slices; slice++) {
             if (slices > 1 || first == last) {
@@ -550,10 +570,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
 #pragma unroll
                 for (int i = 0; i < 8; i++) rates.at[i / 4][i % 4] *= LOG2E;
             }
-            i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index + first / STEPS;
-            Block h = states_at(slice, slot).load(p.saved);
-            Four b, c;
-            load_states(b, p.scan.b, first, slice);
+            if (slice > 0) {
+                h = load_saved(first, slice);
+                load_states(b, p.scan.b, first, slice);
+            }
             __syncwarp();
             tile.store_start(0, h);
 #pragma unroll 1
@@ -571,7 +591,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
                 Four of_b = b;
                 load_states(c, p.scan.c, first + part * PART, slice);
                 if (part > 0) load_states(b, p.scan.b, first + (part - 1) * PART, slice);
-                walk_part(tile, channel_sums, part, slice > 0, rates, of_b, c, dh, da);
+                walk_part(tile, channel_sums + part * PART, part, slice > 0, rates, of_b, c, dh, da);
             }
 
             if (slices > 1 || first == block.first) {
@@ -582,6 +602,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
                 }
                 states_at(slice, block.part(p.scan)).store(p.a_parts, da);
             }
+            FourColumns(place_here(), block, first).load(u, p.scan.u);
             __syncthreads();
 
             // Four states of dC or dB for each thread at a time.
@@ -610,9 +631,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
             }
         }
 
+        load_inputs(first - STEPS);  // zeros before the first tile
         FourColumns columns(place_here(), block, first);
-        Four u[PARTS];
-        columns.load(u, p.scan.u);
         float skip[4];
         vector(p.scan.d, skip);
         float4 totals[2] = {tile.totals[0][lane], tile.totals[1][lane]};
@@ -622,13 +642,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
             if (part >= parts) break;
             auto at = [](const float4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; };
             float4 delta = tile.delta[part].own(), slope = tile.slope[part].own(), g = tile.g[part].own(), gate = tile.gate[part].own();
-            float4 y = tile.y[part].own(place), inputs = tile.du[part].own(place), exponents = tile.ddelta[part].own(place);
+            float4 y = tile.y[part].own(place), input = tile.du[part].own(place), exponents = tile.ddelta[part].own(place);
             float du[4], ddelta[4], dz[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float x = u[part].x[i];
-                du[i] = fmaf(at(inputs, i), at(delta, i), skip[i] * at(g, i));
-                ddelta[i] = fmaf(at(inputs, i), x, LN2 * at(exponents, i)) * at(slope, i);
+                du[i] = fmaf(at(input, i), at(delta, i), skip[i] * at(g, i));
+                ddelta[i] = fmaf(at(input, i), x, LN2 * at(exponents, i)) * at(slope, i);
                 if (GATED) dz[i] = fmaf(skip[i], x, at(y, i)) * at(gate, i);
                 reinterpret_cast<float*>(&totals[0])[i] += at(g, i) * x;
                 reinterpret_cast<float*>(&totals[1])[i] += i < columns.count(part) ? ddelta[i] : 0.f;
