@@ -3,24 +3,26 @@
 //     d(delta u)_t = sum of B_t dh_t,    ddelta_t = sum of A p_t + u_t d(delta u)_t,    dA = sum over t of delta_t p_t
 //     dB_t[n] = sum over channels of dh_t[n] delta_t u_t,    dC_t[n] = sum over channels of h_t[n] g_t
 //
-// A warp has 16 channels, rows of matrix instructions. A tile's states come again from the one that the forward pass saved before
-// it: first those before each PART of its steps, into shared memory; then, part by part from the end, all states and decays of a
-// part into registers, where the walk back finds them.
+// Two warps have a group of 16 channels, rows of matrix instructions, each half of a slice's states. A tile's states come again
+// from the one that the forward pass saved before it: first those before each PART of its steps, into shared memory; then, part by
+// part from the end, all states and decays of a part into registers, where the walk back finds them.
 //
-// Sums over states or channels and the products delta u B and g C are matrix instructions for a single step. Their other operand
-// has eight steps, zeros for all but one: a part fills the accumulators of its sums. Operands are bfloat16, or, where that is not
-// enough, a sum of two of them. Warps are added up here, blocks leave `b_parts` and `c_parts`.
+// Sums over states or channels and the products delta u B and g C are matrix instructions for one or two steps. Their other
+// operand has eight steps, zeros for all others: a part fills the accumulators of its sums. Operands are bfloat16, or, where that
+// is not enough, sums of two of them. Groups are added up here, blocks leave `b_parts` and `c_parts`.
 //
-// Constants: those of fla/selective_scan.cuh with LANES = 2 and STEPS as SAVED_STEPS of the forward pass, SHARED_BYTES.
+// Constants: those of fla/selective_scan.cuh with LANES = 4 and STEPS as SAVED_STEPS of the forward pass, SHARED_BYTES.
 #include "fla/selective_scan.cuh"
 
 using namespace fla;
 
 constexpr int PART = 8;
 constexpr int PARTS = STEPS / PART;
-constexpr int ROWS = 16;  // channels of a warp
+constexpr int ROWS = 16;          // channels of a group
+constexpr int HALF = SLICE / 2;   // states of a warp
+constexpr int GROUPS = WARPS / 2;
 constexpr bool PRECISE = !same<Element, bf16>();
-static_assert(CHANNELS == ROWS * WARPS && SLICE == 16 && STEPS % PART == 0, "matrix instructions have 16 rows and 8 columns");
+static_assert(CHANNELS == ROWS * GROUPS && HALF == 8 && PARTS % 2 == 0, "matrix instructions have 16 rows and 8 columns");
 
 struct SelectiveScanBackward {
     SelectiveScan scan;
@@ -37,72 +39,63 @@ struct SelectiveScanBackward {
     i64 tokens;
 };
 
-// What a thread has: in a scan the channels 2 row and 2 row + 1 of its warp, four states of each from 4 quad on; of tensors
-// [T, channels] and [T, N] step `row` of a part, four channels or states from 4 quad on.
+// What a thread has: in a scan the channels 2 row and 2 row + 1 of its group, two states of each from 2 quad on in its half; of
+// tensors [T, N] the same states at step `row` of a part; of tensors [T, channels] at that step four channels from 4 quad on.
 struct Place {
-    int warp, row, quad;
+    int group, half, row, quad;
 
-    __device__ __forceinline__ explicit Place(u32 thread) : warp(thread / 32), row(thread % 32 / 4), quad(thread % 4) {}
+    __device__ __forceinline__ explicit Place(u32 thread)
+        : group(thread / 64), half(thread / 32 % 2), row(thread % 32 / 4), quad(thread % 4) {}
+
+    __device__ __forceinline__ int state(int slice) const { return slice * SLICE + half * HALF + 2 * quad; }
 };
 
-// A thread's states as matrix instructions have them: the first two of both channels, then the others.
-struct alignas(16) Block {
-    float at[2][4];
-
-    static __device__ __forceinline__ int channel(int i) { return i / 2; }
-};
-
-// Of a tensor [..., E, N].
-struct BlockPlace {
+// Where a thread's States, those of one channel and then of the other, lie in a tensor [..., E, N].
+struct PairPlace {
     i64 offset;
-    int channels, states;
-    int row;
+    int channels, states, row;
 
-    __device__ __forceinline__ BlockPlace(const SelectiveScan& p, const ScanBlock& block, const Place& own, i64 index, int slice) {
-        int channel = own.warp * ROWS + 2 * own.row, state = slice * SLICE + 4 * own.quad;
+    __device__ __forceinline__ PairPlace(const SelectiveScan& p, const ScanBlock& block, const Place& own, i64 index, int slice) {
+        int channel = own.group * ROWS + 2 * own.row, state = own.state(slice);
         row = p.states;
         offset = (index * p.channels + block.first_channel + channel) * row + state;
         channels = block.channels - channel;
-        states = min(row - state, 4);
+        states = row - state;
     }
     // Zeros without a tensor.
-    __device__ __forceinline__ Block load(const float* tensor) const {
-        Block x = {};
+    __device__ __forceinline__ States load(const float* tensor) const {
+        States x = {};
         if (tensor == nullptr) return x;
 #pragma unroll
         for (int channel = 0; channel < 2; channel++) {
-            const float* from = tensor + offset + channel * row;
             if (channel >= channels) break;
-            if (states == 4 && whole(from)) {
-                float4 four = *reinterpret_cast<const float4*>(from);
-                x.at[0][2 * channel] = four.x, x.at[0][2 * channel + 1] = four.y;
-                x.at[1][2 * channel] = four.z, x.at[1][2 * channel + 1] = four.w;
+            const float* from = tensor + offset + channel * row;
+            if (states >= 2 && whole(from)) {
+                float2 two = *reinterpret_cast<const float2*>(from);
+                x.at[2 * channel] = two.x, x.at[2 * channel + 1] = two.y;
             } else {
-#pragma unroll
-                for (int n = 0; n < 4; n++)
-                    if (n < states) x.at[n / 2][2 * channel + n % 2] = from[n];
+                if (states > 0) x.at[2 * channel] = from[0];
+                if (states > 1) x.at[2 * channel + 1] = from[1];
             }
         }
         return x;
     }
-    __device__ __forceinline__ void store(float* tensor, const Block& x) const {
+    __device__ __forceinline__ void store(float* tensor, const States& x) const {
 #pragma unroll
         for (int channel = 0; channel < 2; channel++) {
-            float* to = tensor + offset + channel * row;
             if (channel >= channels) break;
-            float four[4] = {x.at[0][2 * channel], x.at[0][2 * channel + 1], x.at[1][2 * channel], x.at[1][2 * channel + 1]};
-            if (states == 4 && whole(to)) {
-                *reinterpret_cast<float4*>(to) = make_float4(four[0], four[1], four[2], four[3]);
+            float* to = tensor + offset + channel * row;
+            if (states >= 2 && whole(to)) {
+                *reinterpret_cast<float2*>(to) = make_float2(x.at[2 * channel], x.at[2 * channel + 1]);
             } else {
-#pragma unroll
-                for (int n = 0; n < 4; n++)
-                    if (n < states) to[n] = four[n];
+                if (states > 0) to[0] = x.at[2 * channel];
+                if (states > 1) to[1] = x.at[2 * channel + 1];
             }
         }
     }
 
 private:
-    static __device__ __forceinline__ bool whole(const float* p) { return reinterpret_cast<u64>(p) % 16 == 0; }
+    static __device__ __forceinline__ bool whole(const float* p) { return reinterpret_cast<u64>(p) % sizeof(float2) == 0; }
 };
 
 // Four neighbours in a tensor, of which `count` exist; the others are zeros.
@@ -133,24 +126,26 @@ struct Four {
     }
 };
 
-// A thread's part of a tile of tensors [T, channels].
-struct FourColumns {
+// A thread's part of a tile of tensors [T, channels]: every second part of its steps.
+struct Columns {
+    static constexpr int COUNT = PARTS / 2;
     const ScanBlock& block;
     int step, first, channels, left;  // left: steps to the end
 
-    static __device__ __forceinline__ int channel(const Place& own) { return own.warp * ROWS + 4 * own.quad; }
+    static __device__ __forceinline__ int channel(const Place& own) { return own.group * ROWS + 4 * own.quad; }
 
-    __device__ __forceinline__ FourColumns(const Place& own, const ScanBlock& block, int tile)
-        : block(block), step(tile + own.row), first(channel(own)), channels(block.channels - first), left(tile < block.first ? 0 : block.end - step) {}
+    __device__ __forceinline__ Columns(const Place& own, const ScanBlock& block, int tile)
+        : block(block), step(tile + own.half * PART + own.row), first(channel(own)), channels(block.channels - first),
+          left(tile < block.first ? 0 : block.end - step) {}
 
-    __device__ __forceinline__ int count(int part) const { return part * PART < left ? min(channels, 4) : 0; }
-    __device__ __forceinline__ void load(Four (&x)[PARTS], const TensorView& view) const {
+    __device__ __forceinline__ int count(int i) const { return i * 2 * PART < left ? min(channels, 4) : 0; }
+    __device__ __forceinline__ void load(Four (&x)[COUNT], const TensorView& view) const {
         const Element* from = at(view);
 #pragma unroll
-        for (int part = 0; part < PARTS; part++) x[part].load(from + part * PART * view.time, count(part));
+        for (int i = 0; i < COUNT; i++) x[i].load(from + i * 2 * PART * view.time, count(i));
     }
-    __device__ __forceinline__ void store(const TensorView& view, int part, const float (&x)[4]) const {
-        Four::store(at(view) + part * PART * view.time, count(part), x);
+    __device__ __forceinline__ void store(const TensorView& view, int i, const float (&x)[4]) const {
+        Four::store(at(view) + i * 2 * PART * view.time, count(i), x);
     }
 
 private:
@@ -163,30 +158,54 @@ private:
 template <bool SPLIT> struct Operand {
     u32 high, low;
 
+    __device__ __forceinline__ Operand() {}
     __device__ __forceinline__ Operand(float a, float b) : high(Pair<bf16>::pack(a, b)), low(0) {
         if constexpr (SPLIT) low = Pair<bf16>::pack(a - Pair<bf16>::low(high), b - Pair<bf16>::high(high));
     }
     __device__ __forceinline__ explicit Operand(u32 exact) : high(exact), low(0) {}
-    __device__ __forceinline__ void transpose() {
-        high = transpose_8x8(high);
-        if constexpr (SPLIT) low = transpose_8x8(low);
+    __device__ __forceinline__ Operand transposed() const {
+        Operand x(transpose_8x8(high));
+        if constexpr (SPLIT) x.low = transpose_8x8(low);
+        return x;
     }
-    __device__ __forceinline__ void keep(bool condition) {
-        high = condition ? high : 0;
-        if constexpr (SPLIT) low = condition ? low : 0;
+    __device__ __forceinline__ Operand kept(bool condition) const {
+        Operand x(condition ? high : 0);
+        if constexpr (SPLIT) x.low = condition ? low : 0;
+        return x;
     }
 };
 using Factor = Operand<PRECISE>;
 
-// States of step `row` of a part.
-__device__ __forceinline__ Factor states_of(const Four& x, int half) {
-    if constexpr (PRECISE)
-        return Factor(x.x[2 * half], x.x[2 * half + 1]);
-    else
-        return Factor(x.x.words[half]);
+__device__ __forceinline__ void multiply(float (&d)[4], const Factor& a0, const Factor& a1, const Factor& a2, const Factor& a3,
+                                         const Factor& b0, const Factor& b1) {
+    u32 high[4] = {a0.high, a1.high, a2.high, a3.high};
+    mma_m16n8k16<bf16>(d, high, b0.high, b1.high);
+    if constexpr (PRECISE) {
+        u32 low[4] = {a0.low, a1.low, a2.low, a3.low};
+        mma_m16n8k16<bf16>(d, high, b0.low, b1.low);
+        mma_m16n8k16<bf16>(d, low, b0.high, b1.high);
+    }
 }
 
-// A number for each step of a part and channel of a warp, or state; a thread's own four are of step `row`.
+// A thread's two of [T, N].
+struct Two {
+    Pair<Element>::Type pair;
+
+    __device__ __forceinline__ void load(const Element* from, int count) {
+        if constexpr (VECTOR == 1)
+            pair = Pair<Element>::pack(count > 0 ? to_float(from[0]) : 0.f, count > 1 ? to_float(from[1]) : 0.f);
+        else
+            pair = count > 0 ? *reinterpret_cast<const Pair<Element>::Type*>(from) : Pair<Element>::pack(0, 0);
+    }
+    template <bool SPLIT = PRECISE> __device__ __forceinline__ Operand<SPLIT> operand() const {
+        if constexpr (SPLIT)
+            return {Pair<Element>::low(pair), Pair<Element>::high(pair)};
+        else
+            return Operand<SPLIT>(pair);
+    }
+};
+
+// A number for each step of a part and channel of a group; a thread's own four are of step `row`.
 struct Numbers {
     float4 at[32];
 
@@ -194,31 +213,31 @@ struct Numbers {
     __device__ __forceinline__ float2 channels(int step, const Place& place) const {
         return reinterpret_cast<const float2*>(at)[step * (ROWS / 2) + place.row];
     }
-    __device__ __forceinline__ float4 states(int step, const Place& place) const { return at[step * (SLICE / 4) + place.quad]; }
 };
 
-// Sums over states, which matrix instructions leave to those that have a channel.
-struct Sums3 {
-    static constexpr int ROW = ROWS + 4;
-    float rows[PART][ROW];
+// The same of sums over a warp's states, as matrix instructions leave them: both channels at steps 2 quad and 2 quad + 1.
+struct StateSums {
+    float2 at[PART][ROWS / 2];
 
     __device__ __forceinline__ float4 own(const Place& place) const {
-        return *reinterpret_cast<const float4*>(rows[place.row] + 4 * place.quad);
-    }
-    __device__ __forceinline__ float2& at(const Place& place, int i) {
-        return *reinterpret_cast<float2*>(rows[2 * place.quad + i] + 2 * place.row);
+        return *reinterpret_cast<const float4*>(at[place.row] + (2 * place.quad ^ place.row / 4 * 4));
     }
     __device__ __forceinline__ void load(float (&x)[4], const Place& place) {
 #pragma unroll
-        for (int i = 0; i < 2; i++) x[i] = at(place, i).x, x[2 + i] = at(place, i).y;
+        for (int i = 0; i < 2; i++) x[i] = pair(place, i).x, x[2 + i] = pair(place, i).y;
     }
     __device__ __forceinline__ void store(const float (&x)[4], const Place& place) {
 #pragma unroll
-        for (int i = 0; i < 2; i++) at(place, i) = make_float2(x[i], x[2 + i]);
+        for (int i = 0; i < 2; i++) pair(place, i) = make_float2(x[i], x[2 + i]);
+    }
+
+private:
+    __device__ __forceinline__ float2& pair(const Place& place, int i) {
+        return at[2 * place.quad + i][place.row ^ place.quad / 2 * 4];
     }
 };
 
-// Numbers of a part's steps and a warp's channels, as factors of products with others of states, and of sums over channels.
+// Numbers of a part's steps and a group's channels, as factors of products with others of states, and of sums over channels.
 template <bool> struct FactorOf {
     u32 at[2][2];  // of even and of odd steps: both channels, as sums of two
 
@@ -226,16 +245,16 @@ template <bool> struct FactorOf {
         Operand<true> parts[2] = {{x.x, x.z}, {x.y, x.w}};
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            parts[i].transpose();
-            at[0][i] = __byte_perm(parts[i].high, parts[i].low, 0x5410);
-            at[1][i] = __byte_perm(parts[i].high, parts[i].low, 0x7632);
+            Operand<true> part = parts[i].transposed();
+            at[0][i] = __byte_perm(part.high, part.low, 0x5410);
+            at[1][i] = __byte_perm(part.high, part.low, 0x7632);
         }
     }
     __device__ __forceinline__ FactorOf(Numbers& x) : FactorOf(x.own()) {}
 
     // The same from where it was stored.
     static __device__ __forceinline__ FactorOf load(Numbers& from) {
-        FactorOf x(0);
+        FactorOf x;
         float4 bits = from.own();
         x.at[0][0] = __float_as_uint(bits.x), x.at[0][1] = __float_as_uint(bits.y);
         x.at[1][0] = __float_as_uint(bits.z), x.at[1][1] = __float_as_uint(bits.w);
@@ -248,13 +267,11 @@ template <bool> struct FactorOf {
     }
     // Of step `row`, every second one of four channels.
     __device__ __forceinline__ Factor row(int i) const {
-        Factor x(__byte_perm(at[0][i], at[1][i], 0x5410));
-        x.transpose();
-        return x;
+        return Factor(__byte_perm(at[0][i], at[1][i], 0x5410)).transposed();
     }
 
 private:
-    __device__ __forceinline__ explicit FactorOf(int) {}
+    __device__ __forceinline__ FactorOf() {}
 };
 template <> struct FactorOf<true> {
     Numbers& numbers;
@@ -269,228 +286,220 @@ template <> struct FactorOf<true> {
 };
 using ChannelFactor = FactorOf<PRECISE>;
 
+// A number for each step of a part and state of a warp.
+struct StateNumbers {
+    float2 at[32];
+};
+
 // Products of a number of each channel and one of each state, for the steps of a part. With bfloat16 for the states, an
 // instruction makes them of both halves of the first factor, for four steps, of which the second one has only one.
 template <bool> struct ProductsOf {
     FactorOf<false> channels;
-    u32 states[2][2];  // of even and of odd steps
+    u32 states[2];  // of even and of odd steps
 
-    __device__ __forceinline__ ProductsOf(const FactorOf<false>& channels, Numbers&, const Four& factor) : channels(channels) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            u32 pair = transpose_8x8(factor.x.words[i]);
-            states[0][i] = __byte_perm(pair, pair, 0x1010);
-            states[1][i] = __byte_perm(pair, pair, 0x3232);
-        }
+    __device__ __forceinline__ ProductsOf(const FactorOf<false>& channels, StateNumbers*, const Two& factor) : channels(channels) {
+        u32 pair = transpose_8x8(factor.pair);
+        states[0] = __byte_perm(pair, pair, 0x1010);
+        states[1] = __byte_perm(pair, pair, 0x3232);
     }
-    __device__ __forceinline__ Block at(int step, const Place& place) const {
-        Block x = {};
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-            mma_m16n8k8<bf16>(x.at[half], channels.at[step % 2], place.quad == step / 2 ? states[step % 2][half] : 0);
+    __device__ __forceinline__ States at(int step, const Place& place) const {
+        States x = {};
+        mma_m16n8k8<bf16>(x.at, channels.at[step % 2], place.quad == step / 2 ? states[step % 2] : 0);
         return x;
     }
 };
 template <> struct ProductsOf<true> {
     FactorOf<true> channels;
-    const Numbers& states;
+    const StateNumbers* states;
 
-    __device__ __forceinline__ ProductsOf(const FactorOf<true>& channels, Numbers& room, const Four& factor)
+    __device__ __forceinline__ ProductsOf(const FactorOf<true>& channels, StateNumbers* room, const Two& factor)
         : channels(channels), states(room) {
         __syncwarp();
-        room.own() = make_float4(factor.x[0], factor.x[1], factor.x[2], factor.x[3]);
+        room->at[threadIdx.x % 32] = make_float2(Pair<Element>::low(factor.pair), Pair<Element>::high(factor.pair));
         __syncwarp();
     }
-    __device__ __forceinline__ Block at(int step, const Place& place) const {
-        float2 a = channels.numbers.channels(step, place);
-        float4 b = states.states(step, place);
-        return {{{a.x * b.x, a.x * b.y, a.y * b.x, a.y * b.y}, {a.x * b.z, a.x * b.w, a.y * b.z, a.y * b.w}}};
+    __device__ __forceinline__ States at(int step, const Place& place) const {
+        float2 a = channels.numbers.channels(step, place), b = states->at[4 * step + place.quad];
+        return {{a.x * b.x, a.x * b.y, a.y * b.x, a.y * b.y}};
     }
 };
 using Products = ProductsOf<PRECISE>;
 
-// What a warp has of a tile.
-struct WarpTile {
-    Numbers delta[PARTS], input[PARTS], g[PARTS];  // input: delta u
-    Numbers slope[PARTS], gate[PARTS];             // of delta by the raw one, of y by z
-    Sums3 y[PARTS], du[PARTS], ddelta[PARTS];      // sums over states: of C h, of B dh, of A p / ln(2)
-    float4 starts[PARTS][2][32], totals[2][32];    // totals of a thread's numbers: of g u, of ddelta
-    Numbers room[1];  // states of a part, where tensors are precise
+template <bool> struct StoredAs { using Type = bf16; };
+template <> struct StoredAs<true> { using Type = float; };
+using Stored = Vector<StoredAs<PRECISE>::Type, 4>;
 
-    __device__ __forceinline__ void store_start(int part, const Block& h) {
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            starts[part][i][threadIdx.x % 32] = make_float4(h.at[i][0], h.at[i][1], h.at[i][2], h.at[i][3]);
-    }
-    __device__ __forceinline__ Block start(int part) const {
-        float4 a = starts[part][0][threadIdx.x % 32], b = starts[part][1][threadIdx.x % 32];
-        return {{{a.x, a.y, a.z, a.w}, {b.x, b.y, b.z, b.w}}};
-    }
-};
-
-struct Inputs {
-    Four u[PARTS], delta[PARTS], dy[PARTS], z[PARTS];
+// What two warps have of a tile.
+struct GroupTile {
+    Numbers delta[PARTS], input[PARTS], g[PARTS];     // input: delta u
+    Stored slope[PARTS][32], gate[PARTS][32];         // of delta by the raw one, of y by z; each thread's own
+    StateSums y[PARTS][2], du[PARTS][2], ddelta[PARTS][2];  // of C h, of B dh, of A p / ln(2)
+    States starts[PARTS - 1][64];                     // states before all parts but the first
+    float sums[STEPS][2][SLICE];                      // over channels: of dC, of dB
 };
 
 struct Shared {
-    WarpTile warps[WARPS];
+    GroupTile groups[GROUPS];
     ScanBlock block;
-    float sums[WARPS][STEPS][2][SLICE];  // of a warp's channels: of dC, of dB
+    float totals[WARPS][32];
+    StateNumbers room[PRECISE ? WARPS : 1];
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 
-// Numbers of a step's states and channels, as the first operand of products over states.
-struct FirstOperand {
-    u32 high[4], low[4];
-
-    __device__ __forceinline__ explicit FirstOperand(const Block& x) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            Factor pair(x.at[i / 2][i % 2 * 2], x.at[i / 2][i % 2 * 2 + 1]);
-            high[i] = pair.high, low[i] = pair.low;
-        }
-    }
-    // Adds the sums over states to those of a step of the part.
-    __device__ __forceinline__ void sum(float (&d)[4], bool own, Factor first, Factor second) const {
-        first.keep(own), second.keep(own);
-        mma_m16n8k16<bf16>(d, high, first.high, second.high);
-        if constexpr (PRECISE) {
-            mma_m16n8k16<bf16>(d, high, first.low, second.low);
-            mma_m16n8k16<bf16>(d, low, first.high, second.high);
-        }
-    }
-    __device__ __forceinline__ Factor transposed(int i) const {
-        Factor x(high[i]);
-        if constexpr (PRECISE) x.low = low[i];
-        x.transpose();
-        return x;
-    }
+struct Inputs {
+    Four u[Columns::COUNT], delta[Columns::COUNT], dy[Columns::COUNT], z[Columns::COUNT];
 };
 
-// The sums over a warp's channels for a part's steps 2 quad and 2 quad + 1.
-struct ChannelSums {
-    float d[4] = {};
+// States of both channels as the first operand of products over them.
+struct StatePair {
+    Factor of[2];
 
-    // A step's numbers, by factors of the channels that are those of step `row`.
-    __device__ __forceinline__ void add(bool own, Factor first, Factor second, const FirstOperand& x) {
-        first.keep(own), second.keep(own);
-        u32 high[4], low[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            Factor transposed = x.transposed(i % 2 * 2 + i / 2);
-            high[i] = transposed.high, low[i] = transposed.low;
-        }
-        mma_m16n8k16<bf16>(d, high, first.high, second.high);
-        if constexpr (PRECISE) {
-            mma_m16n8k16<bf16>(d, high, first.low, second.low);
-            mma_m16n8k16<bf16>(d, low, first.high, second.high);
-        }
+    __device__ __forceinline__ StatePair() {}
+    __device__ __forceinline__ explicit StatePair(const States& x) : of{{x.at[0], x.at[1]}, {x.at[2], x.at[3]}} {}
+};
+
+// Adds the sums over states of the steps i and i + 1 to those of a part, with a factor of states that is that of step `row`.
+__device__ __forceinline__ void add_states(float (&d)[4], int i, const StatePair& even, const StatePair& odd, const Factor& x,
+                                           const Place& place) {
+    multiply(d, even.of[0], even.of[1], odd.of[0], odd.of[1], x.kept(place.row == i), x.kept(place.row == i + 1));
+}
+
+// Sums over a group's channels for a part's steps.
+struct ChannelSums {
+    float d[4] = {};  // state `row`: the first and the last are of steps 2 quad and 2 quad + 1
+
+    // Those of the steps i and i + 1, with factors of channels that are those of step `row`.
+    __device__ __forceinline__ void add(int i, const StatePair& even, const StatePair& odd, const Factor (&x)[2], const Place& place) {
+        bool own = place.row / 2 == i / 2;
+        multiply(d, even.of[0].transposed(), odd.of[0].transposed(), even.of[1].transposed(), odd.of[1].transposed(),
+                 x[0].kept(own), x[1].kept(own));
     }
     __device__ __forceinline__ void store(float (*sums)[2][SLICE], int matrix, const Place& place) const {
-        int state = place.row / 2 * 4 + place.row % 2;
-#pragma unroll
-        for (int i = 0; i < 4; i++) sums[2 * place.quad + i % 2][matrix][state + i / 2 * 2] = d[i];
+        int state = place.half * HALF + place.row;
+        sums[2 * place.quad][matrix][state] = d[0], sums[2 * place.quad + 1][matrix][state] = d[3];
     }
 };
 
 // One step of the scan; the decays of its states.
-__device__ __forceinline__ Block advance(Block& h, const Block& rates, float2 delta, const Block& input) {
-    Block decays;
+__device__ __forceinline__ States advance(States& h, const States& rates, float2 delta, const States& input) {
+    States decays;
 #pragma unroll
-    for (int half = 0; half < 2; half++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            decays.at[half][i] = pow2((i < 2 ? delta.x : delta.y) * rates.at[half][i]);
-            h.at[half][i] = fmaf(decays.at[half][i], h.at[half][i], input.at[half][i]);
-        }
+    for (int n = 0; n < 4; n++) {
+        decays.at[n] = pow2((n < 2 ? delta.x : delta.y) * rates.at[n]);
+        h.at[n] = fmaf(decays.at[n], h.at[n], input.at[n]);
+    }
     return decays;
 }
 
 // A part's states again, with y and dC, and the walk back: dh is the gradient of the state after the part, then of that before
 // it. Sums over states join those of other slices if `add`.
-__device__ __forceinline__ void walk_part(WarpTile& tile, float (*channel_sums)[2][SLICE], int part, bool add, const Block& rates,
-                                          const Four& b, const Four& c, Block& dh, Block& da) {
+__device__ __forceinline__ void walk_part(GroupTile& tile, StateNumbers* room, int part, bool add, const States& rates,
+                                          const States& start, const Two& b, const Two& c, States& dh, States& da) {
     Place place(threadIdx.x);
-    Block h = tile.start(part), states[PART], decays[PART];
+    States h = start, states[PART], decays[PART];
+    Numbers& deltas = tile.delta[part];
+    auto sums = tile.sums + part * PART;
     {
         ChannelFactor g = tile.g[part];
-        Products inputs(ChannelFactor::load(tile.input[part]), tile.room[0], b);
+        Products inputs(ChannelFactor::load(tile.input[part]), room, b);
         Factor rows[2] = {g.row(0), g.row(1)};
         ChannelSums dc;
         float y[4] = {};
-        if (GATED && add) tile.y[part].load(y, place);
+        if (GATED && add) tile.y[part][place.half].load(y, place);
 #pragma unroll
-        for (int i = 0; i < PART; i++) {
-            decays[i] = advance(h, rates, tile.delta[part].channels(i, place), inputs.at(i, place));
-            states[i] = h;
-            FirstOperand operand(h);
-            if (GATED) operand.sum(y, place.row == i, states_of(c, 0), states_of(c, 1));
-            dc.add(place.row == i, rows[0], rows[1], operand);
+        for (int i = 0; i < PART; i += 2) {
+            StatePair pair[2];
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                decays[i + j] = advance(h, rates, deltas.channels(i + j, place), inputs.at(i + j, place));
+                states[i + j] = h;
+                pair[j] = StatePair(h);
+            }
+            if (GATED) add_states(y, i, pair[0], pair[1], c.operand(), place);
+            dc.add(i, pair[0], pair[1], rows, place);
         }
-        if (GATED) tile.y[part].store(y, place);
-        dc.store(channel_sums, 0, place);
+        if (GATED) tile.y[part][place.half].store(y, place);
+        dc.store(sums, 0, place);
     }
 
     __syncwarp();  // the walk back is not to begin before: its operands would take registers
     ChannelFactor input = ChannelFactor::load(tile.input[part]);
-    Products gradients(tile.g[part], tile.room[0], c);
-    Factor rows[2] = {input.row(0), input.row(1)};
+    Products gradients(tile.g[part], room, c);
+    Factor rows[2] = {input.row(0), input.row(1)}, one(0x3f803f80);
     ChannelSums db;
     float du[4] = {}, ddelta[4] = {};
-    if (add) tile.du[part].load(du, place), tile.ddelta[part].load(ddelta, place);
+    if (add) tile.du[part][place.half].load(du, place), tile.ddelta[part][place.half].load(ddelta, place);
 #pragma unroll
-    for (int i = PART - 1; i >= 0; i--) {
-        bool own = place.row == i;
-        float2 delta = tile.delta[part].channels(i, place);
-        Block product = gradients.at(i, place), before = i > 0 ? states[i - 1] : tile.start(part);
+    for (int i = PART - 2; i >= 0; i -= 2) {
+        StatePair pair[2], exponents[2];
 #pragma unroll
-        for (int half = 0; half < 2; half++)
+        for (int j = 1; j >= 0; j--) {
+            float2 delta = deltas.channels(i + j, place);
+            States product = gradients.at(i + j, place);
+            const States& before = i + j > 0 ? states[i + j - 1] : start;
 #pragma unroll
-            for (int n = 0; n < 4; n++) dh.at[half][n] += product.at[half][n];
-        FirstOperand operand(dh);
-        operand.sum(du, own, states_of(b, 0), states_of(b, 1));
-        db.add(own, rows[0], rows[1], operand);
-
-        float exponents[2][2];  // of both channels two sums of A p / ln(2)
-#pragma unroll
-        for (int half = 0; half < 2; half++)
+            for (int n = 0; n < 4; n++) dh.at[n] += product.at[n];
+            pair[j] = StatePair(dh);
+            States exponent;
 #pragma unroll
             for (int n = 0; n < 4; n++) {
-                dh.at[half][n] *= decays[i].at[half][n];
-                float p = dh.at[half][n] * before.at[half][n];
-                da.at[half][n] = fmaf(p, n < 2 ? delta.x : delta.y, da.at[half][n]);
-                float& sum = exponents[n / 2][half];
-                sum = n % 2 == 0 ? p * rates.at[half][n] : fmaf(p, rates.at[half][n], sum);
+                dh.at[n] *= decays[i + j].at[n];
+                float p = dh.at[n] * before.at[n];
+                da.at[n] = fmaf(p, n < 2 ? delta.x : delta.y, da.at[n]);
+                exponent.at[n] = p * rates.at[n];
             }
-        u32 one = own ? 0x3f803f80 : 0;
-        Factor sums[2] = {{exponents[0][0], exponents[0][1]}, {exponents[1][0], exponents[1][1]}};
-        mma_m16n8k8<bf16>(ddelta, {sums[0].high, sums[1].high}, one);
-        if constexpr (PRECISE) mma_m16n8k8<bf16>(ddelta, {sums[0].low, sums[1].low}, one);
+            exponents[j] = StatePair(exponent);
+        }
+        add_states(du, i, pair[0], pair[1], b.operand(), place);
+        add_states(ddelta, i, exponents[0], exponents[1], one, place);
+        db.add(i, pair[0], pair[1], rows, place);
     }
-    tile.du[part].store(du, place), tile.ddelta[part].store(ddelta, place);
-    db.store(channel_sums, 1, place);
+    tile.du[part][place.half].store(du, place), tile.ddelta[part][place.half].store(ddelta, place);
+    db.store(sums, 1, place);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
+// Sums over rows of a warp: row n gets that of x[n].
+template <int N> __device__ __forceinline__ float sum_rows(const float (&x)[N], int row) {
+    if constexpr (N == 1) {
+        return x[0];
+    } else {
+        constexpr int HALF = N / 2;
+        bool upper = row & HALF;
+        float kept[HALF];
+#pragma unroll
+        for (int i = 0; i < HALF; i++)
+            kept[i] = (upper ? x[i + HALF] : x[i]) + __shfl_xor_sync(~0u, upper ? x[i] : x[i + HALF], 4 * HALF);
+        return sum_rows(kept, row);
+    }
+}
+
+#if __CUDA_ARCH__ >= 900
+constexpr int BLOCKS = PRECISE ? 3 : 4;
+#else
+constexpr int BLOCKS = 2;
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     selective_scan_backward(const __grid_constant__ SelectiveScanBackward p) {
     Shared& shared = shared_memory_as<Shared>();
-    ScanBlock& block = shared.block;
+    ScanBlock& block = shared.block;  // read where it is needed, as Places are made there: the walk needs the registers
     if (threadIdx.x == 0) block = ScanBlock(p.scan, blockIdx.x);
     __syncthreads();
-    int slices = (p.scan.states + SLICE - 1) / SLICE;
-    // Computed where it is needed: the walk needs the registers.
-    auto place_here = [&] { return Place(opaque(threadIdx.x)); };
-    auto states_at = [&](int slice, i64 index) { return BlockPlace(p.scan, block, place_here(), index, slice); };
-    int tiles = (block.end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
-    WarpTile& tile = shared.warps[threadIdx.x / 32];
-    auto& channel_sums = shared.sums[threadIdx.x / 32];
-    int lane = threadIdx.x % 32;
-
-    // Of [T, channels].
-    auto vector = [&](const float* x, float (&values)[4]) {
+    auto place_here = [] { return Place(opaque(threadIdx.x)); };
+    auto states_at = [&](int slice, i64 index) { return PairPlace(p.scan, block, place_here(), index, slice); };
+    auto load_saved = [&](int first, int slice) {
+        i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index + first / STEPS;
+        return states_at(slice, slot).load(p.saved);
+    };
+    auto load_states = [&](Two& x, const TensorView& view, int step, int slice) {
+        Place own = place_here();
+        step += own.row;
+        x.load(block.row(view, block.group, step) + own.state(slice), step < block.end ? p.scan.states - own.state(slice) : 0);
+    };
+    auto load_channels = [&](const float* x, float (&values)[4]) {
+        int channel = Columns::channel(place_here()), left = x ? block.channels - channel : 0;
+        x += block.first_channel + channel;
         Vector<float, 4> four;
-        int at = FourColumns::channel(place_here()), left = x ? block.channels - at : 0;
-        x += block.first_channel + at;
         if (VECTOR > 1 && left > 0)
             four.load(x);
         else
@@ -498,100 +507,101 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
 #pragma unroll
         for (int i = 0; i < 4; i++) values[i] = VECTOR == 1 && i < left ? x[i] : four[i];
     };
-    // Of [T, N].
-    auto load_states = [&](Four& x, const TensorView& view, int step, int slice) {
-        Place own = place_here();
-        int state = slice * SLICE + 4 * own.quad;
-        x.load(block.row(view, block.group, step + own.row) + state,
-               step + own.row < block.end ? min(p.scan.states - state, 4) : 0);
-    };
-
-    tile.totals[0][lane] = tile.totals[1][lane] = make_float4(0, 0, 0, 0);
     Inputs inputs;
     auto load_inputs = [&](int first) {
-        FourColumns columns(place_here(), block, first);
+        Columns columns(place_here(), block, first);
         columns.load(inputs.u, p.scan.u), columns.load(inputs.delta, p.scan.delta), columns.load(inputs.dy, p.dy);
         if (GATED) columns.load(inputs.z, p.scan.z);
     };
-    auto load_saved = [&](int first, int slice) {
-        i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index + first / STEPS;
-        return states_at(slice, slot).load(p.saved);
-    };
+
+    GroupTile& tile = shared.groups[threadIdx.x / 64];
+    StateNumbers* room = shared.room + (PRECISE ? threadIdx.x / 32 : 0);
+    int slices = (p.scan.states + SLICE - 1) / SLICE;
+    int tiles = (block.end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
     load_inputs(last);
 
-    Block dh = {}, da = {}, rates = {};
+    float total = 0;  // over the steps of this warp, of row n: of g u for the channels, n < 4, then of ddelta
+    States dh = {}, da = {}, rates = {};
     if (tiles == 0) {
         for (int slice = 0; slice < slices; slice++) {
             if (block.segment == 0 && p.initial_gradient)
-                states_at(slice, block.sequence.index).store(p.initial_gradient, states_at(slice, block.part(p.scan)).load(p.final_gradient));
+                states_at(slice, block.sequence.index)
+                    .store(p.initial_gradient, states_at(slice, block.part(p.scan)).load(p.final_gradient));
             states_at(slice, block.part(p.scan)).store(p.a_parts, da);
         }
     }
 #pragma unroll 1
     for (int first = last; first >= block.first; first -= STEPS) {
         int steps = min(STEPS, block.end - first), parts = (steps + PART - 1) / PART;
-        Block h = load_saved(first, 0);
-        Four b, c;
+        States h = load_saved(first, 0);
+        Two b, c;
         load_states(b, p.scan.b, first, 0);
         {
-            FourColumns columns(place_here(), block, first);
+            Columns columns(place_here(), block, first);
+            int half = threadIdx.x / 32 % 2, lane = threadIdx.x % 32;
             float bias[4];
-            vector(p.scan.delta_bias, bias);
+            load_channels(p.scan.delta_bias, bias);
 #pragma unroll
-            for (int part = 0; part < PARTS; part++) {
-                int present = columns.count(part);
+            for (int k = 0; k < Columns::COUNT; k++) {
+                int part = 2 * k + half, present = columns.count(k);
                 float sizes[4], slopes[4], products[4], gradients[4], gates[4];
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    StepSize size(i < present ? inputs.delta[part].x[i] + bias[i] : StepSize::NONE);
+                    StepSize size(i < present ? inputs.delta[k].x[i] + bias[i] : StepSize::NONE);
                     sizes[i] = size.value, slopes[i] = size.slope;
-                    products[i] = size.value * inputs.u[part].x[i];
-                    gradients[i] = inputs.dy[part].x[i];
+                    products[i] = size.value * inputs.u[k].x[i];
+                    gradients[i] = inputs.dy[k].x[i];
                     if constexpr (GATED) {
-                        float g = gradients[i], gate = inputs.z[part].x[i], s = sigmoid(gate);
+                        float g = gradients[i], gate = inputs.z[k].x[i], s = sigmoid(gate);
                         gradients[i] = g * (gate * s);
                         gates[i] = g * s * fmaf(gate, 1 - s, 1.f);
                     }
                 }
                 auto four = [](const float (&x)[4]) { return make_float4(x[0], x[1], x[2], x[3]); };
-                tile.delta[part].own() = four(sizes), tile.slope[part].own() = four(slopes);
+                tile.delta[part].own() = four(sizes), tile.g[part].own() = four(gradients);
                 ChannelFactor::store(tile.input[part], four(products));
-                tile.g[part].own() = four(gradients);
-                if (GATED) tile.gate[part].own() = four(gates);
+                tile.slope[part][lane].set(slopes);
+                if (GATED) tile.gate[part][lane].set(gates);
             }
         }
-        Four u[PARTS];
+        Four u[Columns::COUNT];
 #pragma unroll 1
         for (int slice = 0; slice < slices; slice++) {
             if (slices > 1 || first == last) {
                 dh = states_at(slice, block.part(p.scan)).load(first == last ? p.final_gradient : p.running);
-                da = first == last ? Block{} : states_at(slice, block.part(p.scan)).load(p.a_parts);
+                da = first == last ? States{} : states_at(slice, block.part(p.scan)).load(p.a_parts);
                 rates = states_at(slice, 0).load(p.scan.a);
 #pragma unroll
-                for (int i = 0; i < 8; i++) rates.at[i / 4][i % 4] *= LOG2E;
+                for (float& rate : rates.at) rate *= LOG2E;
             }
             if (slice > 0) {
                 h = load_saved(first, slice);
                 load_states(b, p.scan.b, first, slice);
             }
-            __syncwarp();
-            tile.store_start(0, h);
+            __syncthreads();
+            States start = h;
+            int thread = threadIdx.x % 64;
 #pragma unroll 1
             for (int part = 0; part + 1 < parts; part++) {
                 Place place(threadIdx.x);
-                Products inputs(ChannelFactor::load(tile.input[part]), tile.room[0], b);
+                Products products(ChannelFactor::load(tile.input[part]), room, b);
                 load_states(b, p.scan.b, first + (part + 1) * PART, slice);
 #pragma unroll
-                for (int i = 0; i < PART; i++) advance(h, rates, tile.delta[part].channels(i, place), inputs.at(i, place));
-                tile.store_start(part + 1, h);
+                for (int i = 0; i < PART; i++)
+                    advance(h, rates, tile.delta[part].channels(i, place), products.at(i, place));
+                tile.starts[part][thread] = h;
             }
-            __syncthreads();  // sums of the turn before have been read
 #pragma unroll 1
             for (int part = parts - 1; part >= 0; part--) {
-                Four of_b = b;
+                Two of_b = b;
                 load_states(c, p.scan.c, first + part * PART, slice);
-                if (part > 0) load_states(b, p.scan.b, first + (part - 1) * PART, slice);
-                walk_part(tile, channel_sums + part * PART, part, slice > 0, rates, of_b, c, dh, da);
+                if (part > 0) {
+                    load_states(b, p.scan.b, first + (part - 1) * PART, slice);
+                    h = tile.starts[part - 1][thread];
+                } else {
+                    h = start;
+                }
+                walk_part(tile, room, part, slice > 0, rates, h, of_b, c, dh, da);
             }
 
             if (slices > 1 || first == block.first) {
@@ -602,24 +612,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
                 }
                 states_at(slice, block.part(p.scan)).store(p.a_parts, da);
             }
-            FourColumns(place_here(), block, first).load(u, p.scan.u);
+            Columns(place_here(), block, first).load(u, p.scan.u);
             __syncthreads();
 
             // Four states of dC or dB for each thread at a time.
-            int thread = opaque(threadIdx.x);
+            thread = opaque(threadIdx.x);
+            constexpr int FOURS = 2 * SLICE / 4;  // of a step
+            int step = thread / FOURS, matrix = thread / (FOURS / 2) % 2, state = thread % (FOURS / 2) * 4;
+            int present = p.scan.states - slice * SLICE - state;
+            i64 row = (block.group_block * p.tokens + block.first_token(p.scan) + first + step) * p.scan.groups + block.group;
+            float* to = (matrix == 0 ? p.c_parts : p.b_parts) + row * p.scan.states + slice * SLICE + state;
 #pragma unroll
-            for (int i = thread; i - thread < STEPS * 2 * SLICE / 4; i += THREADS) {
-                int step = i / (2 * SLICE / 4), matrix = i / (SLICE / 4) % 2, state = i % (SLICE / 4) * 4;
-                if (step >= steps) break;
-                float4 sum = *reinterpret_cast<const float4*>(shared.sums[0][step][matrix] + state);
+            for (int i = 0; i < STEPS; i += THREADS / FOURS, to += (i64)THREADS / FOURS * p.scan.groups * p.scan.states) {
+                if (i + step >= steps) break;
+                float4 sum = *reinterpret_cast<const float4*>(shared.groups[0].sums[i + step][matrix] + state);
 #pragma unroll
-                for (int warp = 1; warp < WARPS; warp++) {
-                    float4 more = *reinterpret_cast<const float4*>(shared.sums[warp][step][matrix] + state);
+                for (int group = 1; group < GROUPS; group++) {
+                    float4 more = *reinterpret_cast<const float4*>(shared.groups[group].sums[i + step][matrix] + state);
                     sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
                 }
-                int present = p.scan.states - slice * SLICE - state;
-                i64 row = (block.group_block * p.tokens + block.first_token(p.scan) + first + step) * p.scan.groups + block.group;
-                float* to = (matrix == 0 ? p.c_parts : p.b_parts) + row * p.scan.states + slice * SLICE + state;
                 if (p.scan.states % 4 == 0) {
                     if (present > 0) *reinterpret_cast<float4*>(to) = sum;
                 } else {
@@ -632,49 +643,44 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
         }
 
         load_inputs(first - STEPS);  // zeros before the first tile
-        FourColumns columns(place_here(), block, first);
-        float skip[4];
-        vector(p.scan.d, skip);
-        float4 totals[2] = {tile.totals[0][lane], tile.totals[1][lane]};
-        Place place(threadIdx.x);
+        Place place = place_here();
+        Columns columns(place, block, first);
+        float skip[4], totals[8] = {};
+        load_channels(p.scan.d, skip);
 #pragma unroll
-        for (int part = 0; part < PARTS; part++) {
+        for (int k = 0; k < Columns::COUNT; k++) {
+            int part = 2 * k + place.half, lane = threadIdx.x % 32, present = columns.count(k);
             if (part >= parts) break;
             auto at = [](const float4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; };
-            float4 delta = tile.delta[part].own(), slope = tile.slope[part].own(), g = tile.g[part].own(), gate = tile.gate[part].own();
-            float4 y = tile.y[part].own(place), input = tile.du[part].own(place), exponents = tile.ddelta[part].own(place);
+            auto both = [&](const StateSums (&x)[2]) {
+                float4 a = x[0].own(place), b = x[1].own(place);
+                return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+            };
+            float4 delta = tile.delta[part].own(), g = tile.g[part].own();
+            float4 y = both(tile.y[part]), input = both(tile.du[part]), exponents = both(tile.ddelta[part]);
+            const Stored &slope = tile.slope[part][lane], &gate = tile.gate[part][lane];
             float du[4], ddelta[4], dz[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                float x = u[part].x[i];
+                float x = u[k].x[i];
                 du[i] = fmaf(at(input, i), at(delta, i), skip[i] * at(g, i));
-                ddelta[i] = fmaf(at(input, i), x, LN2 * at(exponents, i)) * at(slope, i);
-                if (GATED) dz[i] = fmaf(skip[i], x, at(y, i)) * at(gate, i);
-                reinterpret_cast<float*>(&totals[0])[i] += at(g, i) * x;
-                reinterpret_cast<float*>(&totals[1])[i] += i < columns.count(part) ? ddelta[i] : 0.f;
+                ddelta[i] = fmaf(at(input, i), x, LN2 * at(exponents, i)) * slope[i];
+                if (GATED) dz[i] = fmaf(skip[i], x, at(y, i)) * gate[i];
+                totals[i] = fmaf(at(g, i), x, totals[i]);
+                totals[4 + i] += i < present ? ddelta[i] : 0.f;
             }
-            columns.store(p.du, part, du), columns.store(p.ddelta, part, ddelta);
-            if (GATED) columns.store(p.dz, part, dz);
+            columns.store(p.du, k, du), columns.store(p.ddelta, k, ddelta);
+            if (GATED) columns.store(p.dz, k, dz);
         }
-        tile.totals[0][lane] = totals[0], tile.totals[1][lane] = totals[1];
+        total += sum_rows(totals, place.row);
     }
 
-    // Totals of channels are over the rows of a warp.
-    float totals[2][4];
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        float& sum = totals[i / 4][i % 4] = reinterpret_cast<const float*>(&tile.totals[i / 4][lane])[i % 4];
-#pragma unroll
-        for (int distance = 4; distance < 32; distance *= 2) sum += __shfl_xor_sync(~0u, sum, distance);
-    }
-    if (lane < 4) {
-        int channel = FourColumns::channel(Place(threadIdx.x));
-        i64 to = block.part(p.scan) * p.scan.channels + block.first_channel + channel;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            if (channel + i >= block.channels) break;
-            if (p.d_parts) p.d_parts[to + i] = totals[0][i];
-            if (p.bias_parts) p.bias_parts[to + i] = totals[1][i];
-        }
-    }
+    shared.totals[threadIdx.x / 32][threadIdx.x % 32] = total;
+    __syncthreads();
+    Place place(threadIdx.x);
+    int channel = Columns::channel(place) + place.row % 4;
+    float* to = place.row < 4 ? p.d_parts : p.bias_parts;
+    if (place.half == 0 && channel < block.channels && to)
+        to[block.part(p.scan) * p.scan.channels + block.first_channel + channel] =
+            total + shared.totals[threadIdx.x / 32 + 1][threadIdx.x % 32];
 }

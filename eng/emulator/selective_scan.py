@@ -109,7 +109,9 @@ class Tile:
 class BackwardTile(Tile):
     """Of scan_backward.cu: a warp has 16 channels."""
 
-    lanes = 2
-    warps = 2
+    lanes = 4
+    warps = 4
     steps = 32
-    backward_bytes = 55296
+    @property
+    def backward_bytes(self):
+        return 56128 if self.element == "bf16" else 60992
