@@ -187,21 +187,21 @@ __device__ __forceinline__ void multiply(float (&d)[4], const Factor& a0, const 
     }
 }
 
-// A thread's two of [T, N].
-struct Two {
-    Pair<Element>::Type pair;
+// Of B and C, for the steps of a part.
+struct Matrix {
+    Element at[PART][SLICE];
 
-    __device__ __forceinline__ void load(const Element* from, int count) {
-        if constexpr (VECTOR == 1)
-            pair = Pair<Element>::pack(count > 0 ? to_float(from[0]) : 0.f, count > 1 ? to_float(from[1]) : 0.f);
-        else
-            pair = count > 0 ? *reinterpret_cast<const Pair<Element>::Type*>(from) : Pair<Element>::pack(0, 0);
+    // Two states of a step.
+    __device__ __forceinline__ Pair<Element>::Type pair(int step, const Place& place) const {
+        return reinterpret_cast<const Pair<Element>::Type*>(at[step])[place.half * (HALF / 2) + place.quad];
     }
-    template <bool SPLIT = PRECISE> __device__ __forceinline__ Operand<SPLIT> operand() const {
+    // Of step `row`, as an operand.
+    template <bool SPLIT = PRECISE> __device__ __forceinline__ Operand<SPLIT> operand(const Place& place) const {
+        auto two = pair(place.row, place);
         if constexpr (SPLIT)
-            return {Pair<Element>::low(pair), Pair<Element>::high(pair)};
+            return {Pair<Element>::low(two), Pair<Element>::high(two)};
         else
-            return Operand<SPLIT>(pair);
+            return Operand<SPLIT>(two);
     }
 };
 
@@ -210,6 +210,11 @@ struct Numbers {
     float4 at[32];
 
     __device__ __forceinline__ float4& own() { return at[threadIdx.x % 32]; }
+    // Those of two channels each, as operands.
+    __device__ __forceinline__ Factor operand(int i) {
+        float4 x = own();
+        return i == 0 ? Factor(x.x, x.z) : Factor(x.y, x.w);
+    }
     __device__ __forceinline__ float2 channels(int step, const Place& place) const {
         return reinterpret_cast<const float2*>(at)[step * (ROWS / 2) + place.row];
     }
@@ -220,7 +225,7 @@ struct StateSums {
     float2 at[PART][ROWS / 2];
 
     __device__ __forceinline__ float4 own(const Place& place) const {
-        return *reinterpret_cast<const float4*>(at[place.row] + (2 * place.quad ^ place.row / 4 * 4));
+        return *reinterpret_cast<const float4*>(at[place.row] + (2 * place.quad ^ place.row & 4));
     }
     __device__ __forceinline__ void load(float (&x)[4], const Place& place) {
 #pragma unroll
@@ -233,7 +238,7 @@ struct StateSums {
 
 private:
     __device__ __forceinline__ float2& pair(const Place& place, int i) {
-        return at[2 * place.quad + i][place.row ^ place.quad / 2 * 4];
+        return at[2 * place.quad + i][place.row ^ 2 * place.quad & 4];
     }
 };
 
@@ -265,8 +270,8 @@ template <bool> struct FactorOf {
         to.own() = make_float4(__uint_as_float(y.at[0][0]), __uint_as_float(y.at[0][1]), __uint_as_float(y.at[1][0]),
                                __uint_as_float(y.at[1][1]));
     }
-    // Of step `row`, every second one of four channels.
-    __device__ __forceinline__ Factor row(int i) const {
+    // As Numbers do.
+    __device__ __forceinline__ Factor operand(int i) const {
         return Factor(__byte_perm(at[0][i], at[1][i], 0x5410)).transposed();
     }
 
@@ -279,17 +284,9 @@ template <> struct FactorOf<true> {
     __device__ __forceinline__ FactorOf(Numbers& x) : numbers(x) {}
     static __device__ __forceinline__ FactorOf load(Numbers& from) { return from; }
     static __device__ __forceinline__ void store(Numbers& to, float4 x) { to.own() = x; }
-    __device__ __forceinline__ Factor row(int i) const {
-        float4 x = numbers.own();
-        return i == 0 ? Factor(x.x, x.z) : Factor(x.y, x.w);
-    }
+    __device__ __forceinline__ Factor operand(int i) const { return numbers.operand(i); }
 };
 using ChannelFactor = FactorOf<PRECISE>;
-
-// A number for each step of a part and state of a warp.
-struct StateNumbers {
-    float2 at[32];
-};
 
 // Products of a number of each channel and one of each state, for the steps of a part. With bfloat16 for the states, an
 // instruction makes them of both halves of the first factor, for four steps, of which the second one has only one.
@@ -297,30 +294,28 @@ template <bool> struct ProductsOf {
     FactorOf<false> channels;
     u32 states[2];  // of even and of odd steps
 
-    __device__ __forceinline__ ProductsOf(const FactorOf<false>& channels, StateNumbers*, const Two& factor) : channels(channels) {
-        u32 pair = transpose_8x8(factor.pair);
+    __device__ __forceinline__ ProductsOf(const FactorOf<false>& channels, const Matrix& factor, const Place& place)
+        : channels(channels) {
+        u32 pair = transpose_8x8(factor.operand<false>(place).high);
         states[0] = __byte_perm(pair, pair, 0x1010);
         states[1] = __byte_perm(pair, pair, 0x3232);
     }
-    __device__ __forceinline__ States at(int step, const Place& place) const {
-        States x = {};
+    __device__ __forceinline__ void add(States& x, int step, const Place& place) const {
         mma_m16n8k8<bf16>(x.at, channels.at[step % 2], place.quad == step / 2 ? states[step % 2] : 0);
-        return x;
     }
 };
 template <> struct ProductsOf<true> {
     FactorOf<true> channels;
-    const StateNumbers* states;
+    const Matrix& states;
 
-    __device__ __forceinline__ ProductsOf(const FactorOf<true>& channels, StateNumbers* room, const Two& factor)
-        : channels(channels), states(room) {
-        __syncwarp();
-        room->at[threadIdx.x % 32] = make_float2(Pair<Element>::low(factor.pair), Pair<Element>::high(factor.pair));
-        __syncwarp();
-    }
-    __device__ __forceinline__ States at(int step, const Place& place) const {
-        float2 a = channels.numbers.channels(step, place), b = states->at[4 * step + place.quad];
-        return {{a.x * b.x, a.x * b.y, a.y * b.x, a.y * b.y}};
+    __device__ __forceinline__ ProductsOf(const FactorOf<true>& channels, const Matrix& factor, const Place&)
+        : channels(channels), states(factor) {}
+    __device__ __forceinline__ void add(States& x, int step, const Place& place) const {
+        float2 a = channels.numbers.channels(step, place);
+        auto pair = states.pair(step, place);
+        float b[2] = {Pair<Element>::low(pair), Pair<Element>::high(pair)};
+#pragma unroll
+        for (int n = 0; n < 4; n++) x.at[n] = fmaf(n < 2 ? a.x : a.y, b[n % 2], x.at[n]);
     }
 };
 using Products = ProductsOf<PRECISE>;
@@ -329,25 +324,25 @@ template <bool> struct StoredAs { using Type = bf16; };
 template <> struct StoredAs<true> { using Type = float; };
 using Stored = Vector<StoredAs<PRECISE>::Type, 4>;
 
-// What two warps have of a tile.
-struct GroupTile {
-    Numbers delta[PARTS], input[PARTS], g[PARTS];     // input: delta u
-    Stored slope[PARTS][32], gate[PARTS][32];         // of delta by the raw one, of y by z; each thread's own
-    StateSums y[PARTS][2], du[PARTS][2], ddelta[PARTS][2];  // of C h, of B dh, of A p / ln(2)
-    States starts[PARTS - 1][64];                     // states before all parts but the first
-    float sums[STEPS][2][SLICE];                      // over channels: of dC, of dB
+// What two warps have of a part.
+struct GroupPart {
+    Numbers delta, input, g;           // input: delta u
+    StateSums y[2], du[2], ddelta[2];  // of C h, of B dh, of A p / ln(2)
+    float sums[PART][2][SLICE];        // over channels: of dC, of dB
+    Stored slope[32], gate[32];        // of delta by the raw one, of y by z; each thread's own
 };
 
 struct Shared {
-    GroupTile groups[GROUPS];
+    GroupPart groups[GROUPS][PARTS];
+    States starts[PARTS - 2][THREADS];  // states before all parts but the first and the last; each thread's own
+    Matrix matrices[2][PARTS];          // B, C
     ScanBlock block;
-    float totals[WARPS][32];
-    StateNumbers room[PRECISE ? WARPS : 1];
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 
 struct Inputs {
     Four u[Columns::COUNT], delta[Columns::COUNT], dy[Columns::COUNT], z[Columns::COUNT];
+    Pack matrix[Cells::COUNT];
 };
 
 // States of both channels as the first operand of products over them.
@@ -370,7 +365,7 @@ struct ChannelSums {
 
     // Those of the steps i and i + 1, with factors of channels that are those of step `row`.
     __device__ __forceinline__ void add(int i, const StatePair& even, const StatePair& odd, const Factor (&x)[2], const Place& place) {
-        bool own = place.row / 2 == i / 2;
+        bool own = (place.row & ~1) == i;
         multiply(d, even.of[0].transposed(), odd.of[0].transposed(), even.of[1].transposed(), odd.of[1].transposed(),
                  x[0].kept(own), x[1].kept(own));
     }
@@ -381,8 +376,10 @@ struct ChannelSums {
 };
 
 // One step of the scan; the decays of its states.
-__device__ __forceinline__ States advance(States& h, const States& rates, float2 delta, const States& input) {
-    States decays;
+__device__ __forceinline__ States advance(States& h, const States& rates, float2 delta, const Products& inputs, int step,
+                                          const Place& place) {
+    States decays, input = {};
+    inputs.add(input, step, place);
 #pragma unroll
     for (int n = 0; n < 4; n++) {
         decays.at[n] = pow2((n < 2 ? delta.x : delta.y) * rates.at[n]);
@@ -393,52 +390,48 @@ __device__ __forceinline__ States advance(States& h, const States& rates, float2
 
 // A part's states again, with y and dC, and the walk back: dh is the gradient of the state after the part, then of that before
 // it. Sums over states join those of other slices if `add`.
-__device__ __forceinline__ void walk_part(GroupTile& tile, StateNumbers* room, int part, bool add, const States& rates,
-                                          const States& start, const Two& b, const Two& c, States& dh, States& da) {
+__device__ __forceinline__ void walk_part(GroupPart& part, const Matrix& b, const Matrix& c, bool add, const States& rates,
+                                          const States& start, States& dh, States& da) {
     Place place(threadIdx.x);
     States h = start, states[PART], decays[PART];
-    Numbers& deltas = tile.delta[part];
-    auto sums = tile.sums + part * PART;
     {
-        ChannelFactor g = tile.g[part];
-        Products inputs(ChannelFactor::load(tile.input[part]), room, b);
-        Factor rows[2] = {g.row(0), g.row(1)};
+        Products inputs(ChannelFactor::load(part.input), b, place);
+        Factor rows[2] = {part.g.operand(0), part.g.operand(1)}, factor = c.operand(place);
         ChannelSums dc;
         float y[4] = {};
-        if (GATED && add) tile.y[part][place.half].load(y, place);
+        if (GATED && add) part.y[place.half].load(y, place);
 #pragma unroll
         for (int i = 0; i < PART; i += 2) {
             StatePair pair[2];
 #pragma unroll
             for (int j = 0; j < 2; j++) {
-                decays[i + j] = advance(h, rates, deltas.channels(i + j, place), inputs.at(i + j, place));
+                decays[i + j] = advance(h, rates, part.delta.channels(i + j, place), inputs, i + j, place);
                 states[i + j] = h;
                 pair[j] = StatePair(h);
             }
-            if (GATED) add_states(y, i, pair[0], pair[1], c.operand(), place);
+            if (GATED) add_states(y, i, pair[0], pair[1], factor, place);
             dc.add(i, pair[0], pair[1], rows, place);
         }
-        if (GATED) tile.y[part][place.half].store(y, place);
-        dc.store(sums, 0, place);
+        if (GATED) part.y[place.half].store(y, place);
+        dc.store(part.sums, 0, place);
     }
 
     __syncwarp();  // the walk back is not to begin before: its operands would take registers
-    ChannelFactor input = ChannelFactor::load(tile.input[part]);
-    Products gradients(tile.g[part], room, c);
-    Factor rows[2] = {input.row(0), input.row(1)}, one(0x3f803f80);
+    place.row = opaque(place.row), place.quad = opaque(place.quad);  // conditions come again, without a register in between
+    ChannelFactor input = ChannelFactor::load(part.input);
+    Products gradients(part.g, c, place);
+    Factor rows[2] = {input.operand(0), input.operand(1)}, factor = b.operand(place), one(0x3f803f80);
     ChannelSums db;
     float du[4] = {}, ddelta[4] = {};
-    if (add) tile.du[part][place.half].load(du, place), tile.ddelta[part][place.half].load(ddelta, place);
+    if (add) part.du[place.half].load(du, place), part.ddelta[place.half].load(ddelta, place);
 #pragma unroll
     for (int i = PART - 2; i >= 0; i -= 2) {
         StatePair pair[2], exponents[2];
 #pragma unroll
         for (int j = 1; j >= 0; j--) {
-            float2 delta = deltas.channels(i + j, place);
-            States product = gradients.at(i + j, place);
+            float2 delta = part.delta.channels(i + j, place);
             const States& before = i + j > 0 ? states[i + j - 1] : start;
-#pragma unroll
-            for (int n = 0; n < 4; n++) dh.at[n] += product.at[n];
+            gradients.add(dh, i + j, place);
             pair[j] = StatePair(dh);
             States exponent;
 #pragma unroll
@@ -450,12 +443,12 @@ __device__ __forceinline__ void walk_part(GroupTile& tile, StateNumbers* room, i
             }
             exponents[j] = StatePair(exponent);
         }
-        add_states(du, i, pair[0], pair[1], b.operand(), place);
+        add_states(du, i, pair[0], pair[1], factor, place);
         add_states(ddelta, i, exponents[0], exponents[1], one, place);
         db.add(i, pair[0], pair[1], rows, place);
     }
-    tile.du[part][place.half].store(du, place), tile.ddelta[part][place.half].store(ddelta, place);
-    db.store(sums, 1, place);
+    part.du[place.half].store(du, place), part.ddelta[place.half].store(ddelta, place);
+    db.store(part.sums, 1, place);
 }
 
 // Sums over rows of a warp: row n gets that of x[n].
@@ -491,11 +484,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index + first / STEPS;
         return states_at(slice, slot).load(p.saved);
     };
-    auto load_states = [&](Two& x, const TensorView& view, int step, int slice) {
-        Place own = place_here();
-        step += own.row;
-        x.load(block.row(view, block.group, step) + own.state(slice), step < block.end ? p.scan.states - own.state(slice) : 0);
-    };
     auto load_channels = [&](const float* x, float (&values)[4]) {
         int channel = Columns::channel(place_here()), left = x ? block.channels - channel : 0;
         x += block.first_channel + channel;
@@ -513,12 +501,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         columns.load(inputs.u, p.scan.u), columns.load(inputs.delta, p.scan.delta), columns.load(inputs.dy, p.dy);
         if (GATED) columns.load(inputs.z, p.scan.z);
     };
+    auto load_matrices = [&](int first, int slice) {
+        Cells cells;
+        int left = first < block.first ? 0 : cells.left(first, block.end, slice, p.scan.states);
+        cells.strand(p.scan, block, first).load(inputs.matrix, left, slice * SLICE);
+    };
 
-    GroupTile& tile = shared.groups[threadIdx.x / 64];
-    StateNumbers* room = shared.room + (PRECISE ? threadIdx.x / 32 : 0);
+    auto store_matrices = [&] {
+        Cells cells;
+#pragma unroll
+        for (int i = 0; i < Cells::COUNT; i++) {
+            int row = cells.row + i * Cells::DISTANCE;
+            inputs.matrix[i].store(shared.matrices[cells.matrix][row / PART].at[row % PART] + cells.state);
+        }
+    };
+
+    auto& tile = shared.groups[threadIdx.x / 64];
     int slices = (p.scan.states + SLICE - 1) / SLICE;
     int tiles = (block.end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
-    load_inputs(last);
+    load_inputs(last), load_matrices(last, 0);
 
     float total = 0;  // over the steps of this warp, of row n: of g u for the channels, n < 4, then of ddelta
     States dh = {}, da = {}, rates = {};
@@ -534,8 +535,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     for (int first = last; first >= block.first; first -= STEPS) {
         int steps = min(STEPS, block.end - first), parts = (steps + PART - 1) / PART;
         States h = load_saved(first, 0);
-        Two b, c;
-        load_states(b, p.scan.b, first, 0);
         {
             Columns columns(place_here(), block, first);
             int half = threadIdx.x / 32 % 2, lane = threadIdx.x % 32;
@@ -558,10 +557,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                     }
                 }
                 auto four = [](const float (&x)[4]) { return make_float4(x[0], x[1], x[2], x[3]); };
-                tile.delta[part].own() = four(sizes), tile.g[part].own() = four(gradients);
-                ChannelFactor::store(tile.input[part], four(products));
-                tile.slope[part][lane].set(slopes);
-                if (GATED) tile.gate[part][lane].set(gates);
+                tile[part].delta.own() = four(sizes), tile[part].g.own() = four(gradients);
+                ChannelFactor::store(tile[part].input, four(products));
+                tile[part].slope[lane].set(slopes);
+                if (GATED) tile[part].gate[lane].set(gates);
             }
         }
         Four u[Columns::COUNT];
@@ -574,34 +573,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
                 for (float& rate : rates.at) rate *= LOG2E;
             }
-            if (slice > 0) {
-                h = load_saved(first, slice);
-                load_states(b, p.scan.b, first, slice);
-            }
+            if (slice > 0) h = load_saved(first, slice);
+            store_matrices();
             __syncthreads();
             States start = h;
-            int thread = threadIdx.x % 64;
 #pragma unroll 1
             for (int part = 0; part + 1 < parts; part++) {
                 Place place(threadIdx.x);
-                Products products(ChannelFactor::load(tile.input[part]), room, b);
-                load_states(b, p.scan.b, first + (part + 1) * PART, slice);
+                if (part > 0) shared.starts[part - 1][threadIdx.x] = h;
+                Products products(ChannelFactor::load(tile[part].input), shared.matrices[0][part], place);
 #pragma unroll
-                for (int i = 0; i < PART; i++)
-                    advance(h, rates, tile.delta[part].channels(i, place), products.at(i, place));
-                tile.starts[part][thread] = h;
+                for (int i = 0; i < PART; i++) advance(h, rates, tile[part].delta.channels(i, place), products, i, place);
             }
 #pragma unroll 1
             for (int part = parts - 1; part >= 0; part--) {
-                Two of_b = b;
-                load_states(c, p.scan.c, first + part * PART, slice);
-                if (part > 0) {
-                    load_states(b, p.scan.b, first + (part - 1) * PART, slice);
-                    h = tile.starts[part - 1][thread];
-                } else {
-                    h = start;
-                }
-                walk_part(tile, room, part, slice > 0, rates, h, of_b, c, dh, da);
+                walk_part(tile[part], shared.matrices[0][part], shared.matrices[1][part], slice > 0, rates, h, dh, da);
+                h = part > 1 ? shared.starts[part - 2][threadIdx.x] : start;
             }
 
             if (slices > 1 || first == block.first) {
@@ -613,10 +600,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                 states_at(slice, block.part(p.scan)).store(p.a_parts, da);
             }
             Columns(place_here(), block, first).load(u, p.scan.u);
+            load_matrices(slice + 1 < slices ? first : first - STEPS, slice + 1 < slices ? slice + 1 : 0);
             __syncthreads();
 
             // Four states of dC or dB for each thread at a time.
-            thread = opaque(threadIdx.x);
+            int thread = opaque(threadIdx.x);
             constexpr int FOURS = 2 * SLICE / 4;  // of a step
             int step = thread / FOURS, matrix = thread / (FOURS / 2) % 2, state = thread % (FOURS / 2) * 4;
             int present = p.scan.states - slice * SLICE - state;
@@ -625,10 +613,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
             for (int i = 0; i < STEPS; i += THREADS / FOURS, to += (i64)THREADS / FOURS * p.scan.groups * p.scan.states) {
                 if (i + step >= steps) break;
-                float4 sum = *reinterpret_cast<const float4*>(shared.groups[0].sums[i + step][matrix] + state);
+                float4 sum = *reinterpret_cast<const float4*>(shared.groups[0][(i + step) / PART].sums[(i + step) % PART][matrix] + state);
 #pragma unroll
                 for (int group = 1; group < GROUPS; group++) {
-                    float4 more = *reinterpret_cast<const float4*>(shared.groups[group].sums[i + step][matrix] + state);
+                    float4 more = *reinterpret_cast<const float4*>(shared.groups[group][(i + step) / PART].sums[(i + step) % PART][matrix] + state);
                     sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
                 }
                 if (p.scan.states % 4 == 0) {
@@ -656,9 +644,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                 float4 a = x[0].own(place), b = x[1].own(place);
                 return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
             };
-            float4 delta = tile.delta[part].own(), g = tile.g[part].own();
-            float4 y = both(tile.y[part]), input = both(tile.du[part]), exponents = both(tile.ddelta[part]);
-            const Stored &slope = tile.slope[part][lane], &gate = tile.gate[part][lane];
+            float4 delta = tile[part].delta.own(), g = tile[part].g.own();
+            float4 y = both(tile[part].y), input = both(tile[part].du), exponents = both(tile[part].ddelta);
+            const Stored &slope = tile[part].slope[lane], &gate = tile[part].gate[lane];
             float du[4], ddelta[4], dz[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -675,12 +663,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         total += sum_rows(totals, place.row);
     }
 
-    shared.totals[threadIdx.x / 32][threadIdx.x % 32] = total;
+    // The other warp's joins it.
+    float& others = reinterpret_cast<float*>(shared.starts)[threadIdx.x];
+    others = total;
     __syncthreads();
     Place place(threadIdx.x);
     int channel = Columns::channel(place) + place.row % 4;
     float* to = place.row < 4 ? p.d_parts : p.bias_parts;
     if (place.half == 0 && channel < block.channels && to)
-        to[block.part(p.scan) * p.scan.channels + block.first_channel + channel] =
-            total + shared.totals[threadIdx.x / 32 + 1][threadIdx.x % 32];
+        to[block.part(p.scan) * p.scan.channels + block.first_channel + channel] = total + (&others)[32];
 }

@@ -114,4 +114,4 @@ class BackwardTile(Tile):
     steps = 32
     @property
     def backward_bytes(self):
-        return 56128 if self.element == "bf16" else 60992
+        return {"bf16": 55360, "fp16": 59456, "float": 61504}[self.element]
