@@ -97,21 +97,12 @@ class Tile:
         return 2 * (self.state_bytes + self.sum_bytes) + 4 * 8  # barriers
 
     @property
-    def backward(self):
-        return BackwardTile(self.element, self.gated, self.softplus, self.vector)
+    def backward_bytes(self):
+        stored = 2 if self.element == "bf16" else 4
+        element = 4 if self.element == "float" else 2
+        return (4 * self.steps * (9 * self.channels + self.warps * SLICE) + 2 * self.steps * self.channels * stored
+                + 2 * self.steps * SLICE * element + (self.steps // PART - 2) * self.threads * 16 + 64)
 
     def defines(self, shared_bytes, **more):
         return {"ELEMENT": self.element, "GATED": int(self.gated), "SOFTPLUS": int(self.softplus), "VECTOR": self.vector,
                 "LANES": self.lanes, "WARPS": self.warps, "STEPS": self.steps, "SHARED_BYTES": shared_bytes, **more}
-
-
-@dataclass(frozen=True)
-class BackwardTile(Tile):
-    """Of scan_backward.cu: a warp has 16 channels."""
-
-    lanes = 4
-    warps = 4
-    steps = 32
-    @property
-    def backward_bytes(self):
-        return {"bf16": 55360, "fp16": 59456, "float": 61504}[self.element]
