@@ -4,12 +4,12 @@
 //     dB_t[n] = sum over channels of dh_t[n] delta_t u_t,    dC_t[n] = sum over channels of h_t[n] g_t
 //
 // Two warps have a group of 16 channels, rows of matrix instructions, each half of a slice's states. A tile's states come again
-// from the one that the forward pass saved before it: first those before each PART of its steps, into shared memory; then, part by
-// part from the end, all states and decays of a part into registers, where the walk back finds them.
+// from the one that the forward pass saved before it: first those before each PART of its steps, into shared memory; then, part
+// by part from the end, all states and decays of a part into registers, where the walk back finds them.
 //
 // Sums over states or channels and the products delta u B and g C are matrix instructions for one or two steps. Their other
-// operand has eight steps, zeros for all others: a part fills the accumulators of its sums. Operands are bfloat16, or, where that
-// is not enough, sums of two of them. Groups are added up here, blocks leave `b_parts` and `c_parts`.
+// operand has a part's eight steps, zeros for all others, so that the sums of a part fill the accumulators. Operands are
+// bfloat16, or, where that is not enough, sums of two of them. Groups are added up here, blocks leave `b_parts` and `c_parts`.
 //
 // Constants: those of fla/selective_scan.cuh with LANES = 4 and STEPS as SAVED_STEPS of the forward pass, SHARED_BYTES.
 #include "fla/selective_scan.cuh"
@@ -220,12 +220,13 @@ struct Numbers {
     }
 };
 
-// The same of sums over a warp's states, as matrix instructions leave them: both channels at steps 2 quad and 2 quad + 1.
+// The same of sums over a warp's states, as matrix instructions leave them: both channels at steps 2 quad and 2 quad + 1. The
+// exchanged columns keep these from meeting in a bank.
 struct StateSums {
     float2 at[PART][ROWS / 2];
 
     __device__ __forceinline__ float4 own(const Place& place) const {
-        return *reinterpret_cast<const float4*>(at[place.row] + (2 * place.quad ^ place.row & 4));
+        return *reinterpret_cast<const float4*>(at[place.row] + (2 * place.quad ^ (place.row & 4)));
     }
     __device__ __forceinline__ void load(float (&x)[4], const Place& place) {
 #pragma unroll
@@ -238,7 +239,7 @@ struct StateSums {
 
 private:
     __device__ __forceinline__ float2& pair(const Place& place, int i) {
-        return at[2 * place.quad + i][place.row ^ 2 * place.quad & 4];
+        return at[2 * place.quad + i][place.row ^ (2 * place.quad & 4)];
     }
 };
 
@@ -353,7 +354,7 @@ struct StatePair {
     __device__ __forceinline__ explicit StatePair(const States& x) : of{{x.at[0], x.at[1]}, {x.at[2], x.at[3]}} {}
 };
 
-// Adds the sums over states of the steps i and i + 1 to those of a part, with a factor of states that is that of step `row`.
+// Adds sums over states, of the steps i and i + 1, to those of a part, with a factor of states that is that of step `row`.
 __device__ __forceinline__ void add_states(float (&d)[4], int i, const StatePair& even, const StatePair& odd, const Factor& x,
                                            const Place& place) {
     multiply(d, even.of[0], even.of[1], odd.of[0], odd.of[1], x.kept(place.row == i), x.kept(place.row == i + 1));
@@ -364,7 +365,8 @@ struct ChannelSums {
     float d[4] = {};  // state `row`: the first and the last are of steps 2 quad and 2 quad + 1
 
     // Those of the steps i and i + 1, with factors of channels that are those of step `row`.
-    __device__ __forceinline__ void add(int i, const StatePair& even, const StatePair& odd, const Factor (&x)[2], const Place& place) {
+    __device__ __forceinline__ void add(int i, const StatePair& even, const StatePair& odd, const Factor (&x)[2],
+                                        const Place& place) {
         bool own = (place.row & ~1) == i;
         multiply(d, even.of[0].transposed(), odd.of[0].transposed(), even.of[1].transposed(), odd.of[1].transposed(),
                  x[0].kept(own), x[1].kept(own));
@@ -456,18 +458,19 @@ template <int N> __device__ __forceinline__ float sum_rows(const float (&x)[N], 
     if constexpr (N == 1) {
         return x[0];
     } else {
-        constexpr int HALF = N / 2;
-        bool upper = row & HALF;
-        float kept[HALF];
+        constexpr int KEPT = N / 2;
+        bool upper = row & KEPT;
+        float kept[KEPT];
 #pragma unroll
-        for (int i = 0; i < HALF; i++)
-            kept[i] = (upper ? x[i + HALF] : x[i]) + __shfl_xor_sync(~0u, upper ? x[i] : x[i + HALF], 4 * HALF);
+        for (int i = 0; i < KEPT; i++)
+            kept[i] = (upper ? x[i + KEPT] : x[i]) + __shfl_xor_sync(~0u, upper ? x[i] : x[i + KEPT], 4 * KEPT);
         return sum_rows(kept, row);
     }
 }
 
+// Of a multiprocessor: more would spill registers or, before Hopper, have no room in shared memory.
 #if __CUDA_ARCH__ >= 900
-constexpr int BLOCKS = PRECISE ? 3 : 4;
+constexpr int BLOCKS = PRECISE || !GATED || VECTOR == 1 ? 3 : 4;
 #else
 constexpr int BLOCKS = 2;
 #endif
@@ -506,7 +509,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         int left = first < block.first ? 0 : cells.left(first, block.end, slice, p.scan.states);
         cells.strand(p.scan, block, first).load(inputs.matrix, left, slice * SLICE);
     };
-
     auto store_matrices = [&] {
         Cells cells;
 #pragma unroll
@@ -608,15 +610,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             constexpr int FOURS = 2 * SLICE / 4;  // of a step
             int step = thread / FOURS, matrix = thread / (FOURS / 2) % 2, state = thread % (FOURS / 2) * 4;
             int present = p.scan.states - slice * SLICE - state;
-            i64 row = (block.group_block * p.tokens + block.first_token(p.scan) + first + step) * p.scan.groups + block.group;
-            float* to = (matrix == 0 ? p.c_parts : p.b_parts) + row * p.scan.states + slice * SLICE + state;
+            i64 token = (block.group_block * p.tokens + block.first_token(p.scan) + first + step) * p.scan.groups + block.group;
+            float* to = (matrix == 0 ? p.c_parts : p.b_parts) + token * p.scan.states + slice * SLICE + state;
 #pragma unroll
             for (int i = 0; i < STEPS; i += THREADS / FOURS, to += (i64)THREADS / FOURS * p.scan.groups * p.scan.states) {
-                if (i + step >= steps) break;
-                float4 sum = *reinterpret_cast<const float4*>(shared.groups[0][(i + step) / PART].sums[(i + step) % PART][matrix] + state);
+                int row = i + step;
+                if (row >= steps) break;
+                auto of_group = [&](int group) {
+                    return *reinterpret_cast<const float4*>(shared.groups[group][row / PART].sums[row % PART][matrix] + state);
+                };
+                float4 sum = of_group(0);
 #pragma unroll
                 for (int group = 1; group < GROUPS; group++) {
-                    float4 more = *reinterpret_cast<const float4*>(shared.groups[group][(i + step) / PART].sums[(i + step) % PART][matrix] + state);
+                    float4 more = of_group(group);
                     sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
                 }
                 if (p.scan.states % 4 == 0) {
