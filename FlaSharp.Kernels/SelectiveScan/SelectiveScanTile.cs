@@ -21,6 +21,7 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false, 
     private const int Threads = 32 * Warps;
     private const int PartSteps = 8; // of scan_backward.cu
     private const int Float = sizeof(float);
+    private const int BlockBytes = 64; // fla::ScanBlock
     private const int BarrierBytes = 4 * sizeof(long); // of scan_forward.cu
 
     /// <summary>Channels of a block, neighbours in a group.</summary>
@@ -57,10 +58,11 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false, 
 
     public KernelVariant Backward(ElementType element, bool isGated, bool hasSoftplus) =>
         Variant("scan_backward",
-            Float * Steps * 8 * Channels // steps, slope, totals
-                + Steps * 2 * Slice * (element == ElementType.BFloat16 ? 2 : Float) // factors
-                + 3 * SumBytes // y, du, ddelta
-                + Float * (Steps / PartSteps * Threads * (Slice / Lanes) + Warps * Steps * 2 * Slice), // starts, sums
+            Float * Steps * (9 * Channels + Warps * Slice) // delta, delta u, g, three sums of two warps each; dB and dC
+                + 2 * Steps * Channels * (element == ElementType.BFloat16 ? 2 : Float) // slopes
+                + 2 * Steps * Slice * element.Bytes() // B, C
+                + Float * (Steps / PartSteps - 2) * Threads * (Slice / Lanes) // states before parts
+                + BlockBytes,
             element, isGated, hasSoftplus);
 
     public KernelVariant SegmentState(ElementType element, bool isGated, bool hasSoftplus, bool isBackward) =>

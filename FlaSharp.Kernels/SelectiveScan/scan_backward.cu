@@ -3,12 +3,13 @@
 //     d(delta u)_t = sum of B_t dh_t,    ddelta_t = sum of A p_t + u_t d(delta u)_t,    dA = sum over t of delta_t p_t
 //     dB_t[n] = sum over channels of dh_t[n] delta_t u_t,    dC_t[n] = sum over channels of h_t[n] g_t
 //
-// A tile's states come again from the one that the forward pass saved before it: first those before each PART of its steps, into
-// shared memory; then, part by part from the end, all states and decays of a part into registers, where the walk back finds them.
+// Two warps have a group of 16 channels, rows of matrix instructions, each half of a slice's states. A tile's states come again
+// from the one that the forward pass saved before it: first those before each PART of its steps, into shared memory; then, part
+// by part from the end, all states and decays of a part into registers, where the walk back finds them.
 //
-// dB and dC are products of matrices over the channels of a warp. Every step adds its row [1, channels] of g or delta u, zeros in
-// the other rows, times its [channels, states]: eight steps fill the accumulators. Operands are bfloat16, or, where the tensors
-// are more precise, a sum of two of them. Warps are added up here, blocks leave `b_parts` and `c_parts`.
+// Sums over states or channels and the products delta u B and g C are matrix instructions for one or two steps. Their other
+// operand has a part's eight steps, zeros for all others, so that the sums of a part fill the accumulators. Operands are
+// bfloat16, or, where that is not enough, sums of two of them. Groups are added up here, blocks leave `b_parts` and `c_parts`.
 //
 // Constants: those of fla/selective_scan.cuh with LANES = 4 and STEPS as SAVED_STEPS of the forward pass, SHARED_BYTES.
 #include "fla/selective_scan.cuh"
@@ -17,9 +18,11 @@ using namespace fla;
 
 constexpr int PART = 8;
 constexpr int PARTS = STEPS / PART;
+constexpr int ROWS = 16;          // channels of a group
+constexpr int HALF = SLICE / 2;   // states of a warp
+constexpr int GROUPS = WARPS / 2;
 constexpr bool PRECISE = !same<Element, bf16>();
-constexpr bool AHEAD = Column::COUNT == 1;  // whether the next tile is on its way in registers
-static_assert(LANES == 4 && STEPS % PART == 0, "a warp has the 8 channels, and a part the 8 steps, of a matrix instruction");
+static_assert(CHANNELS == ROWS * GROUPS && HALF == 8 && PARTS % 2 == 0, "matrix instructions have 16 rows and 8 columns");
 
 struct SelectiveScanBackward {
     SelectiveScan scan;
@@ -36,193 +39,438 @@ struct SelectiveScanBackward {
     i64 tokens;
 };
 
-// Of a tile's steps, for each channel: delta, delta u, g, u. Exchanged positions in odd rows keep from meeting in a bank both a
-// Column's threads and those that read the operands of matrix instructions.
-struct StepRows {
-    float4 rows[STEPS][CHANNELS];
+// What a thread has: in a scan the channels 2 row and 2 row + 1 of its group, two states of each from 2 quad on in its half; of
+// tensors [T, N] the same states at step `row` of a part; of tensors [T, channels] at that step four channels from 4 quad on.
+struct Place {
+    int group, half, row, quad;
 
-    __device__ __forceinline__ float4& at(u32 step, int position) { return rows[step][position ^ step % 2 * 5]; }
+    __device__ __forceinline__ explicit Place(u32 thread)
+        : group(thread / 64), half(thread / 32 % 2), row(thread % 32 / 4), quad(thread % 4) {}
+
+    __device__ __forceinline__ int state(int slice) const { return slice * SLICE + half * HALF + 2 * quad; }
 };
 
-// What a thread has of a step's B and C. Bfloat16 stays what it is: one access to shared memory, which is in demand, has all.
-template <class> struct StoredFactor { using Type = float; };
-template <> struct StoredFactor<bf16> { using Type = bf16; };
-using Factor = StoredFactor<Element>::Type;
+// Where a thread's States, those of one channel and then of the other, lie in a tensor [..., E, N].
+struct PairPlace {
+    i64 offset;
+    int channels, states, row;
 
-struct alignas(2 * STATES * sizeof(Factor)) Factors {
-    Factor b[STATES], c[STATES];
-
-    __device__ __forceinline__ States load_b() const {
-        Vector<Factor, STATES> x;
-        x.load(b);
-        States floats;
-#pragma unroll
-        for (int n = 0; n < STATES; n++) floats.at[n] = x[n];
-        return floats;
+    __device__ __forceinline__ PairPlace(const SelectiveScan& p, const ScanBlock& block, const Place& own, i64 index, int slice) {
+        int channel = own.group * ROWS + 2 * own.row, state = own.state(slice);
+        row = p.states;
+        offset = (index * p.channels + block.first_channel + channel) * row + state;
+        channels = block.channels - channel;
+        states = row - state;
     }
-    __device__ __forceinline__ void load(States& of_b, States& of_c) const {
-        Vector<Factor, 2 * STATES> x;
-        x.load(b);
+    // Zeros without a tensor.
+    __device__ __forceinline__ States load(const float* tensor) const {
+        States x = {};
+        if (tensor == nullptr) return x;
 #pragma unroll
-        for (int n = 0; n < STATES; n++) of_b.at[n] = x[n], of_c.at[n] = x[STATES + n];
-    }
-    // A thread's part of a tile's.
-    static __device__ __forceinline__ void store(Factors (&rows)[STEPS][LANES], const Cells& cells,
-                                                 const Pack (&x)[Cells::COUNT]) {
-        constexpr int AT_ONCE = VECTOR < STATES ? VECTOR : STATES;
-#pragma unroll
-        for (int i = 0; i < Cells::COUNT; i++) {
-            if (Cells::DISTANCE > STEPS && cells.row >= STEPS) break;
-#pragma unroll
-            for (int n = 0; n < VECTOR; n += AT_ONCE) {
-                Factors& to = rows[cells.row + i * Cells::DISTANCE][(cells.state + n) / STATES];
-                float values[AT_ONCE];
-#pragma unroll
-                for (int j = 0; j < AT_ONCE; j++) values[j] = x[i][n + j];
-                Vector<Factor, AT_ONCE> part;
-                part.set(values), part.store((cells.matrix == 0 ? to.b : to.c) + cells.state % STATES);
+        for (int channel = 0; channel < 2; channel++) {
+            if (channel >= channels) break;
+            const float* from = tensor + offset + channel * row;
+            if (states >= 2 && whole(from)) {
+                float2 two = *reinterpret_cast<const float2*>(from);
+                x.at[2 * channel] = two.x, x.at[2 * channel + 1] = two.y;
+            } else {
+                if (states > 0) x.at[2 * channel] = from[0];
+                if (states > 1) x.at[2 * channel + 1] = from[1];
             }
+        }
+        return x;
+    }
+    __device__ __forceinline__ void store(float* tensor, const States& x) const {
+#pragma unroll
+        for (int channel = 0; channel < 2; channel++) {
+            if (channel >= channels) break;
+            float* to = tensor + offset + channel * row;
+            if (states >= 2 && whole(to)) {
+                *reinterpret_cast<float2*>(to) = make_float2(x.at[2 * channel], x.at[2 * channel + 1]);
+            } else {
+                if (states > 0) to[0] = x.at[2 * channel];
+                if (states > 1) to[1] = x.at[2 * channel + 1];
+            }
+        }
+    }
+
+private:
+    static __device__ __forceinline__ bool whole(const float* p) { return reinterpret_cast<u64>(p) % sizeof(float2) == 0; }
+};
+
+// Four neighbours in a tensor, of which `count` exist; the others are zeros.
+struct Four {
+    Vector<Element, 4> x;
+
+    __device__ __forceinline__ void load(const Element* from, int count) {
+        if constexpr (VECTOR == 1) {
+            float values[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) values[i] = i < count ? to_float(from[i]) : 0.f;
+            x.set(values);
+        } else if (count > 0) {
+            x.load(from);
+        } else {
+            x.clear();
+        }
+    }
+    static __device__ __forceinline__ void store(Element* to, int count, const float (&values)[4]) {
+        if constexpr (VECTOR == 1) {
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (i < count) to[i] = from_float<Element>(values[i]);
+        } else if (count > 0) {
+            Vector<Element, 4> x;
+            x.set(values), x.store(to);
         }
     }
 };
 
+// A thread's part of a tile of tensors [T, channels]: every second part of its steps.
+struct Columns {
+    static constexpr int COUNT = PARTS / 2;
+    const ScanBlock& block;
+    int step, first, channels, left;  // left: steps to the end
+
+    static __device__ __forceinline__ int channel(const Place& own) { return own.group * ROWS + 4 * own.quad; }
+
+    __device__ __forceinline__ Columns(const Place& own, const ScanBlock& block, int tile)
+        : block(block), step(tile + own.half * PART + own.row), first(channel(own)), channels(block.channels - first),
+          left(tile < block.first ? 0 : block.end - step) {}
+
+    __device__ __forceinline__ int count(int i) const { return i * 2 * PART < left ? min(channels, 4) : 0; }
+    __device__ __forceinline__ void load(Four (&x)[COUNT], const TensorView& view) const {
+        const Element* from = at(view);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) x[i].load(from + i * 2 * PART * view.time, count(i));
+    }
+    __device__ __forceinline__ void store(const TensorView& view, int i, const float (&x)[4]) const {
+        Four::store(at(view) + i * 2 * PART * view.time, count(i), x);
+    }
+
+private:
+    __device__ __forceinline__ Element* at(const TensorView& view) const {
+        return block.row(view, 0, step) + block.first_channel + first;
+    }
+};
+
+// Two neighbours as operands of a matrix instruction; SPLIT: with what the rounding left.
+template <bool SPLIT> struct Operand {
+    u32 high, low;
+
+    __device__ __forceinline__ Operand() {}
+    __device__ __forceinline__ Operand(float a, float b) : high(Pair<bf16>::pack(a, b)), low(0) {
+        if constexpr (SPLIT) low = Pair<bf16>::pack(a - Pair<bf16>::low(high), b - Pair<bf16>::high(high));
+    }
+    __device__ __forceinline__ explicit Operand(u32 exact) : high(exact), low(0) {}
+    __device__ __forceinline__ Operand transposed() const {
+        Operand x(transpose_8x8(high));
+        if constexpr (SPLIT) x.low = transpose_8x8(low);
+        return x;
+    }
+    __device__ __forceinline__ Operand kept(bool condition) const {
+        Operand x(condition ? high : 0);
+        if constexpr (SPLIT) x.low = condition ? low : 0;
+        return x;
+    }
+};
+using Factor = Operand<PRECISE>;
+
+__device__ __forceinline__ void multiply(float (&d)[4], const Factor& a0, const Factor& a1, const Factor& a2, const Factor& a3,
+                                         const Factor& b0, const Factor& b1) {
+    u32 high[4] = {a0.high, a1.high, a2.high, a3.high};
+    mma_m16n8k16<bf16>(d, high, b0.high, b1.high);
+    if constexpr (PRECISE) {
+        u32 low[4] = {a0.low, a1.low, a2.low, a3.low};
+        mma_m16n8k16<bf16>(d, high, b0.low, b1.low);
+        mma_m16n8k16<bf16>(d, low, b0.high, b1.high);
+    }
+}
+
+// Of B and C, for the steps of a part.
+struct Matrix {
+    Element at[PART][SLICE];
+
+    // Two states of a step.
+    __device__ __forceinline__ Pair<Element>::Type pair(int step, const Place& place) const {
+        return reinterpret_cast<const Pair<Element>::Type*>(at[step])[place.half * (HALF / 2) + place.quad];
+    }
+    // Of step `row`, as an operand.
+    template <bool SPLIT = PRECISE> __device__ __forceinline__ Operand<SPLIT> operand(const Place& place) const {
+        auto two = pair(place.row, place);
+        if constexpr (SPLIT)
+            return {Pair<Element>::low(two), Pair<Element>::high(two)};
+        else
+            return Operand<SPLIT>(two);
+    }
+};
+
+// A number for each step of a part and channel of a group; a thread's own four are of step `row`.
+struct Numbers {
+    float4 at[32];
+
+    __device__ __forceinline__ float4& own() { return at[threadIdx.x % 32]; }
+    // Those of two channels each, as operands.
+    __device__ __forceinline__ Factor operand(int i) {
+        float4 x = own();
+        return i == 0 ? Factor(x.x, x.z) : Factor(x.y, x.w);
+    }
+    __device__ __forceinline__ float2 channels(int step, const Place& place) const {
+        return reinterpret_cast<const float2*>(at)[step * (ROWS / 2) + place.row];
+    }
+};
+
+// The same of sums over a warp's states, as matrix instructions leave them: both channels at steps 2 quad and 2 quad + 1. The
+// exchanged columns keep these from meeting in a bank.
+struct StateSums {
+    float2 at[PART][ROWS / 2];
+
+    __device__ __forceinline__ float4 own(const Place& place) const {
+        return *reinterpret_cast<const float4*>(at[place.row] + (2 * place.quad ^ (place.row & 4)));
+    }
+    __device__ __forceinline__ void load(float (&x)[4], const Place& place) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) x[i] = pair(place, i).x, x[2 + i] = pair(place, i).y;
+    }
+    __device__ __forceinline__ void store(const float (&x)[4], const Place& place) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) pair(place, i) = make_float2(x[i], x[2 + i]);
+    }
+
+private:
+    __device__ __forceinline__ float2& pair(const Place& place, int i) {
+        return at[2 * place.quad + i][place.row ^ (2 * place.quad & 4)];
+    }
+};
+
+// Numbers of a part's steps and a group's channels, as factors of products with others of states, and of sums over channels.
+template <bool> struct FactorOf {
+    u32 at[2][2];  // of even and of odd steps: both channels, as sums of two
+
+    __device__ __forceinline__ explicit FactorOf(float4 x) {
+        Operand<true> parts[2] = {{x.x, x.z}, {x.y, x.w}};
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            Operand<true> part = parts[i].transposed();
+            at[0][i] = __byte_perm(part.high, part.low, 0x5410);
+            at[1][i] = __byte_perm(part.high, part.low, 0x7632);
+        }
+    }
+    __device__ __forceinline__ FactorOf(Numbers& x) : FactorOf(x.own()) {}
+
+    // The same from where it was stored.
+    static __device__ __forceinline__ FactorOf load(Numbers& from) {
+        FactorOf x;
+        float4 bits = from.own();
+        x.at[0][0] = __float_as_uint(bits.x), x.at[0][1] = __float_as_uint(bits.y);
+        x.at[1][0] = __float_as_uint(bits.z), x.at[1][1] = __float_as_uint(bits.w);
+        return x;
+    }
+    static __device__ __forceinline__ void store(Numbers& to, float4 x) {
+        FactorOf y(x);
+        to.own() = make_float4(__uint_as_float(y.at[0][0]), __uint_as_float(y.at[0][1]), __uint_as_float(y.at[1][0]),
+                               __uint_as_float(y.at[1][1]));
+    }
+    // As Numbers do.
+    __device__ __forceinline__ Factor operand(int i) const {
+        return Factor(__byte_perm(at[0][i], at[1][i], 0x5410)).transposed();
+    }
+
+private:
+    __device__ __forceinline__ FactorOf() {}
+};
+template <> struct FactorOf<true> {
+    Numbers& numbers;
+
+    __device__ __forceinline__ FactorOf(Numbers& x) : numbers(x) {}
+    static __device__ __forceinline__ FactorOf load(Numbers& from) { return from; }
+    static __device__ __forceinline__ void store(Numbers& to, float4 x) { to.own() = x; }
+    __device__ __forceinline__ Factor operand(int i) const { return numbers.operand(i); }
+};
+using ChannelFactor = FactorOf<PRECISE>;
+
+// Products of a number of each channel and one of each state, for the steps of a part. With bfloat16 for the states, an
+// instruction makes them of both halves of the first factor, for four steps, of which the second one has only one.
+template <bool> struct ProductsOf {
+    FactorOf<false> channels;
+    u32 states[2];  // of even and of odd steps
+
+    __device__ __forceinline__ ProductsOf(const FactorOf<false>& channels, const Matrix& factor, const Place& place)
+        : channels(channels) {
+        u32 pair = transpose_8x8(factor.operand<false>(place).high);
+        states[0] = __byte_perm(pair, pair, 0x1010);
+        states[1] = __byte_perm(pair, pair, 0x3232);
+    }
+    __device__ __forceinline__ void add(States& x, int step, const Place& place) const {
+        mma_m16n8k8<bf16>(x.at, channels.at[step % 2], place.quad == step / 2 ? states[step % 2] : 0);
+    }
+};
+template <> struct ProductsOf<true> {
+    FactorOf<true> channels;
+    const Matrix& states;
+
+    __device__ __forceinline__ ProductsOf(const FactorOf<true>& channels, const Matrix& factor, const Place&)
+        : channels(channels), states(factor) {}
+    __device__ __forceinline__ void add(States& x, int step, const Place& place) const {
+        float2 a = channels.numbers.channels(step, place);
+        auto pair = states.pair(step, place);
+        float b[2] = {Pair<Element>::low(pair), Pair<Element>::high(pair)};
+#pragma unroll
+        for (int n = 0; n < 4; n++) x.at[n] = fmaf(n < 2 ? a.x : a.y, b[n % 2], x.at[n]);
+    }
+};
+using Products = ProductsOf<PRECISE>;
+
+template <bool> struct StoredAs { using Type = bf16; };
+template <> struct StoredAs<true> { using Type = float; };
+using Stored = Vector<StoredAs<PRECISE>::Type, 4>;
+
+// What two warps have of a part.
+struct GroupPart {
+    Numbers delta, input, g;           // input: delta u
+    StateSums y[2], du[2], ddelta[2];  // of C h, of B dh, of A p / ln(2)
+    float sums[PART][2][SLICE];        // over channels: of dC, of dB
+    Stored slope[32], gate[32];        // of delta by the raw one, of y by z; each thread's own
+};
+
 struct Shared {
-    StepRows steps;
-    float2 slope[Column::COUNT * VECTOR][THREADS];  // of delta by the raw one, of y by z; each thread's own
-    Factors factors[STEPS][LANES];
-    Sums y;                                         // C h
-    Sums du, ddelta;                                // sums over states: of B dh, and of A p / ln(2)
-    States starts[PARTS][THREADS];
-    float sums[WARPS][STEPS][2][SLICE];             // of a warp's channels: of dC, of dB
-    float2 totals[Column::COUNT * VECTOR][THREADS]; // of every STEPS-th step: of g u, of ddelta; each thread's own
+    GroupPart groups[GROUPS][PARTS];
+    States starts[PARTS - 2][THREADS];  // states before all parts but the first and the last; each thread's own
+    Matrix matrices[2][PARTS];          // B, C
+    ScanBlock block;
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 
 struct Inputs {
-    Pack u, delta, z, dy;
+    Four u[Columns::COUNT], delta[Columns::COUNT], dy[Columns::COUNT], z[Columns::COUNT];
+    Pack matrix[Cells::COUNT];
 };
 
-// Two neighbours as operands of a matrix instruction.
-struct Operand {
-    u32 high, low;  // low: what the rounding to high left
+// States of both channels as the first operand of products over them.
+struct StatePair {
+    Factor of[2];
 
-    __device__ __forceinline__ Operand(float a, float b) : high(Pair<bf16>::pack(a, b)), low(0) {
-        if constexpr (PRECISE) low = Pair<bf16>::pack(a - Pair<bf16>::low(high), b - Pair<bf16>::high(high));
-    }
-    __device__ __forceinline__ void transpose() {
-        high = transpose_8x8(high);
-        if constexpr (PRECISE) low = transpose_8x8(low);
-    }
-    __device__ __forceinline__ void keep(bool condition) {
-        high = condition ? high : 0;
-        if constexpr (PRECISE) low = condition ? low : 0;
-    }
+    __device__ __forceinline__ StatePair() {}
+    __device__ __forceinline__ explicit StatePair(const States& x) : of{{x.at[0], x.at[1]}, {x.at[2], x.at[3]}} {}
 };
 
-// The sums over a warp's channels for a part's steps: this thread's are of step lane / 4, of the states of its Lane.
+// Adds sums over states, of the steps i and i + 1, to those of a part, with a factor of states that is that of step `row`.
+__device__ __forceinline__ void add_states(float (&d)[4], int i, const StatePair& even, const StatePair& odd, const Factor& x,
+                                           const Place& place) {
+    multiply(d, even.of[0], even.of[1], odd.of[0], odd.of[1], x.kept(place.row == i), x.kept(place.row == i + 1));
+}
+
+// Sums over a group's channels for a part's steps.
 struct ChannelSums {
-    float d[2][4] = {};  // two states; of each dC, dC, dB, dB
+    float d[4] = {};  // state `row`: the first and the last are of steps 2 quad and 2 quad + 1
 
-    // A step's states and their gradients, for rows that hold g and delta u of step lane / 4 and channels 2 (lane % 4).
-    __device__ __forceinline__ void add(int step, Operand g, Operand input, const States& h, const States& dh) {
-        bool own = threadIdx.x % 32 / 4 == step;
-        g.keep(own), input.keep(own);
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            Operand states(h.at[2 * half], h.at[2 * half + 1]), gradients(dh.at[2 * half], dh.at[2 * half + 1]);
-            states.transpose(), gradients.transpose();
-            u32 high[4] = {g.high, 0, 0, input.high}, low[4] = {g.low, 0, 0, input.low};
-            mma_m16n8k16<bf16>(d[half], high, states.high, gradients.high);
-            if constexpr (PRECISE) {
-                mma_m16n8k16<bf16>(d[half], high, states.low, gradients.low);
-                mma_m16n8k16<bf16>(d[half], low, states.high, gradients.high);
-            }
-        }
+    // Those of the steps i and i + 1, with factors of channels that are those of step `row`.
+    __device__ __forceinline__ void add(int i, const StatePair& even, const StatePair& odd, const Factor (&x)[2],
+                                        const Place& place) {
+        bool own = (place.row & ~1) == i;
+        multiply(d, even.of[0].transposed(), odd.of[0].transposed(), even.of[1].transposed(), odd.of[1].transposed(),
+                 x[0].kept(own), x[1].kept(own));
     }
-    __device__ __forceinline__ void store(float (&sums)[2][SLICE], const Lane<1>& lane) const {
-        *reinterpret_cast<float4*>(sums[0] + lane.state) = make_float4(d[0][0], d[0][1], d[1][0], d[1][1]);
-        *reinterpret_cast<float4*>(sums[1] + lane.state) = make_float4(d[0][2], d[0][3], d[1][2], d[1][3]);
+    __device__ __forceinline__ void store(float (*sums)[2][SLICE], int matrix, const Place& place) const {
+        int state = place.half * HALF + place.row;
+        sums[2 * place.quad][matrix][state] = d[0], sums[2 * place.quad + 1][matrix][state] = d[3];
     }
 };
 
 // One step of the scan; the decays of its states.
-__device__ __forceinline__ States advance(States& h, const States& rates, float delta, float input, const States& b) {
-    States decays;
+__device__ __forceinline__ States advance(States& h, const States& rates, float2 delta, const Products& inputs, int step,
+                                          const Place& place) {
+    States decays, input = {};
+    inputs.add(input, step, place);
 #pragma unroll
-    for (int n = 0; n < STATES; n++) {
-        decays.at[n] = pow2(delta * rates.at[n]);
-        h.at[n] = fmaf(decays.at[n], h.at[n], input * b.at[n]);
+    for (int n = 0; n < 4; n++) {
+        decays.at[n] = pow2((n < 2 ? delta.x : delta.y) * rates.at[n]);
+        h.at[n] = fmaf(decays.at[n], h.at[n], input.at[n]);
     }
     return decays;
 }
 
-// A part's states again, its sums, and the walk back: dh is the gradient of the state after the part, then of that before it.
-// `add`: whether the sums join those of other states.
-__device__ __forceinline__ void walk_part(Shared& shared, const Lane<1>& lane, int part, bool add, const States& rates,
-                                          States& dh, States& da) {
-    int first = part * PART;
-    auto put = [&](Sums& to, int step, const float (&x)[LANES]) {
-        float& place = to.at(first + step + lane.index, lane.position);
-        place = (add ? place : 0.f) + lane.sum(x);
-    };
-    States h = shared.starts[part][threadIdx.x];
-    States states[PART], decays[PART];
-    float sums[LANES], more[LANES];
+// A part's states again, with y and dC, and the walk back: dh is the gradient of the state after the part, then of that before
+// it. Sums over states join those of other slices if `add`.
+__device__ __forceinline__ void walk_part(GroupPart& part, const Matrix& b, const Matrix& c, bool add, const States& rates,
+                                          const States& start, States& dh, States& da) {
+    Place place(threadIdx.x);
+    States h = start, states[PART], decays[PART];
+    {
+        Products inputs(ChannelFactor::load(part.input), b, place);
+        Factor rows[2] = {part.g.operand(0), part.g.operand(1)}, factor = c.operand(place);
+        ChannelSums dc;
+        float y[4] = {};
+        if (GATED && add) part.y[place.half].load(y, place);
 #pragma unroll
-    for (int i = 0; i < PART; i++) {
-        float4 step = shared.steps.at(first + i, lane.position);
-        const Factors& factors = shared.factors[first + i][lane.index];
-        States b, c;
-        if constexpr (GATED)
-            factors.load(b, c);
-        else
-            b = factors.load_b();
-        decays[i] = advance(h, rates, step.x, step.y, b);
-        states[i] = h;
-        if constexpr (GATED) {
-            sums[i % LANES] = c.at[0] * h.at[0];
+        for (int i = 0; i < PART; i += 2) {
+            StatePair pair[2];
 #pragma unroll
-            for (int n = 1; n < STATES; n++) sums[i % LANES] = fmaf(c.at[n], h.at[n], sums[i % LANES]);
-            if (i % LANES == LANES - 1) put(shared.y, i - LANES + 1, sums);
+            for (int j = 0; j < 2; j++) {
+                decays[i + j] = advance(h, rates, part.delta.channels(i + j, place), inputs, i + j, place);
+                states[i + j] = h;
+                pair[j] = StatePair(h);
+            }
+            if (GATED) add_states(y, i, pair[0], pair[1], factor, place);
+            dc.add(i, pair[0], pair[1], rows, place);
         }
+        if (GATED) part.y[place.half].store(y, place);
+        dc.store(part.sums, 0, place);
     }
 
     __syncwarp();  // the walk back is not to begin before: its operands would take registers
-    // What follows is not to be kept in registers from part to part.
-    int thread = opaque(threadIdx.x), row = first + thread % 32 / 4, pair = thread / 32 * 8 + thread % 4 * 2;
-    float4 one = shared.steps.at(row, pair), other = shared.steps.at(row, pair + 1);
-    Operand g(one.z, other.z), input(one.y, other.y);
-    ChannelSums channels;
+    place.row = opaque(place.row), place.quad = opaque(place.quad);  // conditions come again, without a register in between
+    ChannelFactor input = ChannelFactor::load(part.input);
+    Products gradients(part.g, c, place);
+    Factor rows[2] = {input.operand(0), input.operand(1)}, factor = b.operand(place), one(0x3f803f80);
+    ChannelSums db;
+    float du[4] = {}, ddelta[4] = {};
+    if (add) part.du[place.half].load(du, place), part.ddelta[place.half].load(ddelta, place);
 #pragma unroll
-    for (int i = PART - 1; i >= 0; i--) {
-        float4 step = shared.steps.at(first + i, lane.position);
-        States b, c;
-        shared.factors[first + i][lane.index].load(b, c);
-        States before = i > 0 ? states[i - 1] : shared.starts[part][threadIdx.x];
-        float& input_gradient = sums[i % LANES];
-        float& exponent_gradient = more[i % LANES];
+    for (int i = PART - 2; i >= 0; i -= 2) {
+        StatePair pair[2], exponents[2];
 #pragma unroll
-        for (int n = 0; n < STATES; n++) dh.at[n] = fmaf(c.at[n], step.z, dh.at[n]);
-        channels.add(i, g, input, states[i], dh);
+        for (int j = 1; j >= 0; j--) {
+            float2 delta = part.delta.channels(i + j, place);
+            const States& before = i + j > 0 ? states[i + j - 1] : start;
+            gradients.add(dh, i + j, place);
+            pair[j] = StatePair(dh);
+            States exponent;
 #pragma unroll
-        for (int n = 0; n < STATES; n++) {
-            input_gradient = n == 0 ? b.at[n] * dh.at[n] : fmaf(b.at[n], dh.at[n], input_gradient);
-            dh.at[n] *= decays[i].at[n];
-            float p = dh.at[n] * before.at[n];
-            da.at[n] = fmaf(p, step.x, da.at[n]);
-            exponent_gradient = n == 0 ? p * rates.at[n] : fmaf(p, rates.at[n], exponent_gradient);
+            for (int n = 0; n < 4; n++) {
+                dh.at[n] *= decays[i + j].at[n];
+                float p = dh.at[n] * before.at[n];
+                da.at[n] = fmaf(p, n < 2 ? delta.x : delta.y, da.at[n]);
+                exponent.at[n] = p * rates.at[n];
+            }
+            exponents[j] = StatePair(exponent);
         }
-        if (i % LANES == 0) {
-            put(shared.du, i, sums);
-            put(shared.ddelta, i, more);
-        }
+        add_states(du, i, pair[0], pair[1], factor, place);
+        add_states(ddelta, i, exponents[0], exponents[1], one, place);
+        db.add(i, pair[0], pair[1], rows, place);
     }
-    channels.store(shared.sums[threadIdx.x / 32][first + threadIdx.x % 32 / 4], lane);
+    part.du[place.half].store(du, place), part.ddelta[place.half].store(ddelta, place);
+    db.store(part.sums, 1, place);
 }
 
-// Of a multiprocessor, which before Hopper has shared memory for two at most.
+// Sums over rows of a warp: row n gets that of x[n].
+template <int N> __device__ __forceinline__ float sum_rows(const float (&x)[N], int row) {
+    if constexpr (N == 1) {
+        return x[0];
+    } else {
+        constexpr int KEPT = N / 2;
+        bool upper = row & KEPT;
+        float kept[KEPT];
+#pragma unroll
+        for (int i = 0; i < KEPT; i++)
+            kept[i] = (upper ? x[i + KEPT] : x[i]) + __shfl_xor_sync(~0u, upper ? x[i] : x[i + KEPT], 4 * KEPT);
+        return sum_rows(kept, row);
+    }
+}
+
+// Of a multiprocessor: more would spill registers or, before Hopper, have no room in shared memory.
 #if __CUDA_ARCH__ >= 900
-constexpr int BLOCKS = PRECISE || VECTOR == 1 ? 2 : 3;
+constexpr int BLOCKS = PRECISE || !GATED || VECTOR == 1 ? 3 : 4;
 #else
 constexpr int BLOCKS = 2;
 #endif
@@ -230,126 +478,153 @@ constexpr int BLOCKS = 2;
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     selective_scan_backward(const __grid_constant__ SelectiveScanBackward p) {
     Shared& shared = shared_memory_as<Shared>();
-    ScanBlock block(p.scan, blockIdx.x);
-    Column column(block);
-    Cells cells;
-    Lane<1> lane(threadIdx.x);
-    int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
-    // Computed where it is needed: the walk needs the registers.
-    auto place = [&](int slice, i64 index) { return StatePlace(p.scan, block, Lane<1>(opaque(threadIdx.x)), index, slice); };
-    i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index, part = block.part(p.scan);
-
-    int tiles = (end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
-    auto shared_total = [&](int i, int v) -> float2& { return shared.totals[i * VECTOR + v][threadIdx.x]; };
+    ScanBlock& block = shared.block;  // read where it is needed, as Places are made there: the walk needs the registers
+    if (threadIdx.x == 0) block = ScanBlock(p.scan, blockIdx.x);
+    __syncthreads();
+    auto place_here = [] { return Place(opaque(threadIdx.x)); };
+    auto states_at = [&](int slice, i64 index) { return PairPlace(p.scan, block, place_here(), index, slice); };
+    auto load_saved = [&](int first, int slice) {
+        i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index + first / STEPS;
+        return states_at(slice, slot).load(p.saved);
+    };
+    auto load_channels = [&](const float* x, float (&values)[4]) {
+        int channel = Columns::channel(place_here()), left = x ? block.channels - channel : 0;
+        x += block.first_channel + channel;
+        Vector<float, 4> four;
+        if (VECTOR > 1 && left > 0)
+            four.load(x);
+        else
+            four.clear();
 #pragma unroll
-    for (int i = 0; i < Column::COUNT; i++)
-#pragma unroll
-        for (int v = 0; v < VECTOR; v++) shared_total(i, v) = make_float2(0, 0);
-
+        for (int i = 0; i < 4; i++) values[i] = VECTOR == 1 && i < left ? x[i] : four[i];
+    };
     Inputs inputs;
-    Pack matrix[Cells::COUNT];
-    auto load_inputs = [&](int first, int i) {
-        bool exists = i * Column::DISTANCE < column.left(first, end);
-        column.strand(p.scan.u, block, first).load(inputs.u, i, exists);
-        column.strand(p.scan.delta, block, first).load(inputs.delta, i, exists);
-        column.strand(p.dy, block, first).load(inputs.dy, i, exists);
-        if (GATED) column.strand(p.scan.z, block, first).load(inputs.z, i, exists);
+    auto load_inputs = [&](int first) {
+        Columns columns(place_here(), block, first);
+        columns.load(inputs.u, p.scan.u), columns.load(inputs.delta, p.scan.delta), columns.load(inputs.dy, p.dy);
+        if (GATED) columns.load(inputs.z, p.scan.z);
     };
     auto load_matrices = [&](int first, int slice) {
-        cells.strand(p.scan, block, first).load(matrix, cells.left(first, end, slice, p.scan.states), slice * SLICE);
+        Cells cells;
+        int left = first < block.first ? 0 : cells.left(first, block.end, slice, p.scan.states);
+        cells.strand(p.scan, block, first).load(inputs.matrix, left, slice * SLICE);
     };
-    if (tiles > 0) {
-        if (AHEAD) load_inputs(last, 0);
-        load_matrices(last, 0);
-    }
+    auto store_matrices = [&] {
+        Cells cells;
+#pragma unroll
+        for (int i = 0; i < Cells::COUNT; i++) {
+            int row = cells.row + i * Cells::DISTANCE;
+            inputs.matrix[i].store(shared.matrices[cells.matrix][row / PART].at[row % PART] + cells.state);
+        }
+    };
 
+    auto& tile = shared.groups[threadIdx.x / 64];
+    int slices = (p.scan.states + SLICE - 1) / SLICE;
+    int tiles = (block.end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
+    load_inputs(last), load_matrices(last, 0);
+
+    float total = 0;  // over the steps of this warp, of row n: of g u for the channels, n < 4, then of ddelta
     States dh = {}, da = {}, rates = {};
     if (tiles == 0) {
-        __syncthreads();
         for (int slice = 0; slice < slices; slice++) {
             if (block.segment == 0 && p.initial_gradient)
-                place(slice, block.sequence.index).store(p.initial_gradient, place(slice, part).load(p.final_gradient));
-            place(slice, part).store(p.a_parts, da);
+                states_at(slice, block.sequence.index)
+                    .store(p.initial_gradient, states_at(slice, block.part(p.scan)).load(p.final_gradient));
+            states_at(slice, block.part(p.scan)).store(p.a_parts, da);
         }
     }
 #pragma unroll 1
     for (int first = last; first >= block.first; first -= STEPS) {
-        int steps = min(STEPS, end - first), left = column.left(first, end);
-        auto bias = column.load(p.scan.delta_bias, block);
-#pragma unroll 1
-        for (int i = 0; i < Column::COUNT; i++) {
-            if (!AHEAD) load_inputs(first, i);
-            int row = column.row + i * Column::DISTANCE;
-            bool exists = i * Column::DISTANCE < left;
+        int steps = min(STEPS, block.end - first), parts = (steps + PART - 1) / PART;
+        States h = load_saved(first, 0);
+        {
+            Columns columns(place_here(), block, first);
+            int half = threadIdx.x / 32 % 2, lane = threadIdx.x % 32;
+            float bias[4];
+            load_channels(p.scan.delta_bias, bias);
 #pragma unroll
-            for (int v = 0; v < VECTOR; v++) {
-                float x = inputs.u[v], g = inputs.dy[v], gate_gradient = 0;
-                StepSize size(exists ? inputs.delta[v] + bias[v] : StepSize::NONE);
-                if constexpr (GATED) {
-                    float z = inputs.z[v], s = sigmoid(z);
-                    gate_gradient = g * s * fmaf(z, 1 - s, 1.f);
-                    g *= z * s;
+            for (int k = 0; k < Columns::COUNT; k++) {
+                int part = 2 * k + half, present = columns.count(k);
+                float sizes[4], slopes[4], products[4], gradients[4], gates[4];
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    StepSize size(i < present ? inputs.delta[k].x[i] + bias[i] : StepSize::NONE);
+                    sizes[i] = size.value, slopes[i] = size.slope;
+                    products[i] = size.value * inputs.u[k].x[i];
+                    gradients[i] = inputs.dy[k].x[i];
+                    if constexpr (GATED) {
+                        float g = gradients[i], gate = inputs.z[k].x[i], s = sigmoid(gate);
+                        gradients[i] = g * (gate * s);
+                        gates[i] = g * s * fmaf(gate, 1 - s, 1.f);
+                    }
                 }
-                shared.steps.at(row, column.position(v)) = make_float4(size.value, size.value * x, g, x);
-                shared.slope[i * VECTOR + v][threadIdx.x] = make_float2(size.slope, gate_gradient);
+                auto four = [](const float (&x)[4]) { return make_float4(x[0], x[1], x[2], x[3]); };
+                tile[part].delta.own() = four(sizes), tile[part].g.own() = four(gradients);
+                ChannelFactor::store(tile[part].input, four(products));
+                tile[part].slope[lane].set(slopes);
+                if (GATED) tile[part].gate[lane].set(gates);
             }
         }
+        Four u[Columns::COUNT];
 #pragma unroll 1
         for (int slice = 0; slice < slices; slice++) {
-            Factors::store(shared.factors, cells, matrix);
-            if (slice + 1 < slices) {
-                load_matrices(first, slice + 1);
-            } else if (first > block.first) {
-                load_matrices(first - STEPS, 0);
-                if (AHEAD) load_inputs(first - STEPS, 0);
-            }
             if (slices > 1 || first == last) {
-                dh = place(slice, part).load(first == last ? p.final_gradient : p.running);
-                da = first == last ? States{} : place(slice, part).load(p.a_parts);
-                rates = place(slice, 0).load_decays(p.scan.a);
-            }
-            States h = place(slice, slot + first / STEPS).load(p.saved);
-            __syncthreads();
-
-            int parts = (steps + PART - 1) / PART;
-            shared.starts[0][threadIdx.x] = h;
-#pragma unroll 1
-            for (int next = 1; next < parts; next++) {
+                dh = states_at(slice, block.part(p.scan)).load(first == last ? p.final_gradient : p.running);
+                da = first == last ? States{} : states_at(slice, block.part(p.scan)).load(p.a_parts);
+                rates = states_at(slice, 0).load(p.scan.a);
 #pragma unroll
-                for (int i = (next - 1) * PART; i < next * PART; i++) {
-                    float4 step = shared.steps.at(i, lane.position);
-                    advance(h, rates, step.x, step.y, shared.factors[i][lane.index].load_b());
-                }
-                shared.starts[next][threadIdx.x] = h;
+                for (float& rate : rates.at) rate *= LOG2E;
+            }
+            if (slice > 0) h = load_saved(first, slice);
+            store_matrices();
+            __syncthreads();
+            States start = h;
+#pragma unroll 1
+            for (int part = 0; part + 1 < parts; part++) {
+                Place place(threadIdx.x);
+                if (part > 0) shared.starts[part - 1][threadIdx.x] = h;
+                Products products(ChannelFactor::load(tile[part].input), shared.matrices[0][part], place);
+#pragma unroll
+                for (int i = 0; i < PART; i++) advance(h, rates, tile[part].delta.channels(i, place), products, i, place);
             }
 #pragma unroll 1
-            for (int walked = parts - 1; walked >= 0; walked--) walk_part(shared, lane, walked, slice > 0, rates, dh, da);
+            for (int part = parts - 1; part >= 0; part--) {
+                walk_part(tile[part], shared.matrices[0][part], shared.matrices[1][part], slice > 0, rates, h, dh, da);
+                h = part > 1 ? shared.starts[part - 2][threadIdx.x] : start;
+            }
 
             if (slices > 1 || first == block.first) {
                 if (first == block.first && block.segment == 0) {
-                    if (p.initial_gradient) place(slice, block.sequence.index).store(p.initial_gradient, dh);
+                    if (p.initial_gradient) states_at(slice, block.sequence.index).store(p.initial_gradient, dh);
                 } else if (slices > 1) {
-                    place(slice, part).store(p.running, dh);
+                    states_at(slice, block.part(p.scan)).store(p.running, dh);
                 }
-                place(slice, part).store(p.a_parts, da);
+                states_at(slice, block.part(p.scan)).store(p.a_parts, da);
             }
+            Columns(place_here(), block, first).load(u, p.scan.u);
+            load_matrices(slice + 1 < slices ? first : first - STEPS, slice + 1 < slices ? slice + 1 : 0);
             __syncthreads();
 
             // Four states of dC or dB for each thread at a time.
             int thread = opaque(threadIdx.x);
+            constexpr int FOURS = 2 * SLICE / 4;  // of a step
+            int step = thread / FOURS, matrix = thread / (FOURS / 2) % 2, state = thread % (FOURS / 2) * 4;
+            int present = p.scan.states - slice * SLICE - state;
+            i64 token = (block.group_block * p.tokens + block.first_token(p.scan) + first + step) * p.scan.groups + block.group;
+            float* to = (matrix == 0 ? p.c_parts : p.b_parts) + token * p.scan.states + slice * SLICE + state;
 #pragma unroll
-            for (int i = thread; i - thread < STEPS * 2 * SLICE / 4; i += THREADS) {
-                int step = i / (2 * SLICE / 4), matrix = i / (SLICE / 4) % 2, state = i % (SLICE / 4) * 4;
-                if (step >= steps) break;
-                float4 sum = *reinterpret_cast<const float4*>(shared.sums[0][step][matrix] + state);
+            for (int i = 0; i < STEPS; i += THREADS / FOURS, to += (i64)THREADS / FOURS * p.scan.groups * p.scan.states) {
+                int row = i + step;
+                if (row >= steps) break;
+                auto of_group = [&](int group) {
+                    return *reinterpret_cast<const float4*>(shared.groups[group][row / PART].sums[row % PART][matrix] + state);
+                };
+                float4 sum = of_group(0);
 #pragma unroll
-                for (int warp = 1; warp < WARPS; warp++) {
-                    float4 more = *reinterpret_cast<const float4*>(shared.sums[warp][step][matrix] + state);
+                for (int group = 1; group < GROUPS; group++) {
+                    float4 more = of_group(group);
                     sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
                 }
-                int present = p.scan.states - slice * SLICE - state;
-                i64 row = (block.group_block * p.tokens + block.first_token(p.scan) + first + step) * p.scan.groups + block.group;
-                float* to = (matrix == 0 ? p.c_parts : p.b_parts) + row * p.scan.states + slice * SLICE + state;
                 if (p.scan.states % 4 == 0) {
                     if (present > 0) *reinterpret_cast<float4*>(to) = sum;
                 } else {
@@ -361,43 +636,46 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             }
         }
 
-        auto skip = column.load(p.scan.d, block);
-#pragma unroll 1
-        for (int i = 0; i < Column::COUNT; i++) {
-            int row = column.row + i * Column::DISTANCE;
-            float du[VECTOR], ddelta[VECTOR], dz[VECTOR];
+        load_inputs(first - STEPS);  // zeros before the first tile
+        Place place = place_here();
+        Columns columns(place, block, first);
+        float skip[4], totals[8] = {};
+        load_channels(p.scan.d, skip);
 #pragma unroll
-            for (int v = 0; v < VECTOR; v++) {
-                int position = column.position(v);
-                float4 step = shared.steps.at(row, position);
-                float2 slope = shared.slope[i * VECTOR + v][threadIdx.x];
-                float input_gradient = shared.du.at(row, position);
-                du[v] = fmaf(input_gradient, step.x, skip[v] * step.z);
-                ddelta[v] = fmaf(input_gradient, step.w, LN2 * shared.ddelta.at(row, position)) * slope.x;
-                if (GATED) dz[v] = fmaf(skip[v], step.w, shared.y.at(row, position)) * slope.y;
-                float2& total = shared_total(i, v);
-                total = make_float2(fmaf(step.z, step.w, total.x), total.y + (i * Column::DISTANCE < left ? ddelta[v] : 0.f));
+        for (int k = 0; k < Columns::COUNT; k++) {
+            int part = 2 * k + place.half, lane = threadIdx.x % 32, present = columns.count(k);
+            if (part >= parts) break;
+            auto at = [](const float4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; };
+            auto both = [&](const StateSums (&x)[2]) {
+                float4 a = x[0].own(place), b = x[1].own(place);
+                return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+            };
+            float4 delta = tile[part].delta.own(), g = tile[part].g.own();
+            float4 y = both(tile[part].y), input = both(tile[part].du), exponents = both(tile[part].ddelta);
+            const Stored &slope = tile[part].slope[lane], &gate = tile[part].gate[lane];
+            float du[4], ddelta[4], dz[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float x = u[k].x[i];
+                du[i] = fmaf(at(input, i), at(delta, i), skip[i] * at(g, i));
+                ddelta[i] = fmaf(at(input, i), x, LN2 * at(exponents, i)) * slope[i];
+                if (GATED) dz[i] = fmaf(skip[i], x, at(y, i)) * gate[i];
+                totals[i] = fmaf(at(g, i), x, totals[i]);
+                totals[4 + i] += i < present ? ddelta[i] : 0.f;
             }
-            if (i * Column::DISTANCE < left) {
-                Pack pack;
-                pack.set(du), column.strand(p.du, block, first).store(pack, i);
-                pack.set(ddelta), column.strand(p.ddelta, block, first).store(pack, i);
-                if (GATED) pack.set(dz), column.strand(p.dz, block, first).store(pack, i);
-            }
+            columns.store(p.du, k, du), columns.store(p.ddelta, k, ddelta);
+            if (GATED) columns.store(p.dz, k, dz);
         }
-        __syncthreads();
+        total += sum_rows(totals, place.row);
     }
 
-    if (threadIdx.x < block.channels) {
-        float d = 0, bias = 0;
-#pragma unroll 4
-        for (int row = 0; row < STEPS; row++) {
-            int i = row / Column::DISTANCE, thread = row % Column::DISTANCE * PACKS + threadIdx.x / VECTOR;
-            float2 total = shared.totals[i * VECTOR + threadIdx.x % VECTOR][thread];
-            d += total.x, bias += total.y;
-        }
-        i64 to = part * p.scan.channels + block.first_channel + threadIdx.x;
-        if (p.d_parts) p.d_parts[to] = d;
-        if (p.bias_parts) p.bias_parts[to] = bias;
-    }
+    // The other warp's joins it.
+    float& others = reinterpret_cast<float*>(shared.starts)[threadIdx.x];
+    others = total;
+    __syncthreads();
+    Place place(threadIdx.x);
+    int channel = Columns::channel(place) + place.row % 4;
+    float* to = place.row < 4 ? p.d_parts : p.bias_parts;
+    if (place.half == 0 && channel < block.channels && to)
+        to[block.part(p.scan) * p.scan.channels + block.first_channel + channel] = total + (&others)[32];
 }

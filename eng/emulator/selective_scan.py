@@ -98,9 +98,10 @@ class Tile:
 
     @property
     def backward_bytes(self):
-        factor_bytes = 2 * SLICE * (2 if self.element == "bf16" else 4)
-        return (self.steps * (32 * self.channels + factor_bytes) + 3 * self.sum_bytes
-                + self.steps // PART * self.threads * 16 + self.warps * self.steps * 8 * SLICE)
+        stored = 2 if self.element == "bf16" else 4
+        element = 4 if self.element == "float" else 2
+        return (4 * self.steps * (9 * self.channels + self.warps * SLICE) + 2 * self.steps * self.channels * stored
+                + 2 * self.steps * SLICE * element + (self.steps // PART - 2) * self.threads * 16 + 64)
 
     def defines(self, shared_bytes, **more):
         return {"ELEMENT": self.element, "GATED": int(self.gated), "SOFTPLUS": int(self.softplus), "VECTOR": self.vector,

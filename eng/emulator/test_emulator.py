@@ -53,6 +53,17 @@ class MatrixTests(unittest.TestCase):
                 run(self.MMA, x, y, z, defines={"ELEMENT": name})
                 np.testing.assert_allclose(z, d + load(x).astype(np.float64) @ load(y), rtol=0, atol=2e-6)
 
+    def test_short_mma(self):
+        generator = np.random.default_rng(1)
+        a, b = (generator.standard_normal(shape).astype(np.float32) for shape in ((16, 16), (16, 8)))
+        x, y, z = emulate.to_bf16(a), emulate.to_bf16(b), np.zeros((16, 8), np.float32)
+        whole = "mma_m16n8k16<T>(acc, fragment, of_b(c, r), of_b(c + 8, r));"
+        assert whole in self.MMA
+        run(self.MMA.replace(whole, "u32 half[2] = {fragment[0], fragment[1]}; mma_m16n8k8<bf16>(acc, half, of_b(c, r));"),
+            x, y, z, defines={"ELEMENT": "bf16"})
+        expected = emulate.from_bf16(x)[:, :8].astype(np.float64) @ emulate.from_bf16(y)[:8]
+        np.testing.assert_allclose(z, expected, rtol=0, atol=2e-6)
+
     def check_ldmatrix(self, function, expected):
         x = np.arange(256, dtype=np.uint16)
         y = np.zeros((32, 4, 2), np.uint16)

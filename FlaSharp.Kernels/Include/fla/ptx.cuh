@@ -160,11 +160,12 @@ template <> __device__ __forceinline__ void mma_m16n8k16<fp16>(float (&d)[4], co
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The same with half of a and b: a [16 x 8], b [8 x 8].
-__device__ __forceinline__ void mma_m16n8k8(float (&d)[4], u32 a0, u32 a1, u32 b) {
+// The same with a [16 x 8], b [8 x 8]: the first halves of their registers.
+template <class T> __device__ __forceinline__ void mma_m16n8k8(float (&d)[4], const u32 (&a)[2], u32 b);
+template <> __device__ __forceinline__ void mma_m16n8k8<bf16>(float (&d)[4], const u32 (&a)[2], u32 b) {
     asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(a1), "r"(b));
+        : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
 // The registers that each thread of this warp's group of four may use from here on, of SHARE before; 0 leaves it at that. Hopper

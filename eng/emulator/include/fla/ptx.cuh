@@ -154,7 +154,11 @@ template <class T> __forceinline__ void mma_m16n8k16(float (&d)[4], const u32 (&
     memcpy(d, result.d, sizeof d);
 }
 
-inline void mma_m16n8k8(float (&d)[4], u32 a0, u32 a1, u32 b) { mma_m16n8k16<bf16>(d, {a0, a1, 0, 0}, b, 0); }
+template <class T> __forceinline__ void mma_m16n8k8(float (&d)[4], const u32 (&a)[2], u32 b) {
+    MmaInput input{{d[0], d[1], d[2], d[3]}, {a[0], a[1]}, {b}};
+    auto result = emulator::collective<MmaInput, MmaOutput>("mma_m16n8k8", 0, ~0u, input, multiply<T>);
+    memcpy(d, result.d, sizeof d);
+}
 
 // ---- Named barriers
 
