@@ -57,6 +57,7 @@ class Tile:
     softplus: bool
     vector: int = 8
     narrow: bool = False
+    long: bool = False
 
     @property
     def lanes(self):
@@ -68,7 +69,7 @@ class Tile:
 
     @property
     def steps(self):
-        return 64 if self.narrow else 32
+        return 32 * {(False, False): 1, (True, True): 6}.get((self.narrow, self.long), 2)
 
     @property
     def threads(self):

@@ -25,12 +25,13 @@ class Case:
     """A call with random inputs; what it should give, in float64, and what the kernels give."""
 
     def __init__(self, E=32, N=16, B=1, T=40, G=1, z=True, d=True, bias=True, softplus=True, states=True, offsets=None,
-                 strength=1.0, shift=-1.0, element="float", gap=0, segments=1, backward_segments=1, narrow=False, seed=0):
+                 strength=1.0, shift=-1.0, element="float", gap=0, segments=1, backward_segments=1, narrow=False, long=False,
+                 seed=0):
         random = np.random.default_rng([E, N, T, seed])
         normal = lambda *shape: random.standard_normal(shape)
         wide = lambda x: fetch(store(x, element), element)
         single = lambda x: x.astype(np.float32).astype(np.float64)
-        self.element, self.gap, self.seed, self.narrow = element, gap, seed, narrow
+        self.element, self.gap, self.seed, self.narrow, self.long = element, gap, seed, narrow, long
         self.segments, self.backward_segments, self.offsets, self.softplus = segments, backward_segments, offsets, softplus
         self.count = B if offsets is None else len(offsets) - 1
         self.u, self.dy = wide(normal(B, T, E)), wide(normal(B, T, E))
@@ -149,7 +150,7 @@ class Case:
 
         running = lambda segments: address(unknown(self.count * segments, E, N)) if slices > 1 else None
         y, saved = result(), unknown(B * T // SAVED_STEPS + self.count, E, N)
-        forward_tile = launcher.Tile(element, z is not None, self.softplus, tile.vector, self.narrow)
+        forward_tile = launcher.Tile(element, z is not None, self.softplus, tile.vector, self.narrow, self.long)
         launch("scan_forward", forward_tile, self.count * self.segments * forward_tile.blocks(E, G), forward_tile.forward_bytes,
                launcher.Forward(scan(self.segments), view(y), address(join(self.segments, initial, False)), address(final),
                                 running(self.segments), None if in_place else address(saved)), SAVED_STEPS=SAVED_STEPS)
@@ -238,6 +239,16 @@ class SelectiveScanTests(unittest.TestCase):
         self.check(Case(T=70, narrow=True, E=33, N=20))
         self.check(Case(T=200, narrow=True, E=32, segments=3, element="bf16"))
         self.check(Case(offsets=[0, 0, 1, 70, 70, 190], T=190, narrow=True))
+
+    def test_long_tiles(self):
+        for T in (1, 40, 64, 150):
+            with self.subTest(T=T):
+                self.check(Case(T=T, long=True, E=40, element="bf16"))
+        self.check(Case(T=130, long=True, N=40, segments=2))
+        self.check(Case(offsets=[0, 0, 1, 70, 70, 190], T=190, long=True, E=40))
+        for T in (50, 192, 400):
+            with self.subTest(T=T):
+                self.check(Case(T=T, narrow=True, long=True, E=40, element="bf16"))
 
     def test_state_in_place(self):
         for T in (1, 3):

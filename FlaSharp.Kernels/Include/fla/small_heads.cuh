@@ -235,7 +235,7 @@ __device__ __forceinline__ void multiply(Product& d, const Operand& a, const Ope
 #pragma unroll
     for (int i = 0; i < ROWS / 8; i++) {
         if constexpr (COLS == 8)
-            mma_m16n8k8<bf16>(d.of[i], {a.of[0], a.of[1]}, b.of[i]);
+            mma_m16n8k8<T>(d.of[i], {a.of[0], a.of[1]}, b.of[i]);
         else
             mma_m16n8k16<T>(d.of[i], a.of, b.of[i], b.of[i + 2]);
     }
