@@ -17,10 +17,27 @@ struct AttentionHopperBackward {
 
 constexpr int GROUP_THREADS = 128, CONSUMER_THREADS = 2 * GROUP_THREADS, THREADS = GROUP_THREADS + CONSUMER_THREADS;
 
+constexpr int SHARE = 65536 / THREADS / 8 * 8; // of a thread in the registers
+
+// Hides the scores of a tile of queries that are not seen; `query` and `key` are those of the thread's first one.
+template <int BLOCKS, class Work>
+__device__ __forceinline__ void hide(const Work& work, float (&scores)[BLOCKS][4], int tile, int query, int key) {
+    if (work.all_seen(tile)) return;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        Range seeing = work.seeing(key + half * 8, query);
+#pragma unroll
+        for (int j = 0; j < BLOCKS; j++)
+#pragma unroll
+            for (int e = 0; e < 2; e++)
+                if (!seeing.contains(j * 8 + e)) scores[j][half * 2 + e] = hidden();
+    }
+}
+
 // The way of dQ: in every step each group leaves ROUNDS times 64 x COLUMNS numbers in shared memory, in as many tiles as there
 // are SLOTS; its adding thread adds these to the sums of the group's part, in turns.
-template <int COLUMNS, int ROUNDS_, int SLOTS> struct QuerySums {
-    static constexpr int ROUNDS = ROUNDS_;
+template <int COLUMNS_, int ROUNDS_, int SLOTS> struct QuerySums {
+    static constexpr int COLUMNS = COLUMNS_, ROUNDS = ROUNDS_;
     typedef FloatTile<64, COLUMNS> Tile;
     static constexpr int PART = ROUNDS * 64 * COLUMNS; // numbers of a group in a step
     static constexpr int BYTES = 2 * SLOTS * Tile::BYTES, BARRIERS = 4 * SLOTS;
@@ -35,7 +52,7 @@ template <int COLUMNS, int ROUNDS_, int SLOTS> struct QuerySums {
             }
     }
     // By a group, in each round of step `n`; a warp's rows begin at `row` of 64.
-    __device__ __forceinline__ void store(int group, int n, int round, const float (&dq)[COLUMNS * ROUNDS / 8][4], int row,
+    __device__ __forceinline__ void store(int group, int n, int round, const float (&dq)[COLUMNS / 8][4], int row,
                                           int lane) const {
         int i = n * ROUNDS + round;
         Tile tile(tiles + place(group, i) * Tile::BYTES);
@@ -43,11 +60,9 @@ template <int COLUMNS, int ROUNDS_, int SLOTS> struct QuerySums {
 #pragma unroll
         for (int j = 0; j < COLUMNS / 8; j++)
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const float(&sums)[4] = dq[round * (COLUMNS / 8) + j];
+            for (int half = 0; half < 2; half++)
                 shared_store(tile.at(row + half * 8 + lane / 4, j * 8 + lane % 4 * 2),
-                             make_float2(sums[2 * half], sums[2 * half + 1]));
-            }
+                             make_float2(dq[j][2 * half], dq[j][2 * half + 1]));
         fence_for_products();
         summed(group, i).arrive();
     }
