@@ -17,7 +17,7 @@ internal sealed record AttentionBackwardTile(
     /// <summary>Queries whose sums lie together in memory: fla::QUERY_BLOCK.</summary>
     public const int QueryBlock = 128;
 
-    /// <summary>The fewest queries of a tile.</summary>
+    /// <summary>The fewest queries of a tile, divided by <see cref="SumParts"/>.</summary>
     public const int FewestQueryRows = 32;
 
     private const int HopperThreads = 384;

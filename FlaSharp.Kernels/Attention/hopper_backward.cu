@@ -120,12 +120,11 @@ __device__ __forceinline__ void consume(const Work& work) {
             commit_products();
         };
 #if !OPTIONS // with options the weights leave no registers for these
-        float2 rows[QUERIES / 8]; // logs, and then deltas, loaded before the product that they go with is waited for
+        float2 rows[QUERIES / 8]; // logs, and then deltas: all are loaded before the first one is used
         auto load_rows = [&](u32 from) {
 #pragma unroll
             for (int j = 0; j < QUERIES / 8; j++) rows[j] = shared_load<float2>(from + (j * 8 + lane % 4 * 2) * 4);
         };
-        load_rows(logs(n));
         start_gradients();
 #endif
 
@@ -167,6 +166,7 @@ __device__ __forceinline__ void consume(const Work& work) {
             }
         }
 #else
+        load_rows(logs(n));
         float factor = shape.scale * LOG2E;
 #pragma unroll
         for (int j = 0; j < QUERIES / 8; j++) {
@@ -174,7 +174,6 @@ __device__ __forceinline__ void consume(const Work& work) {
             for (int e = 0; e < 4; e++) s[j][e] = pow2(s[j][e] * factor - (e % 2 ? rows[j].y : rows[j].x));
         }
         pack(weights, s);
-        load_rows(deltas(n));
 #endif
 
         if (OPTIONS) start_gradients();
@@ -187,6 +186,7 @@ __device__ __forceinline__ void consume(const Work& work) {
         wait_products<0>(dp, s); // the weights are computed again, which takes fewer registers than keeping them
 #else
         wait_products<1>(dp);
+        load_rows(deltas(n));
 #endif
 #pragma unroll
         for (int j = 0; j < QUERIES / 8; j++) {

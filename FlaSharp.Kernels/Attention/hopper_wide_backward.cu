@@ -15,8 +15,7 @@ typedef SharedTile<T, QUERIES, K> QueryTile;
 typedef SharedTile<T, QUERIES, V> OutputTile;
 typedef SharedTile<T, KEYS, QUERIES> PairTile;
 typedef QuerySums<64, K / 128, 1> Sums;
-constexpr bool TWICE = Sums::ROUNDS == 2; // the second half of a step's dQ follows in the next step, when the first one is added
-typedef u32 Weights[QUERIES / 16][4];     // of a thread, in pairs
+typedef u32 Weights[QUERIES / 16][4]; // of a thread, in pairs
 
 // In shared memory: two tiles of queries, but one of outputs' gradients.
 constexpr int ROWS_BYTES = QUERIES * 4, WEIGHTS_BYTES = GROUP_THREADS * sizeof(Weights);
@@ -71,17 +70,17 @@ __device__ __forceinline__ void load(const AttentionHopperBackward& p, const Wor
     });
 }
 
-// What a group does of dQ, half of its columns, in one or two rounds.
+// What a group does of dQ: half of its columns.
 struct QueryPart {
     int group, row, lane;
-    float dq[Sums::COLUMNS / 8][4];
+    float dq[K / 16][4];
 
-    __device__ __forceinline__ void start(int n, int round) {
-        int column = group * (K / 2) + round * Sums::COLUMNS;
+    __device__ __forceinline__ void start(int n) {
         begin_products(dq);
 #pragma unroll
         for (int k = 0; k < KEYS; k += 16)
-            product<1, 1, T>(dq, operand_transposed(pair_tile(n), k, 0), operand_transposed(key_tile(), k, column), k > 0);
+            product<1, 1, T>(dq, operand_transposed(pair_tile(n), k, 0), operand_transposed(key_tile(), k, group * (K / 2)),
+                             k > 0);
         commit_products();
     }
     __device__ __forceinline__ void store(int n, int round) const { sums().store(group, n, round, dq, row, lane); }
@@ -138,15 +137,8 @@ __device__ __forceinline__ void weigh(const Work& work) {
             shared_store(weights_at(i), make_uint4(weights[i][0], weights[i][1], weights[i][2], weights[i][3]));
         weighed().arrive();
 
-        if (TWICE) {
-            wait_products<0>(part.dq);
-            if (n > 1) {
-                multiplied(n - 2).arrive();
-                part.store(n - 2, 1);
-            }
-        }
         if (n > 0) paired(n - 1).wait((n - 1) / PAIRS);
-        part.start(n - 1 + PAIRS, 0); // of step n - 1; in the first step of no use, as the next scores in the last one
+        part.start(n - 1 + PAIRS); // of step n - 1; in the first step of no use, as the next scores in the last one
         output_loaded().wait(n);
         if (work.mixes_queries(tile)) paired(n).wait(n / PAIRS); // the other group has cleared rows
         begin_products(dv);
@@ -155,26 +147,22 @@ __device__ __forceinline__ void weigh(const Work& work) {
         commit_products();
         wait_products<1>(part.dq);
         if (n > 0) {
-            if (!TWICE) multiplied(n - 1).arrive();
-            part.store(n - 1, 0);
+            multiplied(n - 1).arrive();
+#pragma unroll
+            for (int round = 0; round < Sums::ROUNDS; round++) part.store(n - 1, round);
         }
         if (n + 1 < steps) await_queries(n + 1, work.next(tile));
         start_scores(n + 1);
-        if (TWICE) part.start(n - 1 + PAIRS, 1);
-        wait_products<1 + TWICE>(dv);
+        wait_products<1>(dv);
         output_used().arrive();
-        wait_products<TWICE>(s);
+        wait_products<0>(s);
     });
     if (steps > 0) {
-        wait_products<0>(part.dq);
-        if (TWICE && steps > 1) part.store(steps - 2, 1);
         paired(steps - 1).wait((steps - 1) / PAIRS);
+        part.start(steps - 1);
+        wait_products<0>(part.dq);
 #pragma unroll
-        for (int round = 0; round < Sums::ROUNDS; round++) {
-            part.start(steps - 1, round);
-            wait_products<0>(part.dq);
-            part.store(steps - 1, round);
-        }
+        for (int round = 0; round < Sums::ROUNDS; round++) part.store(steps - 1, round);
     }
     barrier_wait(DONE, CONSUMER_THREADS);
     store_rows(value_tile(), row, 0, dv, 1.f, work.sequence.keys.rows<T>(work.p.grad_v, work.kv_head).from(work.keys.first),
@@ -222,10 +210,6 @@ __device__ __forceinline__ void differentiate(const Work& work) {
         }
         taken().arrive();
         output_used().arrive();
-        if (TWICE) {
-            wait_products<0>(part.dq);
-            if (n > 0) multiplied(n - 1).arrive();
-        }
         if (n >= PAIRS) multiplied(n).wait(n / PAIRS - 1);
 #pragma unroll
         for (int j = 0; j < QUERIES / 8; j++)
@@ -240,23 +224,21 @@ __device__ __forceinline__ void differentiate(const Work& work) {
 #pragma unroll
         for (int i = 0; i < QUERIES / 16; i++) product<1, T>(dk, gradients[i], operand_transposed(query_tile(n), i * 16, 0));
         commit_products();
-        if (TWICE && n > 0) part.store(n - 1, 1);
         paired(n).wait(n / PAIRS);
-        part.start(n, 0);
+        part.start(n);
         wait_products<1>(dk);
         used(n).arrive();
         wait_products<0>(part.dq);
-        if (!TWICE) multiplied(n).arrive();
-        part.store(n, 0);
-        if (n + 1 < steps) await_outputs(n + 1, work.next(tile));
-        start_gradients(n + 1); // after the last step of no use
-        if (TWICE) part.start(n, 1);
-        wait_products<TWICE>(dp);
+        multiplied(n).arrive();
+#pragma unroll
+        for (int round = 0; round < Sums::ROUNDS; round++) {
+            part.store(n, round);
+            if (round > 0) continue;
+            if (n + 1 < steps) await_outputs(n + 1, work.next(tile));
+            start_gradients(n + 1); // when there are registers for it; after the last step of no use
+        }
+        wait_products<0>(dp);
     });
-    if (TWICE && steps > 0) {
-        wait_products<0>(part.dq);
-        part.store(steps - 1, 1);
-    }
     barrier_wait(DONE, CONSUMER_THREADS);
     store_rows(key_tile(), row, 0, dk, shape.scale, work.sequence.keys.rows<T>(work.p.grad_k, work.kv_head).from(work.keys.first),
                work.keys.end - work.keys.first, shape.key_size, lane);

@@ -65,8 +65,8 @@ template <int KEYS, int QUERIES_> struct BackwardWork {
         if (keys.first < keys.end) tiles = Tiles::seeing(p.shape, sequence, keys);
     }
     __device__ __forceinline__ int steps() const { return max(0, tiles.end - tiles.first) * p.shape.group; }
-    // A head's first tile of queries, and the one after another, or the next head's first one. Under a causal mask, blocks whose
-    // highest keys come first begin with different tiles.
+    // A head's first tile of queries, and the one after another, or the next head's first one. Under a causal mask, blocks that
+    // begin together with the highest keys first meet nowhere: each begins with the first tile that sees its keys.
     __device__ __forceinline__ int first() const { return is_descending() ? tiles.first : tiles.end - 1; }
     __device__ __forceinline__ int next(int tile) const {
         if (is_descending()) return tile + 1 < tiles.end ? tile + 1 : tiles.first;

@@ -36,8 +36,8 @@ __device__ __forceinline__ void hide(const Work& work, float (&scores)[BLOCKS][4
 
 // The way of dQ: in every step each group leaves ROUNDS times 64 x COLUMNS numbers in shared memory, in as many tiles as there
 // are SLOTS; its adding thread adds these to the sums of the group's part, in turns.
-template <int COLUMNS_, int ROUNDS_, int SLOTS> struct QuerySums {
-    static constexpr int COLUMNS = COLUMNS_, ROUNDS = ROUNDS_;
+template <int COLUMNS, int ROUNDS_, int SLOTS> struct QuerySums {
+    static constexpr int ROUNDS = ROUNDS_;
     typedef FloatTile<64, COLUMNS> Tile;
     static constexpr int PART = ROUNDS * 64 * COLUMNS; // numbers of a group in a step
     static constexpr int BYTES = 2 * SLOTS * Tile::BYTES, BARRIERS = 4 * SLOTS;
@@ -52,7 +52,7 @@ template <int COLUMNS_, int ROUNDS_, int SLOTS> struct QuerySums {
             }
     }
     // By a group, in each round of step `n`; a warp's rows begin at `row` of 64.
-    __device__ __forceinline__ void store(int group, int n, int round, const float (&dq)[COLUMNS / 8][4], int row,
+    __device__ __forceinline__ void store(int group, int n, int round, const float (&dq)[ROUNDS * COLUMNS / 8][4], int row,
                                           int lane) const {
         int i = n * ROUNDS + round;
         Tile tile(tiles + place(group, i) * Tile::BYTES);
@@ -62,7 +62,7 @@ template <int COLUMNS_, int ROUNDS_, int SLOTS> struct QuerySums {
 #pragma unroll
             for (int half = 0; half < 2; half++)
                 shared_store(tile.at(row + half * 8 + lane / 4, j * 8 + lane % 4 * 2),
-                             make_float2(dq[j][2 * half], dq[j][2 * half + 1]));
+                             make_float2(dq[round * (COLUMNS / 8) + j][2 * half], dq[round * (COLUMNS / 8) + j][2 * half + 1]));
         fence_for_products();
         summed(group, i).arrive();
     }
