@@ -2,9 +2,9 @@
 //
 // A block has a tile of keys and visits the queries that see some of them. With everything transposed, keys are rows:
 //   P = 2^(scores - log),  dP = V dO^T,  dS = P (dP - delta):     dV += P dO,   dK += dS Q,   dQ = dS^T K
-// so P and dS go from the sums of one product to the registers of the next. One thread loads, another one adds dQ to the sums of
-// all blocks, in turns; two groups of four warps compute, each for half of the keys, and share dQ. They do so a step later, when
-// both surely have dS, so that one may be in products while the other one is between them.
+// so P and dS go from the sums of one product to the registers of the next. Two groups of four warps compute, each for half of
+// the keys, and share dQ. They do so a step later, when both surely have dS, so that one may be in products while the other one
+// is between them.
 #include "fla/hopper_backward.cuh"
 
 using namespace fla;

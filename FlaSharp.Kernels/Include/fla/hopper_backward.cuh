@@ -1,5 +1,5 @@
-// What Hopper's kernels of softmax attention's backward pass share: two groups of four warps compute, a thread loads, and for
-// each group another one adds its part of dQ to the sums of all blocks.
+// What Hopper's kernels of softmax attention's backward pass share: two groups of four warps compute, one thread loads, and for
+// each group another one adds its part of dQ to the sums of all blocks, in turns.
 #pragma once
 #include "fla/attention_backward.cuh"
 #include "fla/bulk.cuh"
