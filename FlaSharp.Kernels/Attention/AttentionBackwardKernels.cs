@@ -108,7 +108,7 @@ internal sealed class AttentionBackwardKernels
             Sinks = sinksGradient == 0 ? 0 : parts.Sinks,
             Turns = parts.Turns,
             Time = problem.QueryTime,
-            Tiles = AttentionBackwardTile.QueryBlock / tile.QueryRows,
+            TurnCount = AttentionBackwardTile.QueryBlock / tile.QueryRows * tile.SumParts,
             Blocks = queryBlocks,
         });
         if (sinksGradient != 0)
@@ -116,6 +116,7 @@ internal sealed class AttentionBackwardKernels
                 new AttentionBackwardParameters.Sinks { Shape = shape, Blocks = parts.Sinks, Gradient = sinksGradient });
 
         var lines = checked(problem.Keys.Count * problem.KvHeads);
+        var together = Math.Min(TogetherOf(problem, tile), Math.Max(1, lines));
         var call = new AttentionBackwardParameters.Backward
         {
             Shape = shape,
@@ -130,10 +131,11 @@ internal sealed class AttentionBackwardKernels
             Sums = parts.Sums,
             Turns = parts.Turns,
             Lines = lines,
-            Together = Math.Min(TogetherOf(problem), Math.Max(1, lines)),
+            Together = together,
             KeyTiles = CeilingOf(problem.Keys.Length, tile.KeyRows),
-            // Those with the highest keys begin with the latest queries, so that they come to each tile first.
-            Descending = problem.IsCausal ? 1 : 0,
+            // Under a causal mask blocks with the highest keys have the fewest queries, the last ones: where these come first, no
+            // block waits for long. In the end the longest ones come first, so that all GPU's processors are done together.
+            Descending = problem.IsCausal ? (lines - 1) / together * together : 0,
         };
         var blocks = checked(lines * call.KeyTiles);
         if (tile.UsesHopper)
@@ -156,11 +158,11 @@ internal sealed class AttentionBackwardKernels
     /// Heads whose blocks run side by side. Blocks of one head share its queries in the L2 cache, but wait for one another: the
     /// more of them the longer, and with a causal mask less, where they begin one after the other.
     /// </summary>
-    private static int TogetherOf(AttentionProblem problem)
+    private static int TogetherOf(AttentionProblem problem, AttentionBackwardTile tile)
     {
-        const int Tokens = 32768; // measured on an H200
-        var heads = Tokens / (float)Math.Max(1, problem.Keys.Length);
-        return (int)Math.Clamp(problem.IsCausal ? heads * heads / 32 : heads, 1, 64);
+        const float Numbers = 1 << 22; // measured on an H200
+        var heads = Numbers / Math.Max(1, problem.Keys.Length) / Math.Max(tile.Keys, tile.Values);
+        return (int)Math.Clamp(problem.IsCausal ? heads * heads / 16 : heads, 1, 32);
     }
 
     private static (AttentionBackwardTile, int vector) Choose(

@@ -19,7 +19,7 @@ internal static class AttentionBackwardParameters
         public nint Sinks;
         public nint Turns;
         public int Time;
-        public int Tiles;
+        public int TurnCount;
         public int Blocks;
     }
 

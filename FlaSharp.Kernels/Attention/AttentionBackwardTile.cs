@@ -17,7 +17,7 @@ internal sealed record AttentionBackwardTile(
     /// <summary>Queries whose sums lie together in memory: fla::QUERY_BLOCK.</summary>
     public const int QueryBlock = 128;
 
-    /// <summary>The fewest queries of a tile.</summary>
+    /// <summary>The fewest queries of a tile, divided by <see cref="SumParts"/>.</summary>
     public const int FewestQueryRows = 32;
 
     private const int HopperThreads = 384;
@@ -28,23 +28,29 @@ internal sealed record AttentionBackwardTile(
     /// <summary>BLOCK_WARPS of the kernel for any GPU.</summary>
     public int Warps { get; init; } = 8;
 
-    private int RowBytes => Element.Bytes() * (Keys + Values);
+    /// <summary>Into how many parts of a tile of queries sums are added, each in turns.</summary>
+    public int SumParts => UsesHopper ? 2 : 1;
 
-    private int SumBytes => sizeof(float) * QueryRows * Keys;
+    /// <summary>SUM_SLOTS: how many times a part may lie in shared memory.</summary>
+    public int SumSlots { get; init; }
+
+    private int RowBytes => Element.Bytes() * (Keys + Values);
 
     private bool IsWide => UsesHopper && Math.Max(Keys, Values) > 128;
 
     /// <summary>SUM_COLUMNS: those of the queries' gradient whose sums lie together.</summary>
-    private int SumColumns => IsWide ? 64 : Keys;
+    private int SumColumns => IsWide ? 64 : UsesHopper && QueryRows < QueryBlock ? Keys / 2 : Keys;
+
+    private int SumBytes => SumParts * SumSlots * sizeof(float) * 64 * SumColumns;
 
     // Of hopper_wide_backward.cu, as the others of their sources; these assert it.
     private int WideBytes =>
-        KeyRows * RowBytes + Element.Bytes() * QueryRows * (2 * Keys + Values) + 2 * Element.Bytes() * KeyRows * QueryRows
-        + 2 * sizeof(float) * QueryRows * (SumColumns + 2) + 11 * BarrierBytes;
+        KeyRows * RowBytes + Element.Bytes() * QueryRows * (2 * Keys + Values) + 3 * Element.Bytes() * KeyRows * QueryRows
+        + SumBytes + 3 * sizeof(float) * QueryRows + (12 + 4 * SumSlots) * BarrierBytes;
 
     private int HopperBytes =>
         KeyRows * RowBytes + Stages * QueryRows * (RowBytes + 2 * sizeof(float)) + 3 * Element.Bytes() * KeyRows * QueryRows
-        + SumBytes + (2 * Stages + 3) * BarrierBytes;
+        + SumBytes + (2 * Stages + 1 + 4 * SumSlots) * BarrierBytes;
 
     private int PortableBytes =>
         KeyRows * RowBytes + 2 * Element.Bytes() * KeyRows * QueryRows + Stages * QueryRows * (RowBytes + 2 * sizeof(float));
@@ -64,11 +70,18 @@ internal sealed record AttentionBackwardTile(
     public static AttentionBackwardTile Hopper(int keySize, int valueSize, ElementType element, bool hasOptions)
     {
         var largest = RoundUp(Math.Max(keySize, valueSize));
-        var (smallest, keyRows, queryRows) = largest > 128 ? (128, 64, 64)
-            : largest > 32 || hasOptions ? (64, 128, 64)
-            : (32, 128, 128);
-        return new(Math.Max(smallest, RoundUp(keySize)), Math.Max(smallest, RoundUp(valueSize)), keyRows, queryRows, 2, element,
-            hasOptions, true);
+        var (smallest, keyRows, queryRows, stages, slots) = largest switch
+        {
+            > 128 => (128, 64, 64, 2, 1),
+            > 64 => (64, 128, 64, 2, 1),
+            > 32 => (64, 128, 64, 4, 2),
+            _ => hasOptions ? (64, 128, 64, 4, 2) : (32, 128, 128, 2, 2),
+        };
+        return new(Math.Max(smallest, RoundUp(keySize)), Math.Max(smallest, RoundUp(valueSize)), keyRows, queryRows, stages,
+            element, hasOptions, true)
+        {
+            SumSlots = slots,
+        };
     }
 
     /// <summary>The tile of the kernel for any GPU: the largest one that fits.</summary>
@@ -98,8 +111,8 @@ internal sealed record AttentionBackwardTile(
             ? new("Attention/hopper_wide_backward.cu", "attention_hopper_backward", [.. tile, $"SHARED={WideBytes}"],
                 HopperThreads, WideBytes)
             : UsesHopper
-            ? new("Attention/hopper_backward.cu", "attention_hopper_backward", [.. defines, $"SHARED={HopperBytes}"],
-                HopperThreads, HopperBytes)
+            ? new("Attention/hopper_backward.cu", "attention_hopper_backward",
+                [.. defines, $"SUM_SLOTS={SumSlots}", $"SHARED={HopperBytes}"], HopperThreads, HopperBytes)
             : new("Attention/portable_backward.cu", "attention_portable_backward",
                 [
                     .. defines, $"KEYS_TILE={KeyRows}", $"VECTOR={vector}", $"BLOCK_WARPS={Warps}", "MIN_BLOCKS=1",

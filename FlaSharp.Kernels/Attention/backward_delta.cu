@@ -14,7 +14,7 @@ struct AttentionDelta {
     float* sinks;             // [blocks, H], or null
     int* turns;
     int time;                 // T; of packed sequences all of their tokens
-    int tiles;                // of queries in a block, each with a turn
+    int turn_count;           // in a block
     int blocks;               // of the longest sequence
 };
 
@@ -46,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_backward_delt
     int first = block * QUERY_BLOCK, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (first >= sequence.length) return;
     i64 stored = stored_query(p.shape, sequence, head, first);
-    if (threadIdx.x < p.tiles) p.turns[stored / QUERY_BLOCK * p.tiles + threadIdx.x] = 0;
+    if (threadIdx.x < p.turn_count) p.turns[stored / QUERY_BLOCK * p.turn_count + threadIdx.x] = 0;
 
     const float* logs = p.log_sum_exp + (sequence.batch * p.shape.heads + head) * p.time + sequence.start;
     auto output = sequence.rows<T>(p.output, head), gradient = sequence.rows<T>(p.grad_output, head);

@@ -2,29 +2,17 @@
 //
 // A block has a tile of keys and visits the queries that see some of them. With everything transposed, keys are rows:
 //   P = 2^(scores - log),  dP = V dO^T,  dS = P (dP - delta):     dV += P dO,   dK += dS Q,   dQ = dS^T K
-// so P and dS go from the sums of one product to the registers of the next. One thread loads, another one adds dQ to the sums of
-// all blocks, in turns; two groups of four warps compute, each for half of the keys, and share dQ. They do so a step later, when
-// both surely have dS, so that one may be in products while the other one is between them.
-#include "fla/attention_backward.cuh"
-#include "fla/bulk.cuh"
-#include "fla/tma.cuh"
-#include "fla/turn.cuh"
-#include "fla/warp_tile.cuh"
-#include "fla/wgmma.cuh"
+// so P and dS go from the sums of one product to the registers of the next. Two groups of four warps compute, each for half of
+// the keys, and share dQ. They do so a step later, when both surely have dS, so that one may be in products while the other one
+// is between them.
+#include "fla/hopper_backward.cuh"
 
 using namespace fla;
 
-struct AttentionHopperBackward {
-    TensorMap q, k, v, grad_output; // boxes of a tile's rows
-    AttentionBackward call;
-};
-
 typedef TYPE T;
 constexpr int K = KEY_TILE, V = VALUE_TILE, QUERIES = QUERY_TILE, KEYS = 128;
-constexpr int GROUP_THREADS = 128, CONSUMER_THREADS = 2 * GROUP_THREADS, THREADS = GROUP_THREADS + CONSUMER_THREADS;
-constexpr int SHARE = 65536 / THREADS / 8 * 8; // of a thread in the registers
-constexpr bool BY_ROWS = QUERIES == 128;       // whether the groups share the rows of dQ, or its columns
-constexpr int COLUMNS = BY_ROWS ? K : K / 2;   // of dQ, a group's
+constexpr bool BY_ROWS = QUERIES == 128;     // whether the groups share the rows of dQ, or its columns
+constexpr int COLUMNS = BY_ROWS ? K : K / 2; // of dQ, a group's
 
 typedef BackwardWork<KEYS, QUERIES> Work;
 typedef SharedTile<T, KEYS, K> KeyTile;
@@ -32,14 +20,14 @@ typedef SharedTile<T, KEYS, V> ValueTile;
 typedef SharedTile<T, QUERIES, K> QueryTile;
 typedef SharedTile<T, QUERIES, V> OutputTile;
 typedef SharedTile<T, KEYS, QUERIES> PairTile;
-typedef FloatTile<QUERIES, K> SumTile;
+typedef QuerySums<COLUMNS, 1, SUM_SLOTS> Sums;
 
 // In shared memory; phases of barriers count steps, those of a stage every STAGES of them.
 constexpr int ROWS_BYTES = QUERIES * 4, STAGE_BYTES = QueryTile::BYTES + OutputTile::BYTES;
 constexpr int VALUES_AT = KeyTile::BYTES, STAGES_AT = VALUES_AT + ValueTile::BYTES, PAIRS_AT = STAGES_AT + STAGES * STAGE_BYTES,
-              SUMS_AT = PAIRS_AT + 3 * PairTile::BYTES, ROWS_AT = SUMS_AT + SumTile::BYTES,
-              BARRIERS_AT = ROWS_AT + STAGES * 2 * ROWS_BYTES, BARRIERS = 2 * STAGES + 3;
-static_assert(BARRIERS_AT + BARRIERS * Mbarrier::BYTES == SHARED);
+              SUMS_AT = PAIRS_AT + 3 * PairTile::BYTES, ROWS_AT = SUMS_AT + Sums::BYTES,
+              BARRIERS_AT = ROWS_AT + STAGES * 2 * ROWS_BYTES, BARRIERS = 2 * STAGES + 1;
+static_assert(BARRIERS_AT + (BARRIERS + Sums::BARRIERS) * Mbarrier::BYTES == SHARED);
 
 __device__ __forceinline__ KeyTile key_tile() { return KeyTile(shared_memory()); }
 __device__ __forceinline__ ValueTile value_tile() { return ValueTile(shared_memory() + VALUES_AT); }
@@ -50,13 +38,11 @@ __device__ __forceinline__ u32 logs(int n) { return shared_memory() + ROWS_AT + 
 __device__ __forceinline__ u32 deltas(int n) { return logs(n) + ROWS_BYTES; }
 // Three of them: one is written while a group that is behind reads the one before the last.
 __device__ __forceinline__ PairTile pair_tile(int n) { return PairTile(shared_memory() + PAIRS_AT + n % 3 * PairTile::BYTES); }
-__device__ __forceinline__ SumTile sum_tile() { return SumTile(shared_memory() + SUMS_AT); }
 __device__ __forceinline__ Mbarrier barrier(int i) { return {shared_memory() + BARRIERS_AT + i * Mbarrier::BYTES}; }
 __device__ __forceinline__ Mbarrier loaded(int n) { return barrier(n % STAGES); }
 __device__ __forceinline__ Mbarrier used(int n) { return barrier(STAGES + n % STAGES); }
 __device__ __forceinline__ Mbarrier paired() { return barrier(2 * STAGES); }
-__device__ __forceinline__ Mbarrier summed() { return barrier(2 * STAGES + 1); }
-__device__ __forceinline__ Mbarrier added() { return barrier(2 * STAGES + 2); }
+__device__ __forceinline__ Sums sums() { return {shared_memory() + SUMS_AT, barrier(BARRIERS).address}; }
 
 __device__ __forceinline__ void load(const AttentionHopperBackward& p, const Work& work) {
     work.each([&](int n, int head, int tile) {
@@ -74,26 +60,6 @@ __device__ __forceinline__ void load(const AttentionHopperBackward& p, const Wor
     });
 }
 
-__device__ __forceinline__ void add(const AttentionBackward& p, const Work& work) {
-    work.each([&](int n, int head, int tile) {
-        i64 stored = work.stored(head, tile);
-        int number = work.turn(tile);
-        Turn turn{p.turns + stored / QUERIES};
-        summed().wait(n);
-        turn.wait(number);
-        fence_bulk();
-        if (number == 0)
-            store_bulk(p.sums + stored * K, sum_tile().base, SumTile::BYTES);
-        else
-            add_bulk(p.sums + stored * K, sum_tile().base, SumTile::BYTES);
-        wait_bulk_read();
-        added().arrive();
-        wait_bulk();
-        fence_bulk();
-        turn.end(number);
-    });
-}
-
 template <int BLOCKS> __device__ __forceinline__ void pack(u32 (&left)[BLOCKS / 2][4], const float (&x)[BLOCKS][4]) {
 #pragma unroll
     for (int j = 0; j < BLOCKS; j++)
@@ -103,8 +69,8 @@ template <int BLOCKS> __device__ __forceinline__ void pack(u32 (&left)[BLOCKS / 
 
 __device__ __forceinline__ void consume(const Work& work) {
     const AttentionShape& shape = work.p.shape;
-    int group = threadIdx.x / GROUP_THREADS - 1, lane = threadIdx.x % 32;
-    int row = group * 64 + threadIdx.x % GROUP_THREADS / 32 * 16; // of keys, a warp's first
+    int group = __shfl_sync(~0u, threadIdx.x / GROUP_THREADS - 1, 0), lane = threadIdx.x % 32;
+    int row = (threadIdx.x - GROUP_THREADS) / 32 * 16; // of keys, a warp's first
     int steps = work.steps();
     float dk[K / 8][4] = {}, dv[V / 8][4] = {}, s[QUERIES / 8][4];
 
@@ -136,21 +102,11 @@ __device__ __forceinline__ void consume(const Work& work) {
                              operand_transposed(key_tile(), k, BY_ROWS ? 0 : group * COLUMNS), k > 0);
         commit_products();
     };
-    auto store_queries = [&](float(&dq)[COLUMNS / 8][4], int n) {
-        if (n > 0) added().wait(n - 1);
-        int first = (BY_ROWS ? row : row % 64) + lane / 4, column = (BY_ROWS ? 0 : group * COLUMNS) + lane % 4 * 2;
-#pragma unroll
-        for (int j = 0; j < COLUMNS / 8; j++)
-#pragma unroll
-            for (int half = 0; half < 2; half++)
-                shared_store(sum_tile().at(first + half * 8, column + j * 8), make_float2(dq[j][2 * half], dq[j][2 * half + 1]));
-        fence_for_products();
-        summed().arrive();
-    };
+    auto store_queries = [&](float(&dq)[COLUMNS / 8][4], int n) { sums().store(group, n, 0, dq, row % 64, lane); };
     if (steps > 0) {
         loaded(0).wait(0);
         if (work.mixes_keys()) clear(key_tile(), value_tile(), work.keys.end - work.keys.first);
-        clear_queries(0, work.tiles.first);
+        clear_queries(0, work.first());
         start_scores(0);
         wait_products<0>(s);
     }
@@ -163,18 +119,17 @@ __device__ __forceinline__ void consume(const Work& work) {
                 product<0, 0, T>(dp, operand(value_tile(), group * 64, k), operand(output_tile(n), 0, k), k > 0);
             commit_products();
         };
-        if (!OPTIONS) start_gradients(); // with options the weights leave no registers for both
+#if !OPTIONS // with options the weights leave no registers for these
+        float2 rows[QUERIES / 8]; // logs, and then deltas: all are loaded before the first one is used
+        auto load_rows = [&](u32 from) {
+#pragma unroll
+            for (int j = 0; j < QUERIES / 8; j++) rows[j] = shared_load<float2>(from + (j * 8 + lane % 4 * 2) * 4);
+        };
+        start_gradients();
+#endif
 
         int query = tile * QUERIES + lane % 4 * 2, key = work.keys.first + row + lane / 4; // of the thread's first score
-        int end = min(tile * QUERIES + QUERIES, work.sequence.queries.length);
-        Range all = work.sequence.seen_by_all(shape, {tile * QUERIES, end});
-        if (work.keys.first < all.first || work.keys.first + KEYS > all.end) {
-#pragma unroll
-            for (int j = 0; j < QUERIES / 8; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++)
-                    if (!work.sequence.sees(shape, query + j * 8 + e % 2, key + e / 2 * 8)) s[j][e] = -__int_as_float(0x7f800000);
-        }
+        hide(work, s, tile, query, key);
         u32 weights[QUERIES / 16][4];
 #if OPTIONS
         AttentionScore score(shape, head);
@@ -184,7 +139,7 @@ __device__ __forceinline__ void consume(const Work& work) {
         auto weight = [&](int j, int e, float log, float& capped) {
             capped = score.capped(s[j][e]);
             float bias = score.bias(query + j * 8 + e % 2 + work.sequence.ahead - key - e / 2 * 8);
-            return s[j][e] == -__int_as_float(0x7f800000) ? 0.f : pow2(capped + bias - log);
+            return s[j][e] == hidden() ? 0.f : pow2(capped + bias - log);
         };
 #pragma unroll
         for (int i = 0; i < QUERIES / 16; i++) {
@@ -211,12 +166,12 @@ __device__ __forceinline__ void consume(const Work& work) {
             }
         }
 #else
+        load_rows(logs(n));
         float factor = shape.scale * LOG2E;
 #pragma unroll
         for (int j = 0; j < QUERIES / 8; j++) {
-            float2 log = shared_load<float2>(logs(n) + (j * 8 + lane % 4 * 2) * 4);
 #pragma unroll
-            for (int e = 0; e < 4; e++) s[j][e] = pow2(s[j][e] * factor - (e % 2 ? log.y : log.x));
+            for (int e = 0; e < 4; e++) s[j][e] = pow2(s[j][e] * factor - (e % 2 ? rows[j].y : rows[j].x));
         }
         pack(weights, s);
 #endif
@@ -231,11 +186,12 @@ __device__ __forceinline__ void consume(const Work& work) {
         wait_products<0>(dp, s); // the weights are computed again, which takes fewer registers than keeping them
 #else
         wait_products<1>(dp);
+        load_rows(deltas(n));
 #endif
 #pragma unroll
         for (int j = 0; j < QUERIES / 8; j++) {
-            float2 delta = shared_load<float2>(deltas(n) + (j * 8 + lane % 4 * 2) * 4);
 #if OPTIONS
+            float2 delta = shared_load<float2>(deltas(n) + (j * 8 + lane % 4 * 2) * 4);
             float2 log = shared_load<float2>(logs(n) + (j * 8 + lane % 4 * 2) * 4);
             key = opaque(key);
 #endif
@@ -247,7 +203,7 @@ __device__ __forceinline__ void consume(const Work& work) {
                 float gradient = is_dropped ? 0.f : dp[j][e] * (dropout.threshold ? dropout.kept : 1.f);
                 dp[j][e] = own * (gradient - (e % 2 ? delta.y : delta.x)) * score.derivative(capped);
 #else
-                dp[j][e] = s[j][e] * (dp[j][e] - (e % 2 ? delta.y : delta.x));
+                dp[j][e] = s[j][e] * (dp[j][e] - (e % 2 ? rows[j].y : rows[j].x));
 #endif
             }
         }
@@ -273,7 +229,7 @@ __device__ __forceinline__ void consume(const Work& work) {
         used(n).arrive();
         if (n + 1 < steps) {
             loaded(n + 1).wait((n + 1) / STAGES);
-            clear_queries(n + 1, tile + 1 < work.tiles.end ? tile + 1 : work.tiles.first);
+            clear_queries(n + 1, work.next(tile));
         }
         start_scores(n + 1);
         wait_products<1>(dq);
@@ -305,15 +261,14 @@ attention_hopper_backward(const __grid_constant__ AttentionHopperBackward p) {
             used(n).init(CONSUMER_THREADS);
         }
         paired().init(CONSUMER_THREADS);
-        summed().init(CONSUMER_THREADS);
-        added().init(1);
+        sums().init();
         fence_barriers();
     }
     __syncthreads();
     if (threadIdx.x < GROUP_THREADS) {
         set_registers<24, SHARE>();
         if (threadIdx.x == 0) load(p, work);
-        if (threadIdx.x == 32) add(p.call, work);
+        if (threadIdx.x == 32 || threadIdx.x == 64) sums().add(work, threadIdx.x / 32 - 1);
     } else {
         set_registers<240, SHARE>();
         consume(work);

@@ -1,25 +1,12 @@
-// As hopper_backward.cu, for heads of up to 256: there are no registers for a block's gradients of 128 such keys, so two groups
-// of four warps share 64 of them. Each computes the weights for half of the queries and, from those of both, half of each
-// gradient's columns.
-#include "fla/attention_backward.cuh"
-#include "fla/bulk.cuh"
-#include "fla/tma.cuh"
-#include "fla/turn.cuh"
-#include "fla/warp_tile.cuh"
-#include "fla/wgmma.cuh"
+// As hopper_backward.cu, for heads of up to 256: there are no registers for a block's gradients of 128 such keys. Two groups of
+// four warps share 64 of them in another way: one computes the weights and dV, and hands the weights to the other one, which
+// computes the weights' gradients and dK. Each does half of dQ's columns.
+#include "fla/hopper_backward.cuh"
 
 using namespace fla;
 
-struct AttentionHopperBackward {
-    TensorMap q, k, v, grad_output; // boxes of a tile's rows
-    AttentionBackward call;
-};
-
 typedef TYPE T;
-constexpr int K = KEY_TILE, V = VALUE_TILE, QUERIES = 64, KEYS = 64, HALF = QUERIES / 2;
-constexpr int GROUP_THREADS = 128, CONSUMER_THREADS = 2 * GROUP_THREADS, THREADS = GROUP_THREADS + CONSUMER_THREADS;
-constexpr int SHARE = 65536 / THREADS / 8 * 8; // of a thread in the registers
-constexpr int SUM_COLUMNS = 64, ROUNDS = K / 2 / SUM_COLUMNS; // in which a group's part of dQ is added
+constexpr int K = KEY_TILE, V = VALUE_TILE, QUERIES = 64, KEYS = 64, PAIRS = 2;
 
 typedef BackwardWork<KEYS, QUERIES> Work;
 typedef SharedTile<T, KEYS, K> KeyTile;
@@ -27,15 +14,17 @@ typedef SharedTile<T, KEYS, V> ValueTile;
 typedef SharedTile<T, QUERIES, K> QueryTile;
 typedef SharedTile<T, QUERIES, V> OutputTile;
 typedef SharedTile<T, KEYS, QUERIES> PairTile;
-typedef FloatTile<QUERIES, SUM_COLUMNS> SumTile;
+typedef QuerySums<64, K / 128, 1> Sums;
+typedef u32 Weights[QUERIES / 16][4]; // of a thread, in pairs
 
-// In shared memory: two tiles of queries, but one of outputs' gradients, which the first product after the weights is done with.
-constexpr int ROWS_BYTES = QUERIES * 4;
+// In shared memory: two tiles of queries, but one of outputs' gradients.
+constexpr int ROWS_BYTES = QUERIES * 4, WEIGHTS_BYTES = GROUP_THREADS * sizeof(Weights);
 constexpr int VALUES_AT = KeyTile::BYTES, QUERIES_AT = VALUES_AT + ValueTile::BYTES,
-              OUTPUTS_AT = QUERIES_AT + 2 * QueryTile::BYTES, WEIGHTS_AT = OUTPUTS_AT + OutputTile::BYTES,
-              PAIRS_AT = WEIGHTS_AT + PairTile::BYTES, SUMS_AT = PAIRS_AT + PairTile::BYTES,
-              ROWS_AT = SUMS_AT + 2 * SumTile::BYTES, BARRIERS_AT = ROWS_AT + 4 * ROWS_BYTES, BARRIERS = 11;
-static_assert(BARRIERS_AT + BARRIERS * Mbarrier::BYTES == SHARED);
+              OUTPUTS_AT = QUERIES_AT + 2 * QueryTile::BYTES, PAIRS_AT = OUTPUTS_AT + OutputTile::BYTES,
+              WEIGHTS_AT = PAIRS_AT + PAIRS * PairTile::BYTES, SUMS_AT = WEIGHTS_AT + WEIGHTS_BYTES,
+              ROWS_AT = SUMS_AT + Sums::BYTES, BARRIERS_AT = ROWS_AT + 3 * ROWS_BYTES,
+              BARRIERS = 8 + 2 * PAIRS;
+static_assert(BARRIERS_AT + (BARRIERS + Sums::BARRIERS) * Mbarrier::BYTES == SHARED);
 
 __device__ __forceinline__ KeyTile key_tile() { return KeyTile(shared_memory()); }
 __device__ __forceinline__ ValueTile value_tile() { return ValueTile(shared_memory() + VALUES_AT); }
@@ -43,175 +32,216 @@ __device__ __forceinline__ QueryTile query_tile(int n) {
     return QueryTile(shared_memory() + QUERIES_AT + n % 2 * QueryTile::BYTES);
 }
 __device__ __forceinline__ OutputTile output_tile() { return OutputTile(shared_memory() + OUTPUTS_AT); }
-__device__ __forceinline__ PairTile weight_tile() { return PairTile(shared_memory() + WEIGHTS_AT); }
-__device__ __forceinline__ PairTile pair_tile() { return PairTile(shared_memory() + PAIRS_AT); }
-__device__ __forceinline__ SumTile sum_tile(int group) { return SumTile(shared_memory() + SUMS_AT + group * SumTile::BYTES); }
-__device__ __forceinline__ u32 logs(int n) { return shared_memory() + ROWS_AT + n % 2 * (2 * ROWS_BYTES); }
-__device__ __forceinline__ u32 deltas(int n) { return logs(n) + ROWS_BYTES; }
+__device__ __forceinline__ PairTile pair_tile(int n) {
+    return PairTile(shared_memory() + PAIRS_AT + n % PAIRS * PairTile::BYTES);
+}
+// A thread's weights, 16 bytes of all threads side by side.
+__device__ __forceinline__ u32 weights_at(int i) {
+    return shared_memory() + WEIGHTS_AT + (i * GROUP_THREADS + threadIdx.x % GROUP_THREADS) * 16;
+}
+__device__ __forceinline__ u32 logs(int n) { return shared_memory() + ROWS_AT + n % 2 * ROWS_BYTES; }
+__device__ __forceinline__ u32 deltas() { return shared_memory() + ROWS_AT + 2 * ROWS_BYTES; }
 __device__ __forceinline__ Mbarrier barrier(int i) { return {shared_memory() + BARRIERS_AT + i * Mbarrier::BYTES}; }
-__device__ __forceinline__ Mbarrier loaded(int n) { return barrier(n % 2); } // queries; phase n / 2
-__device__ __forceinline__ Mbarrier used(int n) { return barrier(2 + n % 2); } // and pairs with them
-__device__ __forceinline__ Mbarrier output_loaded() { return barrier(4); }     // phase n, as the next ones
+__device__ __forceinline__ Mbarrier loaded(int n) { return barrier(n % 2); } // queries and logs; phase n / 2
+__device__ __forceinline__ Mbarrier used(int n) { return barrier(2 + n % 2); }
+__device__ __forceinline__ Mbarrier output_loaded() { return barrier(4); } // and deltas; phase n, as the next ones
 __device__ __forceinline__ Mbarrier output_used() { return barrier(5); }
-__device__ __forceinline__ Mbarrier paired() { return barrier(6); }
-__device__ __forceinline__ Mbarrier summed(int group) { return barrier(7 + group); } // a phase for each round
-__device__ __forceinline__ Mbarrier added(int group) { return barrier(9 + group); }
+__device__ __forceinline__ Mbarrier weighed() { return barrier(6); } // weights are in shared memory,
+__device__ __forceinline__ Mbarrier taken() { return barrier(7); }   // and in the other group's registers
+__device__ __forceinline__ Mbarrier paired(int n) { return barrier(8 + n % PAIRS); } // phase n / PAIRS
+__device__ __forceinline__ Mbarrier multiplied(int n) { return barrier(8 + PAIRS + n % PAIRS); }
+__device__ __forceinline__ Sums sums() { return {shared_memory() + SUMS_AT, barrier(BARRIERS).address}; }
 
 __device__ __forceinline__ void load(const AttentionHopperBackward& p, const Work& work) {
     work.each([&](int n, int head, int tile) {
         const Sequence &queries = work.sequence.queries, &keys = work.sequence.keys;
         int first = (int)queries.start + tile * QUERIES, first_key = (int)keys.start + work.keys.first;
         i64 stored = work.stored(head, tile);
-        if (n > 1) used(n).wait(n / 2 - 1);
-        loaded(n).arrive_expecting(QueryTile::BYTES + 2 * ROWS_BYTES + (n == 0 ? KeyTile::BYTES : 0));
+        if (n >= 2) used(n).wait(n / 2 - 1);
+        loaded(n).arrive_expecting(QueryTile::BYTES + ROWS_BYTES + (n == 0 ? KeyTile::BYTES : 0));
         if (n == 0) copy_tile(key_tile(), p.k, work.kv_head, first_key, (int)keys.batch, loaded(n));
         copy_tile(query_tile(n), p.q, head, first, (int)queries.batch, loaded(n));
         load_bulk(logs(n), p.call.logs + stored, ROWS_BYTES, loaded(n));
-        load_bulk(deltas(n), p.call.deltas + stored, ROWS_BYTES, loaded(n));
         if (n > 0) output_used().wait(n - 1);
-        output_loaded().arrive_expecting(OutputTile::BYTES + (n == 0 ? ValueTile::BYTES : 0));
+        output_loaded().arrive_expecting(OutputTile::BYTES + ROWS_BYTES + (n == 0 ? ValueTile::BYTES : 0));
         if (n == 0) copy_tile(value_tile(), p.v, work.kv_head, first_key, (int)keys.batch, output_loaded());
         copy_tile(output_tile(), p.grad_output, head, first, (int)queries.batch, output_loaded());
+        load_bulk(deltas(), p.call.deltas + stored, ROWS_BYTES, output_loaded());
     });
 }
 
-__device__ __forceinline__ void add(const AttentionBackward& p, const Work& work) {
-    work.each([&](int n, int head, int tile) {
-        i64 stored = work.stored(head, tile);
-        int number = work.turn(tile);
-        Turn turn{p.turns + stored / QUERIES};
-        turn.wait(number);
-        for (int round = 0; round < ROUNDS; round++)
-            for (int group = 0; group < 2; group++) {
-                float* sums = p.sums + stored * K + (group * ROUNDS + round) * (QUERIES * SUM_COLUMNS);
-                summed(group).wait(n * ROUNDS + round);
-                fence_bulk();
-                if (number == 0)
-                    store_bulk(sums, sum_tile(group).base, SumTile::BYTES);
-                else
-                    add_bulk(sums, sum_tile(group).base, SumTile::BYTES);
-                wait_bulk_read();
-                added(group).arrive();
-            }
-        wait_bulk();
-        fence_bulk();
-        turn.end(number);
-    });
+// What a group does of dQ: half of its columns.
+struct QueryPart {
+    int group, row, lane;
+    float dq[K / 16][4];
+
+    __device__ __forceinline__ void start(int n) {
+        begin_products(dq);
+#pragma unroll
+        for (int k = 0; k < KEYS; k += 16)
+            product<1, 1, T>(dq, operand_transposed(pair_tile(n), k, 0), operand_transposed(key_tile(), k, group * (K / 2)),
+                             k > 0);
+        commit_products();
+    }
+    __device__ __forceinline__ void store(int n, int round) const { sums().store(group, n, round, dq, row, lane); }
+};
+
+// Makes the rows of a tile from `first` on 0, for a group's products.
+template <class Tile> __device__ __forceinline__ void clear(const Tile& tile, int first, int group) {
+    clear_rows<GROUP_THREADS>(tile, first, threadIdx.x % GROUP_THREADS);
+    fence_for_products();
+    barrier_wait(1 + group, GROUP_THREADS);
 }
 
-__device__ __forceinline__ void consume(const Work& work) {
+constexpr int DONE = 3; // the barrier that both groups come to when they need no tile any more
+
+// The first group: weights, dV, and dQ of the step before.
+__device__ __forceinline__ void weigh(const Work& work) {
     const AttentionShape& shape = work.p.shape;
-    int group = threadIdx.x / GROUP_THREADS - 1, lane = threadIdx.x % 32, row = threadIdx.x % GROUP_THREADS / 32 * 16;
-    int steps = work.steps();
-    float dk[K / 16][4] = {}, dv[V / 16][4] = {}, s[HALF / 8][4], dp[HALF / 8][4], factor = shape.scale * LOG2E;
+    int lane = threadIdx.x % 32, row = threadIdx.x % GROUP_THREADS / 32 * 16, steps = work.steps();
+    float dv[V / 8][4] = {}, s[QUERIES / 8][4], factor = shape.scale * LOG2E;
+    QueryPart part{0, row, lane};
 
     auto start_scores = [&](int n) {
         begin_products(s);
 #pragma unroll
         for (int k = 0; k < K; k += 16)
-            product<0, 0, T>(s, operand(key_tile(), 0, k), operand(query_tile(n), group * HALF, k), k > 0);
+            product<0, 0, T>(s, operand(key_tile(), 0, k), operand(query_tile(n), 0, k), k > 0);
         commit_products();
     };
-    auto start_gradients = [&] {
+    auto await_queries = [&](int n, int tile) {
+        loaded(n).wait(n / 2);
+        if (work.mixes_queries(tile)) clear(query_tile(n), work.sequence.queries.length - tile * QUERIES, 0);
+    };
+    if (steps > 0) {
+        await_queries(0, work.first());
+        if (work.mixes_keys()) clear(key_tile(), work.keys.end - work.keys.first, 0);
+        start_scores(0);
+        wait_products<0>(s);
+    }
+    work.each([&](int n, int head, int tile) {
+        int query = tile * QUERIES + lane % 4 * 2, key = work.keys.first + row + lane / 4; // of the thread's first score
+        hide(work, s, tile, query, key);
+        Weights weights;
+#pragma unroll
+        for (int j = 0; j < QUERIES / 8; j++) {
+            float2 log = shared_load<float2>(logs(n) + (j * 8 + lane % 4 * 2) * 4);
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                weights[j / 2][j % 2 * 2 + half] = Pair<T>::pack(pow2(s[j][2 * half] * factor - log.x),
+                                                                 pow2(s[j][2 * half + 1] * factor - log.y));
+        }
+        if (n > 0) taken().wait(n - 1);
+#pragma unroll
+        for (int i = 0; i < QUERIES / 16; i++)
+            shared_store(weights_at(i), make_uint4(weights[i][0], weights[i][1], weights[i][2], weights[i][3]));
+        weighed().arrive();
+
+        if (n > 0) paired(n - 1).wait((n - 1) / PAIRS);
+        part.start(n - 1 + PAIRS); // of step n - 1; in the first step of no use, as the next scores in the last one
+        output_loaded().wait(n);
+        if (work.mixes_queries(tile)) paired(n).wait(n / PAIRS); // the other group has cleared rows
+        begin_products(dv);
+#pragma unroll
+        for (int i = 0; i < QUERIES / 16; i++) product<1, T>(dv, weights[i], operand_transposed(output_tile(), i * 16, 0));
+        commit_products();
+        wait_products<1>(part.dq);
+        if (n > 0) {
+            multiplied(n - 1).arrive();
+#pragma unroll
+            for (int round = 0; round < Sums::ROUNDS; round++) part.store(n - 1, round);
+        }
+        if (n + 1 < steps) await_queries(n + 1, work.next(tile));
+        start_scores(n + 1);
+        wait_products<1>(dv);
+        output_used().arrive();
+        wait_products<0>(s);
+    });
+    if (steps > 0) {
+        paired(steps - 1).wait((steps - 1) / PAIRS);
+        part.start(steps - 1);
+        wait_products<0>(part.dq);
+#pragma unroll
+        for (int round = 0; round < Sums::ROUNDS; round++) part.store(steps - 1, round);
+    }
+    barrier_wait(DONE, CONSUMER_THREADS);
+    store_rows(value_tile(), row, 0, dv, 1.f, work.sequence.keys.rows<T>(work.p.grad_v, work.kv_head).from(work.keys.first),
+               work.keys.end - work.keys.first, shape.value_size, lane);
+}
+
+// The second group: the weights' gradients, dK and dQ.
+__device__ __forceinline__ void differentiate(const Work& work) {
+    const AttentionShape& shape = work.p.shape;
+    int lane = threadIdx.x % 32, row = threadIdx.x % GROUP_THREADS / 32 * 16, steps = work.steps();
+    float dk[K / 8][4] = {}, dp[QUERIES / 8][4];
+    QueryPart part{1, row, lane};
+
+    auto start_gradients = [&](int n) {
         begin_products(dp);
 #pragma unroll
         for (int k = 0; k < V; k += 16)
-            product<0, 0, T>(dp, operand(value_tile(), 0, k), operand(output_tile(), group * HALF, k), k > 0);
+            product<0, 0, T>(dp, operand(value_tile(), 0, k), operand(output_tile(), 0, k), k > 0);
         commit_products();
     };
+    auto await_outputs = [&](int n, int tile) {
+        output_loaded().wait(n);
+        if (work.mixes_queries(tile)) clear(output_tile(), work.sequence.queries.length - tile * QUERIES, 1);
+    };
     if (steps > 0) {
-        loaded(0).wait(0);
-        start_scores(0);
-        output_loaded().wait(0);
-        start_gradients();
-        wait_products<0>(s, dp);
+        await_outputs(0, work.first());
+        if (work.mixes_keys()) clear(value_tile(), work.keys.end - work.keys.first, 1);
+        start_gradients(0);
+        wait_products<0>(dp);
     }
     work.each([&](int n, int head, int tile) {
-        int place = group * HALF + lane % 4 * 2, query = tile * QUERIES + place, key = work.keys.first + row + lane / 4;
-        int end = min(tile * QUERIES + QUERIES, work.sequence.queries.length);
-        Range all = work.sequence.seen_by_all(shape, {tile * QUERIES, end});
-        bool masked = work.keys.first < all.first || work.keys.first + KEYS > all.end || end < tile * QUERIES + QUERIES;
-        if (n > 0) used(n - 1).wait((n - 1) / 2);
+        u32 gradients[QUERIES / 16][4];
+        weighed().wait(n);
 #pragma unroll
-        for (int j = 0; j < HALF / 8; j++) {
-            float2 log = shared_load<float2>(logs(n) + (place + j * 8) * 4);
-            float2 delta = shared_load<float2>(deltas(n) + (place + j * 8) * 4);
+        for (int i = 0; i < QUERIES / 16; i++) {
+            uint4 weights = shared_load<uint4>(weights_at(i));
+            u32 pairs[4] = {weights.x, weights.y, weights.z, weights.w};
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                int own = query + j * 8 + e % 2;
-                bool seen = !masked || (own < end && work.sequence.sees(shape, own, key + e / 2 * 8));
-                s[j][e] = seen ? pow2(s[j][e] * factor - (e % 2 ? log.y : log.x)) : 0.f;
-                dp[j][e] = seen ? s[j][e] * (dp[j][e] - (e % 2 ? delta.y : delta.x)) : 0.f;
-            }
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                int r = row + half * 8 + lane / 4;
-                PairTile::store(weight_tile().at(r, place + j * 8), s[j][2 * half], s[j][2 * half + 1]);
-                PairTile::store(pair_tile().at(r, place + j * 8), dp[j][2 * half], dp[j][2 * half + 1]);
+            for (int f = 0; f < 4; f++) {
+                int j = i * 2 + f / 2, half = f % 2;
+                float2 delta = shared_load<float2>(deltas() + (j * 8 + lane % 4 * 2) * 4);
+                gradients[i][f] = Pair<T>::pack(Pair<T>::low(pairs[f]) * (dp[j][2 * half] - delta.x),
+                                                Pair<T>::high(pairs[f]) * (dp[j][2 * half + 1] - delta.y));
             }
         }
-        int thread = threadIdx.x - GROUP_THREADS;
-        if (n == 0 && work.mixes_keys()) clear_rows<CONSUMER_THREADS>(key_tile(), work.keys.end - work.keys.first, thread);
-        if (work.mixes_queries(tile)) {
-            clear_rows<CONSUMER_THREADS>(query_tile(n), end - tile * QUERIES, thread);
-            clear_rows<CONSUMER_THREADS>(output_tile(), end - tile * QUERIES, thread);
-        }
+        taken().arrive();
+        output_used().arrive();
+        if (n >= PAIRS) multiplied(n).wait(n / PAIRS - 1);
+#pragma unroll
+        for (int j = 0; j < QUERIES / 8; j++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                shared_store(pair_tile(n).at(row + half * 8 + lane / 4, j * 8 + lane % 4 * 2),
+                             gradients[j / 2][j % 2 * 2 + half]);
         fence_for_products();
-        paired().arrive();
-        paired().wait(n);
+        paired(n).arrive();
 
-        float dq[K / 16][4];
-        begin_products(dv);
-#pragma unroll
-        for (int i = 0; i < QUERIES; i += 16)
-            product<0, 1, T>(dv, operand(weight_tile(), 0, i), operand_transposed(output_tile(), i, group * (V / 2)));
-        commit_products();
         begin_products(dk);
 #pragma unroll
-        for (int i = 0; i < QUERIES; i += 16)
-            product<0, 1, T>(dk, operand(pair_tile(), 0, i), operand_transposed(query_tile(n), i, group * (K / 2)));
+        for (int i = 0; i < QUERIES / 16; i++) product<1, T>(dk, gradients[i], operand_transposed(query_tile(n), i * 16, 0));
         commit_products();
-        begin_products(dq);
-#pragma unroll
-        for (int k = 0; k < KEYS; k += 16)
-            product<1, 1, T>(dq, operand_transposed(pair_tile(), k, 0), operand_transposed(key_tile(), k, group * (K / 2)),
-                             k > 0);
-        commit_products();
-        wait_products<2>(dv);
-        output_used().arrive();
-
-        // After the last step the next scores are of no use.
-        if (n + 1 < steps) loaded(n + 1).wait((n + 1) / 2);
-        start_scores(n + 1);
-        wait_products<1>(dk, dq);
+        paired(n).wait(n / PAIRS);
+        part.start(n);
+        wait_products<1>(dk);
         used(n).arrive();
+        wait_products<0>(part.dq);
+        multiplied(n).arrive();
 #pragma unroll
-        for (int round = 0; round < ROUNDS; round++) {
-            if (n * ROUNDS + round > 0) added(group).wait(n * ROUNDS + round - 1);
-#pragma unroll
-            for (int j = 0; j < SUM_COLUMNS / 8; j++)
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    float(&sums)[4] = dq[round * (SUM_COLUMNS / 8) + j];
-                    shared_store(sum_tile(group).at(row + half * 8 + lane / 4, j * 8 + lane % 4 * 2),
-                                 make_float2(sums[2 * half], sums[2 * half + 1]));
-                }
-            fence_for_products();
-            summed(group).arrive();
-            if (round == 0) {
-                if (n + 1 < steps) output_loaded().wait(n + 1);
-                start_gradients();
-            }
+        for (int round = 0; round < Sums::ROUNDS; round++) {
+            part.store(n, round);
+            if (round > 0) continue;
+            if (n + 1 < steps) await_outputs(n + 1, work.next(tile));
+            start_gradients(n + 1); // when there are registers for it; after the last step of no use
         }
-        wait_products<0>(s, dp);
+        wait_products<0>(dp);
     });
-
-    constexpr int CONSUMING = 1;
-    barrier_wait(CONSUMING, CONSUMER_THREADS); // both groups are done with the keys and values
-    int rows = work.keys.end - work.keys.first;
-    auto target = [&](const TensorView& view) { return work.sequence.keys.rows<T>(view, work.kv_head).from(work.keys.first); };
-    store_rows(value_tile(), row, group * (V / 2), dv, 1.f, target(work.p.grad_v), rows, shape.value_size, lane);
-    store_rows(key_tile(), row, group * (K / 2), dk, shape.scale, target(work.p.grad_k), rows, shape.key_size, lane);
+    barrier_wait(DONE, CONSUMER_THREADS);
+    store_rows(key_tile(), row, 0, dk, shape.scale, work.sequence.keys.rows<T>(work.p.grad_k, work.kv_head).from(work.keys.first),
+               work.keys.end - work.keys.first, shape.key_size, lane);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
@@ -221,22 +251,29 @@ attention_hopper_backward(const __grid_constant__ AttentionHopperBackward p) {
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; i++) {
             loaded(i).init(1);
-            used(i).init(CONSUMER_THREADS);
-            summed(i).init(GROUP_THREADS);
-            added(i).init(1);
+            used(i).init(GROUP_THREADS);
         }
+        weighed().init(GROUP_THREADS);
+        taken().init(GROUP_THREADS);
         output_loaded().init(1);
         output_used().init(CONSUMER_THREADS);
-        paired().init(CONSUMER_THREADS);
+        for (int i = 0; i < PAIRS; i++) {
+            paired(i).init(GROUP_THREADS);
+            multiplied(i).init(CONSUMER_THREADS);
+        }
+        sums().init();
         fence_barriers();
     }
     __syncthreads();
     if (threadIdx.x < GROUP_THREADS) {
         set_registers<24, SHARE>();
         if (threadIdx.x == 0) load(p, work);
-        if (threadIdx.x == 32) add(p.call, work);
+        if (threadIdx.x == 32 || threadIdx.x == 64) sums().add(work, threadIdx.x / 32 - 1);
     } else {
         set_registers<240, SHARE>();
-        consume(work);
+        if (threadIdx.x < 2 * GROUP_THREADS)
+            weigh(work);
+        else
+            differentiate(work);
     }
 }

@@ -28,7 +28,7 @@ class Delta(ctypes.Structure):
     """AttentionDelta."""
 
     _fields_ = [("shape", Shape), *_views("o", "do"), *_pointers("log", "logs", "deltas", "sinks", "turns"),
-                *_ints("time", "tiles", "blocks")]
+                *_ints("time", "turn_count", "blocks")]
 
 
 class Sinks(ctypes.Structure):
@@ -98,7 +98,7 @@ class BackwardCase(Case):
                     dsinks[h] -= (np.exp(self.sinks[h] - log) * delta).sum()
         return dq, dk, dv, dsinks
 
-    def backward(self, launch, keys_tile, query_tile, descending, together):
+    def backward(self, launch, keys_tile, query_tile, parts, columns, descending, together):
         put, get, poison = KINDS[self.element]
         buffers = {}
 
@@ -124,7 +124,8 @@ class BackwardCase(Case):
         stored = (self.Tq // QUERY_BLOCK + shape.queries.count if self.offsets else blocks * self.B) * self.H
         keys = next(tile for tile in (16, 32, 64, 128, 256) if tile >= self.K)
         logs, deltas, sums = floats(stored, QUERY_BLOCK), floats(stored, QUERY_BLOCK), floats(stored, QUERY_BLOCK, keys)
-        turns = keep(np.full((stored, QUERY_BLOCK // query_tile), -1, np.int32))
+        turn_count = QUERY_BLOCK // query_tile * parts
+        turns = keep(np.full((stored, turn_count), -1, np.int32))
         sink_blocks, sinks = floats(stored), floats(self.H)
         vector = 1 if self.sliced else int(np.gcd.reduce((self.K, self.V, 8)))
         values = next(tile for tile in (16, 32, 64, 128, 256) if tile >= self.V)
@@ -137,7 +138,7 @@ class BackwardCase(Case):
 
         kernel("backward_delta.cu", "attention_backward_delta", {"VALUE_TILE": values}, grid, 256, 0, Delta(
             shape, emulate.view(o), emulate.view(do), address(log), address(logs), address(deltas),
-            address(sink_blocks) if self.sinks is not None else None, address(turns), self.Tq, QUERY_BLOCK // query_tile, blocks))
+            address(sink_blocks) if self.sinks is not None else None, address(turns), self.Tq, turn_count, blocks))
         if self.sinks is not None:
             kernel("backward_sinks.cu", "attention_backward_sinks", {}, self.H, 256, 0, Sinks(
                 shape, address(sink_blocks), address(sinks)))
@@ -146,7 +147,7 @@ class BackwardCase(Case):
                         lines, together, key_tiles, descending)
         launch(kernel, call, keys, values, (q, k, v, do))
         kernel("backward_queries.cu", "attention_backward_queries", {
-            "KEY_TILE": keys, "SUM_COLUMNS": 64 if launch.__name__ == "wide" else keys, "QUERY_TILE": query_tile,
+            "KEY_TILE": keys, "SUM_COLUMNS": columns(keys), "QUERY_TILE": query_tile,
             "KEYS_TILE": keys_tile}, grid, 256, 0, Queries(shape, emulate.view(dq), address(sums), blocks))
         return [get(np.ascontiguousarray(x)).astype(np.float64) for x in (dq, dk, dv)] + [sinks.astype(np.float64)]
 
@@ -159,31 +160,33 @@ def portable(keys_tile=64, query_tile=64, stages=2, warps=8, options=0):
             "KEY_TILE": keys, "VALUE_TILE": values, "KEYS_TILE": keys_tile, "QUERY_TILE": query_tile, "STAGES": stages,
             "BLOCK_WARPS": warps, "MIN_BLOCKS": 1, "OPTIONS": options, "SHARED": shared},
             call.lines * call.key_tiles, 32 * warps, shared, call)
-    return launch, keys_tile, query_tile
+    return launch, keys_tile, query_tile, 1, lambda keys: keys
 
 
-def hopper(query_tile, stages=2, options=0):
+def hopper(query_tile, stages=2, options=0, slots=2):
+    columns = lambda keys: keys // (1 if query_tile == QUERY_BLOCK else 2)
+
     def launch(kernel, call, keys, values, tensors):
-        shared = 256 * (keys + values) + stages * query_tile * 2 * (keys + values + 4) + 768 * query_tile + 4 * query_tile * keys
-        shared += (2 * stages + 3) * 8
+        shared = 256 * (keys + values) + stages * query_tile * 2 * (keys + values + 4) + 768 * query_tile
+        shared += 512 * slots * columns(keys) + (2 * stages + 1 + 4 * slots) * 8
         q, k, v, do = tensors
         maps = [emulate.tensor_map(x, min(64, size), rows) for x, size, rows in (
             (q, keys, query_tile), (k, keys, 128), (v, values, 128), (do, values, query_tile))]
         kernel("hopper_backward.cu", "attention_hopper_backward", {
             "KEY_TILE": keys, "VALUE_TILE": values, "QUERY_TILE": query_tile, "STAGES": stages, "OPTIONS": options,
-            "SHARED": shared},
+            "SUM_SLOTS": slots, "SHARED": shared},
             call.lines * call.key_tiles, 384, shared, Hopper(*maps, call))
-    return launch, 128, query_tile
+    return launch, 128, query_tile, 2, columns
 
 
 def hopper_wide():
-    def wide(kernel, call, keys, values, tensors):
-        shared = 128 * (3 * keys + 2 * values) + 2 * 64 * 128 + 2 * 64 * (64 + 2) * 4 + 11 * 8
+    def launch(kernel, call, keys, values, tensors):
+        shared = 128 * (3 * keys + 2 * values) + 3 * 8192 + 2 * 16384 + 3 * 256 + 16 * 8
         q, k, v, do = tensors
         maps = [emulate.tensor_map(x, 64, 64) for x in (q, k, v, do)]
         kernel("hopper_wide_backward.cu", "attention_hopper_backward", {"KEY_TILE": keys, "VALUE_TILE": values, "SHARED": shared},
                call.lines * call.key_tiles, 384, shared, Hopper(*maps, call))
-    return wide, 64, 64
+    return launch, 64, 64, 2, lambda keys: 64
 
 
 OPTIONS = ({"window": 1}, {"window": 70}, {"softcap": 2.0}, {"slopes": True}, {"sinks": True}, {"dropout": 0.3}, {"scale": -0.3},
@@ -193,10 +196,9 @@ OFFSETS = ([0, 10, 10, 150, 151, 300], [0, 20, 25, 165, 170, 180])
 
 class AttentionBackwardTests(unittest.TestCase):
     def check(self, case, kernel):
-        launch, keys_tile, query_tile = kernel
         expected = case.gradients()
         for descending, together in ((0, 3), (1, 1)):
-            actual = case.backward(launch, keys_tile, query_tile, descending, together)
+            actual = case.backward(*kernel, descending, together)
             for name, x, y in zip(("dq", "dk", "dv", "dsinks"), actual, expected):
                 if name == "dsinks" and case.sinks is None:
                     continue
@@ -235,9 +237,9 @@ class AttentionBackwardTests(unittest.TestCase):
                 self.check(case, hopper(64))
 
     def test_hopper_sizes(self):
-        self.check(BackwardCase(200, 200, 128, 128), hopper(64))
-        self.check(BackwardCase(200, 200, 128, 64, seed=1), hopper(64, stages=3))
-        self.check(BackwardCase(200, 200, 64, 128, seed=2), hopper(64))
+        self.check(BackwardCase(200, 200, 128, 128), hopper(64, slots=1))
+        self.check(BackwardCase(200, 200, 128, 64, seed=1), hopper(64, stages=3, slots=1))
+        self.check(BackwardCase(200, 200, 64, 128, seed=2), hopper(64, slots=1))
         self.check(BackwardCase(300, 300, 32, 32), hopper(128))
 
     def test_hopper_wide(self):
@@ -253,20 +255,19 @@ class AttentionBackwardTests(unittest.TestCase):
         """What is not finite in a sequence stays there."""
         offsets = [0, 20, 110, 150, 190, 210], [0, 10, 160, 170, 300, 310]
         queries, keys = ([slice(*ends) for ends in zip(x, x[1:])] for x in offsets)
-        for K, V, kernel, options in ((64, 64, hopper(64), {}), (128, 128, hopper(64), {"causal": False}),
+        for K, V, kernel, options in ((64, 64, hopper(64), {}), (128, 128, hopper(64, slots=1), {"causal": False}),
                                       (32, 32, hopper(128), {"window": 30}),
                                       (64, 64, hopper(64, options=1), {"softcap": 5.0, "dropout": 0.1}),
                                       (256, 256, hopper_wide(), {"causal": False}), (128, 256, hopper_wide(), {})):
             with self.subTest(K=K, V=V, **options):
                 case = BackwardCase(0, 0, K, V, H=2, Hkv=1, offsets=offsets, **options)
-                launch, keys_tile, query_tile = kernel
-                expected = case.backward(launch, keys_tile, query_tile, 0, 1)
+                expected = case.backward(*kernel, 0, 1)
                 for bits, parts in zip((*case.bits, case.do_bits), (queries, keys, keys, queries)):
                     for part, x in zip(parts[::2], (0x7FFF, 0x7F80, 0x7FFF)):  # NaN, infinity
                         bits[:, part] = x
                 for part in queries[::2]:
                     case.o[:, part], case.log[:, :, part] = np.nan, np.nan
-                actual = case.backward(launch, keys_tile, query_tile, 0, 1)
+                actual = case.backward(*kernel, 0, 1)
                 for name, parts, x, y in zip(("dq", "dk", "dv"), (queries, keys, keys), actual, expected):
                     for part in parts[1::2]:
                         np.testing.assert_array_equal(x[:, part], y[:, part], name)

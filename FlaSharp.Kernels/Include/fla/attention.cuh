@@ -26,6 +26,8 @@ struct AttentionShape {
 // The keys, or queries, from `first` up to but not including `end`; none if end <= first.
 struct Range {
     int first, end;
+
+    __device__ __forceinline__ bool contains(int i) const { return first <= i && i < end; }
 };
 
 // A sequence of queries with its keys.

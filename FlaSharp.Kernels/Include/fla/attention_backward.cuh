@@ -13,10 +13,10 @@ struct AttentionBackward {
     const float* logs;    // of a query's denominator, to base 2; infinite for those that see nothing or do not exist
     const float* deltas;  // the product of its output and that one's gradient
     float* sums;          // of its gradient
-    int* turns;           // of a tile of queries
+    int* turns;           // of a tile of queries, or of a part of it
     int lines, together;  // sequences times heads of k and v; how many of these take turns
     int key_tiles;        // of the longest sequence
-    int descending;       // whether the highest keys come first
+    int descending;       // of so many lines, the first ones, the highest keys come first
 };
 
 // What is stored for queries lies in blocks of so many of a sequence and head, so that no tile has those of two sequences.
@@ -48,7 +48,8 @@ template <int KEYS, int QUERIES> struct BackwardTiles {
 
 // A block's part of a call: a tile of keys, and for each head of queries that reads them the tiles that see them. Where it waits
 // for another block's turn, that one has a lower number.
-template <int KEYS, int QUERIES> struct BackwardWork {
+template <int KEYS, int QUERIES_> struct BackwardWork {
+    static constexpr int QUERIES = QUERIES_;
     typedef BackwardTiles<KEYS, QUERIES> Tiles;
 
     const AttentionBackward& p;
@@ -64,13 +65,33 @@ template <int KEYS, int QUERIES> struct BackwardWork {
         if (keys.first < keys.end) tiles = Tiles::seeing(p.shape, sequence, keys);
     }
     __device__ __forceinline__ int steps() const { return max(0, tiles.end - tiles.first) * p.shape.group; }
+    // A head's first tile of queries, and the one after another, or the next head's first one. Under a causal mask, blocks that
+    // begin together with the highest keys first meet nowhere: each begins with the first tile that sees its keys.
+    __device__ __forceinline__ int first() const { return is_descending() ? tiles.first : tiles.end - 1; }
+    __device__ __forceinline__ int next(int tile) const {
+        if (is_descending()) return tile + 1 < tiles.end ? tile + 1 : tiles.first;
+        return tile > tiles.first ? tile - 1 : tiles.end - 1;
+    }
     // Visits (step, head, tile of queries).
     template <class Visit> __device__ __forceinline__ void each(Visit visit) const {
-        int steps = this->steps(), head = kv_head * p.shape.group, tile = tiles.first;
+        int steps = this->steps(), head = kv_head * p.shape.group, tile = first();
         for (int n = 0; n < steps; n++) {
             visit(n, head, tile);
-            if (++tile == tiles.end) tile = tiles.first, head++;
+            tile = next(tile);
+            if (tile == first()) head++;
         }
+    }
+    // Whether all of a tile of queries see all of the keys.
+    __device__ __forceinline__ bool all_seen(int tile) const {
+        int first = tile * QUERIES, end = min(first + QUERIES, sequence.queries.length);
+        Range all = sequence.seen_by_all(p.shape, {first, end});
+        return keys.first >= all.first && keys.first + KEYS <= all.end;
+    }
+    // The queries that see a key, counted from `first` on.
+    __device__ __forceinline__ Range seeing(int key, int first) const {
+        if (key >= sequence.keys.length) return {0, 0};
+        Range queries = sequence.seeing(p.shape, {key, key + 1});
+        return {queries.first - first, queries.end - first};
     }
     // Whether rows of the next sequence follow in the tile of keys, or in one of queries. They weigh 0, which would not hide what
     // is not finite.
@@ -87,15 +108,16 @@ template <int KEYS, int QUERIES> struct BackwardWork {
     // The block's turn to add to the sums of a tile of queries.
     __device__ __forceinline__ int turn(int queries) const {
         Range seen = Tiles::seen(p.shape, sequence, queries);
-        return p.descending ? seen.end - 1 - tile : tile - seen.first;
+        return is_descending() ? seen.end - 1 - tile : tile - seen.first;
     }
 
 private:
+    __device__ __forceinline__ bool is_descending() const { return line < p.descending; }
     // The block's line and tile.
     static __device__ __forceinline__ Range place(const AttentionBackward& p) {
         int whole = p.key_tiles * p.together, block = blockIdx.x, first = block / whole * p.together;
         int width = min(p.together, p.lines - first), tile = block % whole / width;
-        return {first + block % whole % width, p.descending ? p.key_tiles - 1 - tile : tile};
+        return {first + block % whole % width, first < p.descending ? p.key_tiles - 1 - tile : tile};
     }
 };
 

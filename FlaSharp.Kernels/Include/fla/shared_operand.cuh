@@ -6,12 +6,14 @@ namespace fla {
 
 // An operand [.. x 16] in a SharedTile, whose swizzle is that of its panel's width; the tile begins at a multiple of 1024 bytes.
 template <class Tile> __device__ __forceinline__ u64 operand_at(const Tile& tile, u32 row, u32 col, u32 lead) {
-    constexpr u64 SWIZZLE = Tile::PANEL == 64   ? 1
+    constexpr u32 SWIZZLE = Tile::PANEL == 64   ? 1
                             : Tile::PANEL == 32 ? 2
                                                 : 3,
-                  STRIDE = 8 * Tile::PITCH;  // from 8 rows to the next 8
-    u32 address = tile.base + col / Tile::PANEL * (Tile::ROWS * Tile::PITCH) + row * Tile::PITCH + col % Tile::PANEL * 2;
-    return SWIZZLE << 62 | STRIDE >> 4 << 32 | (u64)(lead >> 4) << 16 | (address & 0x3ffff) >> 4;
+                  STRIDE = 8 * Tile::PITCH; // from 8 rows to the next 8
+    // In units of 16 bytes from the start, so that from one operand to another it is a single addition.
+    u32 place = (lead / 16 << 16) + tile.base / 16 + col / Tile::PANEL * (Tile::ROWS * Tile::PITCH / 16) +
+                row * (Tile::PITCH / 16) + col % Tile::PANEL / 8;
+    return (u64)(SWIZZLE << 30 | STRIDE / 16) << 32 | place;
 }
 // Its rows are the tile's from `row` on, a multiple of 8; its 16 columns begin at `col`.
 template <class Tile> __device__ __forceinline__ u64 operand(const Tile& tile, u32 row, u32 col) {

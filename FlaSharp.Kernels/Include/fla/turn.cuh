@@ -17,7 +17,6 @@ struct Turn {
     }
     // Ends turn `n`, with what this thread wrote, and those that it met at a barrier.
     __device__ __forceinline__ void end(int n) const {
-        __threadfence();
         asm volatile("st.release.gpu.global.b32 [%0], %1;" ::"l"(count), "r"(n + 1) : "memory");
     }
 };
