@@ -15,6 +15,13 @@ internal sealed class SelectiveScanKernels
     private static readonly ConcurrentDictionary<
         (Pass, SelectiveScanTile, ElementType, bool, bool), KernelVariant> s_variants = new();
 
+    private static readonly SelectiveScanTile[] s_otherForwardTiles =
+    [
+        new(IsAligned: true, IsNarrow: true), new(IsAligned: true, IsLong: true), new(IsAligned: true, IsNarrow: true, IsLong: true),
+    ];
+
+    private static readonly ElementType[] s_extremeElements = [ElementType.BFloat16, ElementType.Float32];
+
     private readonly GpuDevice _device;
 
     /// <exception cref="NotSupportedException">The GPU is too old.</exception>
@@ -89,11 +96,10 @@ internal sealed class SelectiveScanKernels
             .. from call in calls
             from pass in Enum.GetValues<Pass>()
             select Variant(pass, new SelectiveScanTile(call.isAligned), call.element, call.isGated, call.hasSoftplus),
-            .. from element in new[] { ElementType.BFloat16, ElementType.Float32 }
-            from isNarrow in new[] { false, true }
-            from isLong in new[] { false, true }
-            where (isNarrow || isLong) && (!isLong || HasRoom(target.MaxSharedBytes))
-            select Variant(Pass.Forward, new SelectiveScanTile(IsAligned: true, isNarrow, isLong), element, true, true),
+            .. from tile in s_otherForwardTiles
+            where !tile.IsLong || HasRoom(target.MaxSharedBytes)
+            from element in s_extremeElements
+            select Variant(Pass.Forward, tile, element, true, true),
             s_join,
         ];
     }
