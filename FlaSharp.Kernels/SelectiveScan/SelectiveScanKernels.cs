@@ -17,7 +17,8 @@ internal sealed class SelectiveScanKernels
 
     private static readonly SelectiveScanTile[] s_otherForwardTiles =
     [
-        new(IsAligned: true, IsNarrow: true), new(IsAligned: true, IsLong: true), new(IsAligned: true, IsNarrow: true, IsLong: true),
+        new(IsAligned: true, IsNarrow: true), new(IsAligned: true, IsLong: true),
+        new(IsAligned: true, IsNarrow: true, IsLong: true),
     ];
 
     private static readonly ElementType[] s_extremeElements = [ElementType.BFloat16, ElementType.Float32];
