@@ -34,7 +34,7 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
     }
 
     /// <summary>
-    /// For the backward pass: segments, which increase the work by a sixth, where multiprocessors would have a single block.
+    /// For the backward pass: segments, which increase the work by a fifth, where multiprocessors would have a single block.
     /// </summary>
     /// <inheritdoc cref="Forward"/>
     public static SelectiveScanCut Backward(long channels, long groups, long sequences, int length, int multiprocessors)
