@@ -46,7 +46,7 @@ internal sealed record AttentionBackwardTile(
     // Of hopper_wide_backward.cu, as the others of their sources; these assert it.
     private int WideBytes =>
         KeyRows * RowBytes + Element.Bytes() * QueryRows * (2 * Keys + Values) + 3 * Element.Bytes() * KeyRows * QueryRows
-        + SumBytes + 3 * sizeof(float) * QueryRows + (12 + 4 * SumSlots) * BarrierBytes;
+        + SumBytes + 3 * sizeof(float) * QueryRows + (13 + 4 * SumSlots) * BarrierBytes;
 
     private int HopperBytes =>
         KeyRows * RowBytes + Stages * QueryRows * (RowBytes + 2 * sizeof(float)) + 3 * Element.Bytes() * KeyRows * QueryRows

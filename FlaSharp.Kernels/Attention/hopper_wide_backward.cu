@@ -23,7 +23,7 @@ constexpr int VALUES_AT = KeyTile::BYTES, QUERIES_AT = VALUES_AT + ValueTile::BY
               OUTPUTS_AT = QUERIES_AT + 2 * QueryTile::BYTES, PAIRS_AT = OUTPUTS_AT + OutputTile::BYTES,
               WEIGHTS_AT = PAIRS_AT + PAIRS * PairTile::BYTES, SUMS_AT = WEIGHTS_AT + WEIGHTS_BYTES,
               ROWS_AT = SUMS_AT + Sums::BYTES, BARRIERS_AT = ROWS_AT + 3 * ROWS_BYTES,
-              BARRIERS = 8 + 2 * PAIRS;
+              BARRIERS = 9 + 2 * PAIRS;
 static_assert(BARRIERS_AT + (BARRIERS + Sums::BARRIERS) * Mbarrier::BYTES == SHARED);
 
 __device__ __forceinline__ KeyTile key_tile() { return KeyTile(shared_memory()); }
@@ -50,6 +50,7 @@ __device__ __forceinline__ Mbarrier weighed() { return barrier(6); } // weights 
 __device__ __forceinline__ Mbarrier taken() { return barrier(7); }   // and in the other group's registers
 __device__ __forceinline__ Mbarrier paired(int n) { return barrier(8 + n % PAIRS); } // phase n / PAIRS
 __device__ __forceinline__ Mbarrier multiplied(int n) { return barrier(8 + PAIRS + n % PAIRS); }
+__device__ __forceinline__ Mbarrier done() { return barrier(8 + 2 * PAIRS); } // no group needs a tile any more
 __device__ __forceinline__ Sums sums() { return {shared_memory() + SUMS_AT, barrier(BARRIERS).address}; }
 
 __device__ __forceinline__ void load(const AttentionHopperBackward& p, const Work& work) {
@@ -92,8 +93,6 @@ template <class Tile> __device__ __forceinline__ void clear(const Tile& tile, in
     fence_for_products();
     barrier_wait(1 + group, GROUP_THREADS);
 }
-
-constexpr int DONE = 3; // the barrier that both groups come to when they need no tile any more
 
 // The first group: weights, dV, and dQ of the step before.
 __device__ __forceinline__ void weigh(const Work& work) {
@@ -164,7 +163,8 @@ __device__ __forceinline__ void weigh(const Work& work) {
 #pragma unroll
         for (int round = 0; round < Sums::ROUNDS; round++) part.store(steps - 1, round);
     }
-    barrier_wait(DONE, CONSUMER_THREADS);
+    done().arrive();
+    done().wait(0);
     store_rows(value_tile(), row, 0, dv, 1.f, work.sequence.keys.rows<T>(work.p.grad_v, work.kv_head).from(work.keys.first),
                work.keys.end - work.keys.first, shape.value_size, lane);
 }
@@ -239,7 +239,8 @@ __device__ __forceinline__ void differentiate(const Work& work) {
         }
         wait_products<0>(dp);
     });
-    barrier_wait(DONE, CONSUMER_THREADS);
+    done().arrive();
+    done().wait(0);
     store_rows(key_tile(), row, 0, dk, shape.scale, work.sequence.keys.rows<T>(work.p.grad_k, work.kv_head).from(work.keys.first),
                work.keys.end - work.keys.first, shape.key_size, lane);
 }
@@ -261,6 +262,7 @@ attention_hopper_backward(const __grid_constant__ AttentionHopperBackward p) {
             paired(i).init(GROUP_THREADS);
             multiplied(i).init(CONSUMER_THREADS);
         }
+        done().init(CONSUMER_THREADS);
         sums().init();
         fence_barriers();
     }

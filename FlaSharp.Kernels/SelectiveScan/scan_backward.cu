@@ -352,7 +352,41 @@ struct StatePair {
 
     __device__ __forceinline__ StatePair() {}
     __device__ __forceinline__ explicit StatePair(const States& x) : of{{x.at[0], x.at[1]}, {x.at[2], x.at[3]}} {}
+    // A number of each channel in two states' place: what they add up to is the number to its last bit.
+    __device__ __forceinline__ StatePair(float x, float y) : of{{x, rest(x)}, {y, rest(y)}} {}
+
+private:
+    static __device__ __forceinline__ float rest(float x) {
+        Operand<true> parts(x, 0.f);
+        return x - Pair<bf16>::low(parts.high) - Pair<bf16>::low(parts.low);
+    }
 };
+
+// Sums over states are products of the states and an operand of weights. Where bfloat16 is not enough, a thread sums up its own
+// states in float32, and the product is one with ones.
+__device__ __forceinline__ Factor ones() { return Factor(0x3f803f80); }
+__device__ __forceinline__ Factor weights_of(const Matrix& weights, const Place& place) {
+    if constexpr (PRECISE)
+        return ones();
+    else
+        return weights.operand(place);
+}
+__device__ __forceinline__ StatePair weighted(const States& x, const StatePair& pair, const Matrix& weights, int step,
+                                              const Place& place) {
+    if constexpr (PRECISE) {
+        auto two = weights.pair(step, place);
+        float first = Pair<Element>::low(two), second = Pair<Element>::high(two);
+        return {fmaf(x.at[1], second, x.at[0] * first), fmaf(x.at[3], second, x.at[2] * first)};
+    } else {
+        return pair;
+    }
+}
+__device__ __forceinline__ StatePair unweighted(const States& x) {
+    if constexpr (PRECISE)
+        return {x.at[0] + x.at[1], x.at[2] + x.at[3]};
+    else
+        return StatePair(x);
+}
 
 // Adds sums over states, of the steps i and i + 1, to those of a part, with a factor of states that is that of step `row`.
 __device__ __forceinline__ void add_states(float (&d)[4], int i, const StatePair& even, const StatePair& odd, const Factor& x,
@@ -398,20 +432,21 @@ __device__ __forceinline__ void walk_part(GroupPart& part, const Matrix& b, cons
     States h = start, states[PART], decays[PART];
     {
         Products inputs(ChannelFactor::load(part.input), b, place);
-        Factor rows[2] = {part.g.operand(0), part.g.operand(1)}, factor = c.operand(place);
+        Factor rows[2] = {part.g.operand(0), part.g.operand(1)}, factor = weights_of(c, place);
         ChannelSums dc;
         float y[4] = {};
         if (GATED && add) part.y[place.half].load(y, place);
 #pragma unroll
         for (int i = 0; i < PART; i += 2) {
-            StatePair pair[2];
+            StatePair pair[2], summands[2];
 #pragma unroll
             for (int j = 0; j < 2; j++) {
                 decays[i + j] = advance(h, rates, part.delta.channels(i + j, place), inputs, i + j, place);
                 states[i + j] = h;
                 pair[j] = StatePair(h);
+                summands[j] = weighted(h, pair[j], c, i + j, place);
             }
-            if (GATED) add_states(y, i, pair[0], pair[1], factor, place);
+            if (GATED) add_states(y, i, summands[0], summands[1], factor, place);
             dc.add(i, pair[0], pair[1], rows, place);
         }
         if (GATED) part.y[place.half].store(y, place);
@@ -422,19 +457,20 @@ __device__ __forceinline__ void walk_part(GroupPart& part, const Matrix& b, cons
     place.row = opaque(place.row), place.quad = opaque(place.quad);  // conditions come again, without a register in between
     ChannelFactor input = ChannelFactor::load(part.input);
     Products gradients(part.g, c, place);
-    Factor rows[2] = {input.operand(0), input.operand(1)}, factor = b.operand(place), one(0x3f803f80);
+    Factor rows[2] = {input.operand(0), input.operand(1)}, factor = weights_of(b, place);
     ChannelSums db;
     float du[4] = {}, ddelta[4] = {};
     if (add) part.du[place.half].load(du, place), part.ddelta[place.half].load(ddelta, place);
 #pragma unroll
     for (int i = PART - 2; i >= 0; i -= 2) {
-        StatePair pair[2], exponents[2];
+        StatePair pair[2], summands[2], exponents[2];
 #pragma unroll
         for (int j = 1; j >= 0; j--) {
             float2 delta = part.delta.channels(i + j, place);
             const States& before = i + j > 0 ? states[i + j - 1] : start;
             gradients.add(dh, i + j, place);
             pair[j] = StatePair(dh);
+            summands[j] = weighted(dh, pair[j], b, i + j, place);
             States exponent;
 #pragma unroll
             for (int n = 0; n < 4; n++) {
@@ -443,10 +479,10 @@ __device__ __forceinline__ void walk_part(GroupPart& part, const Matrix& b, cons
                 da.at[n] = fmaf(p, n < 2 ? delta.x : delta.y, da.at[n]);
                 exponent.at[n] = p * rates.at[n];
             }
-            exponents[j] = StatePair(exponent);
+            exponents[j] = unweighted(exponent);
         }
-        add_states(du, i, pair[0], pair[1], factor, place);
-        add_states(ddelta, i, exponents[0], exponents[1], one, place);
+        add_states(du, i, summands[0], summands[1], factor, place);
+        add_states(ddelta, i, exponents[0], exponents[1], ones(), place);
         db.add(i, pair[0], pair[1], rows, place);
     }
     part.du[place.half].store(du, place), part.ddelta[place.half].store(ddelta, place);

@@ -181,7 +181,7 @@ def hopper(query_tile, stages=2, options=0, slots=2):
 
 def hopper_wide():
     def launch(kernel, call, keys, values, tensors):
-        shared = 128 * (3 * keys + 2 * values) + 3 * 8192 + 2 * 16384 + 3 * 256 + 16 * 8
+        shared = 128 * (3 * keys + 2 * values) + 3 * 8192 + 2 * 16384 + 3 * 256 + 17 * 8
         q, k, v, do = tensors
         maps = [emulate.tensor_map(x, 64, 64) for x in (q, k, v, do)]
         kernel("hopper_wide_backward.cu", "attention_hopper_backward", {"KEY_TILE": keys, "VALUE_TILE": values, "SHARED": shared},

@@ -179,7 +179,8 @@ class SelectiveScanTests(unittest.TestCase):
         for name, x in actual.items():
             rounded = name in ("y", "du", "ddelta", "dz", "db", "dc", "dbias")
             error, size = (np.sqrt(np.mean(np.square(y))) if y.size else 0 for y in (x - expected[name], expected[name]))
-            limit = LIMITS[case.element if rounded else "float"] * (2 if name == "dbias" else 1)  # it sums up what cancels
+            limit = LIMITS[case.element if rounded else "float"]
+            if name == "dbias": limit *= 2  # a sum of what cancels
             self.assertLessEqual(error, limit * size, f"{name}, relative error {error / size if size else error:.1e}")
 
     def test_lengths(self):
