@@ -2,7 +2,7 @@
 """Runs the tests and the main job of a GPU bundle on this machine and records what came of it.
 
     eng/record-gpu-run.py BUNDLE OUT --commit COMMIT [--arguments ...] [--layers gla,mamba,...] [--tests A,B] [--skip-tests]
-                          [--sanitizers memcheck,racecheck,synccheck] [--limit SECONDS]
+                          [--sanitizers memcheck,racecheck,synccheck [--grid A,B]] [--limit SECONDS]
 
 BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs. The namespaces
 and classes of --tests and the sanitizers have a process each, all at the same time, which share the machine's cores; the main
@@ -65,10 +65,12 @@ def run_tests(bundle: pathlib.Path, out: pathlib.Path, name: str, limit: float |
     }
 
 
-def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str, limit: float | None, cores: int) -> dict:
+def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str, grid: list[str], limit: float | None,
+                  cores: int) -> dict:
     """The small grid of every kernel under a tool of compute-sanitizer, which passes libtorch's own kernels by."""
     under = ("compute-sanitizer", "--tool", tool, "--kernel-name-exclude", "kernel_substring=at6native")
-    command = ["FlaSharp.Tests", "-class", "FlaSharp.Tests.Gpu.SmallGridTests"]
+    name = "FlaSharp.Tests.Gpu.SmallGridTests"
+    command = ["FlaSharp.Tests", *([part for test in grid for part in ("-method", f"{name}.{test}")] or ["-class", name])]
     # Without torch's cache every tensor is an allocation of its own: what is written beside it is seen.
     output, code, seconds = run(bundle, out / f"{tool}.log", [*command, "-noColor", "-reporter", "verbose"], under, limit,
                                 FLASHARP_REQUIRE_GPU="1", PYTORCH_NO_CUDA_MEMORY_CACHING="1", OMP_NUM_THREADS=str(cores))
@@ -128,17 +130,19 @@ def main() -> None:
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--limit", type=float, help="seconds for each process of tests, and each sanitizer")
     parser.add_argument("--sanitizers", default="", help="tools of compute-sanitizer to run the small grid under")
+    parser.add_argument("--grid", default="", help="tests of the small grid; all if empty")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
     record = {"date": time.strftime("%Y-%m-%d"), "commit": options.commit, **machine()}
     names = [] if options.skip_tests else options.tests.split(",")
     tools = [tool for tool in options.sanitizers.split(",") if tool]
+    grid = [test for test in options.grid.split(",") if test]
     processes = max(1, len(names) + len(tools))
     with concurrent.futures.ThreadPoolExecutor(max_workers=processes) as pool:
         rest = (options.limit, max(1, (os.cpu_count() or 1) // processes))
         tests = [pool.submit(run_tests, options.bundle, options.out, name, *rest) for name in names]
-        checks = [pool.submit(run_sanitizer, options.bundle, options.out, tool, *rest) for tool in tools]
+        checks = [pool.submit(run_sanitizer, options.bundle, options.out, tool, grid, *rest) for tool in tools]
         record["tests"] = [test.result() for test in tests]
         record["sanitizers"] = [check.result() for check in checks]
     record["main_job"] = [run_main_job(options.bundle, options.out, layer, options.arguments.split())
