@@ -26,7 +26,7 @@ public sealed class FlaFunctionStressTests
         using (var worker = new Worker())
         using (var collector = new CollectingThread())
         {
-            for (var step = 0; step < 10_000; step++)
+            for (var step = 0; step < 10_000 || collector.Collections < 1000; step++)
             {
                 collector.NextStep();
                 using var scope = NewDisposeScope();
@@ -46,7 +46,6 @@ public sealed class FlaFunctionStressTests
                 Assert.All(a.grad!.data<float>().ToArray(), value => Assert.Equal(2 * x * y + y * y, value));
                 Assert.All(b.grad!.data<float>().ToArray(), value => Assert.Equal(2 * x * y + x * x, value));
             }
-            Assert.True(collector.Collections > 1000, $"only {collector.Collections} collections ran");
         }
         Assert.InRange(NativeMemory.LiveTensors() - UndefinedGradients.Taken(), 0, before);
     }

@@ -28,6 +28,8 @@ public sealed class BenchmarkCommandTests
     [InlineData("layers --sizes 1,32", "--sizes 1,32: use H,C,T, whole numbers of at least 1.")]
     [InlineData("layers --device cpu --sizes 3,32,64", "These sizes do not make a layer GatedLinearAttention")]
     [InlineData("memory --device cpu", "memory needs a GPU")]
+    [InlineData("chart nowhere.json c.png --groups a --bars b:c", "nowhere.json")]
+    [InlineData("chart file c.png --groups a --bars b:c", "file is no report of this program")]
     [InlineData("decode --batches 1,0", "--batches 1,0: use whole numbers of at least 1 with commas between.")]
     [InlineData("first-call --mode fast", "--mode fast: choose auto, chunk, fusedchunk, fusedrecurrent.")]
     [InlineData("overhead --bursts 1", "--bursts 1: use a whole number of at least 20.")]
@@ -71,6 +73,20 @@ public sealed class BenchmarkCommandTests
         Assert.InRange(forward, 1e-6, 60_000);
         Assert.Equal(1000 / forward, (double)rows[0]!["forward_ratio"]!, 6);
         Assert.Null(rows[3]!["peer"]);
+    }
+
+    [Fact]
+    public void Columns_of_a_report_are_drawn()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder.File("r.json"), """
+            {"title": "t", "rows": [{"size": "1", "layer": "A", "ms": {"median": 2}, "peer": "P", "peer_ms": 3},
+                                    {"size": "2", "layer": "A", "ms": 4, "peer": null, "peer_ms": null}]}
+            """);
+        (int code, _, string error) = Run(folder, "chart r.json r.png --groups size --bars layer:ms peer:peer_ms");
+
+        Assert.Equal((0, ""), (code, error));
+        Assert.Equal([0x89, (byte)'P', (byte)'N', (byte)'G'], File.ReadAllBytes(folder.File("r.png"))[..4]);
     }
 
     [Fact]

@@ -20,6 +20,7 @@ internal static class CommandLine
         root.Subcommands.Add(MemoryCommand.CreateChild());
         root.Subcommands.Add(OverheadCommand.Create());
         root.Subcommands.Add(AdviseCommand.Create());
+        root.Subcommands.Add(ChartCommand.Create());
 
         ParseResult parsed = root.Parse(args);
         try

@@ -3,6 +3,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using LanguageModel;
 using LanguageModel.Commands;
+using SkiaSharp;
 using Spectre.Console;
 
 namespace Benchmarks.Reporting;
@@ -65,6 +66,8 @@ internal sealed class ReportOutput
             Write(Path.Combine(_folder, $"{report.Command}.md"), Encoding.UTF8.GetBytes(markdown));
             foreach (Chart chart in report.Charts.Where(chart => chart.Values.Count > 0))
                 Write(Path.Combine(_folder, report.FileOf(chart)), ChartFile.Png(chart));
+            if (!SKFontManager.Default.FontFamilies.Any())
+                Progress("There are no fonts here, so charts have no text: the command chart draws them elsewhere, from the JSON.");
         }
 
         Print(report);
@@ -99,7 +102,8 @@ internal sealed class ReportOutput
             yield return Path.Combine(_folder, $"{report.Command}.json");
     }
 
-    private static void Write(string file, byte[] content)
+    /// <summary>Writes a file that appears when it is complete.</summary>
+    public static void Write(string file, byte[] content)
     {
         string temporary = $"{file}.{Environment.ProcessId}.tmp";
         try
