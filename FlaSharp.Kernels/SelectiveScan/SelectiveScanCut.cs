@@ -52,7 +52,7 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
         return new SelectiveScanCut(isNarrow, (units + each - 1) / each, each * Unit);
     }
 
-    // For two waves of three blocks to a multiprocessor: those of a single one would all begin and end together.
+    // For six blocks to a multiprocessor, more than it has at a time: those of a single wave would all begin and end together.
     private static int Wanted(long blocks, int length, int multiprocessors) =>
         (int)Math.Clamp(6L * multiprocessors / Math.Max(1, blocks), 1, Math.Max(1, length / FewestSteps));
 }

@@ -489,21 +489,6 @@ __device__ __forceinline__ void walk_part(GroupPart& part, const Matrix& b, cons
     db.store(part.sums, 1, place);
 }
 
-// Sums over rows of a warp: row n gets that of x[n].
-template <int N> __device__ __forceinline__ float sum_rows(const float (&x)[N], int row) {
-    if constexpr (N == 1) {
-        return x[0];
-    } else {
-        constexpr int KEPT = N / 2;
-        bool upper = row & KEPT;
-        float kept[KEPT];
-#pragma unroll
-        for (int i = 0; i < KEPT; i++)
-            kept[i] = (upper ? x[i + KEPT] : x[i]) + __shfl_xor_sync(~0u, upper ? x[i] : x[i + KEPT], 4 * KEPT);
-        return sum_rows(kept, row);
-    }
-}
-
 // Of a multiprocessor: more would spill registers or, before Hopper, have no room in shared memory.
 #if __CUDA_ARCH__ >= 900
 constexpr int BLOCKS = PRECISE || !GATED || VECTOR == 1 ? 3 : 4;
@@ -702,7 +687,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             columns.store(p.du, k, du), columns.store(p.ddelta, k, ddelta);
             if (GATED) columns.store(p.dz, k, dz);
         }
-        total += sum_rows(totals, place.row);
+        total += sum_apart<4>(totals, place.row);
     }
 
     // The other warp's joins it.

@@ -148,13 +148,13 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
         }
         finish(first - STEPS, turn - 1);
     } else {
-        Lane<2> lane(threadIdx.x - THREADS);
+        Lane lane(threadIdx.x - THREADS);
         bool last = block.segment + 1 == p.scan.segments;
         int slot = block.first_token(p.scan) / SAVED_STEPS + block.sequence.index;  // of `saved`: the sequence's first
 
         // Computed where it is needed: the scan needs the registers.
         auto place = [&](int slice, int index) {
-            return StatePlace(p.scan, block, Lane<2>(opaque(threadIdx.x) - THREADS), opaque(index), slice);
+            return StatePlace(p.scan, block, Lane(opaque(threadIdx.x) - THREADS), opaque(index), slice);
         };
         auto store_end = [&](int slice, const States& h, bool wait) {
             if (last && p.final && !wait)

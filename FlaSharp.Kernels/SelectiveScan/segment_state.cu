@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS)
     if (block.segment == (BACKWARD ? 0 : p.scan.segments - 1)) return;
     Column column(block);
     Cells cells;
-    Lane<2> lane(threadIdx.x);
+    Lane lane(threadIdx.x);
     int end = block.end, tiles = (end - block.first + STEPS - 1) / STEPS;
     constexpr int MOVE = BACKWARD ? -1 : 1;
     int start = BACKWARD ? block.first + (tiles - 1) * STEPS : block.first;

@@ -29,7 +29,6 @@ static_assert(STEPS % (LANES * VECTOR) == 0, "threads share a tile evenly");
 
 // A row of shared memory has the first channel of each pack, then the second ones: what threads with neighbouring packs access at
 // once are neighbours.
-__device__ __forceinline__ int position_of(int channel) { return channel % VECTOR * PACKS + channel / VECTOR; }
 __device__ __forceinline__ int channel_at(int position) { return position % PACKS * VECTOR + position / PACKS; }
 
 // Rows of pairs of numbers such that a Column's threads, which access one position of each pack, do not meet in a bank.
@@ -218,10 +217,26 @@ struct StepSize {
 
 __device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.f + pow2(-LOG2E * x)); }
 
-// A thread's part of the block's states. NEIGHBOURS threads with the same states come first, then those that share a channel.
-// With 2, all loads of a warp have pairs of threads, one or two apart, that read the same: wide loads then need fewer accesses.
-template <int NEIGHBOURS>
+// Sums over threads of a warp that are DISTANCE apart: the one of index n among them gets that of x[n].
+template <int DISTANCE, int N>
+__device__ __forceinline__ float sum_apart(const float (&x)[N], int index) {
+    if constexpr (N == 1) {
+        return x[0];
+    } else {
+        constexpr int HALF = N / 2;
+        bool upper = index & HALF;
+        float kept[HALF];
+#pragma unroll
+        for (int i = 0; i < HALF; i++)
+            kept[i] = (upper ? x[i + HALF] : x[i]) + __shfl_xor_sync(~0u, upper ? x[i] : x[i + HALF], HALF * DISTANCE);
+        return sum_apart<DISTANCE>(kept, index);
+    }
+}
+
+// A thread's part of the block's states. NEIGHBOURS threads with the same states come first, then those that share a channel:
+// all loads of a warp have pairs of threads, one or two apart, that read the same, and wide loads then need fewer accesses.
 struct Lane {
+    static constexpr int NEIGHBOURS = 2;
     int index;              // among those that share a channel
     int position, channel;  // in shared memory, and of the block
     int state;              // the first one of a slice
@@ -231,22 +246,8 @@ struct Lane {
           position(thread / (NEIGHBOURS * LANES) * NEIGHBOURS + thread % NEIGHBOURS), channel(channel_at(position)),
           state(index * STATES) {}
 
-    // Sums over those that share the channel: the first one gets that of x[0], and so on.
-    template <int N>
-    __device__ __forceinline__ float sum(const float (&x)[N]) const {
-        if constexpr (N == 1) {
-            return x[0];
-        } else {
-            constexpr int HALF = N / 2;
-            bool upper = index & HALF;
-            float kept[HALF];
-#pragma unroll
-            for (int i = 0; i < HALF; i++)
-                kept[i] = (upper ? x[i + HALF] : x[i])
-                        + __shfl_xor_sync(~0u, upper ? x[i] : x[i + HALF], HALF * NEIGHBOURS);
-            return sum(kept);
-        }
-    }
+    // Sums over those that share the channel.
+    __device__ __forceinline__ float sum(const float (&x)[LANES]) const { return sum_apart<NEIGHBOURS>(x, index); }
 };
 
 struct alignas(4 * STATES) States {
@@ -260,8 +261,7 @@ struct StatePlace {
     i64 offset;
     int count;
 
-    template <class AnyLane>
-    __device__ __forceinline__ StatePlace(const SelectiveScan& p, const ScanBlock& block, const AnyLane& lane, i64 index,
+    __device__ __forceinline__ StatePlace(const SelectiveScan& p, const ScanBlock& block, const Lane& lane, i64 index,
                                           int slice) {
         int first = slice * SLICE + lane.state;
         offset = (index * p.channels + block.first_channel + lane.channel) * p.states + first;
