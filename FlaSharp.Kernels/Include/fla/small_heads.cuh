@@ -221,12 +221,6 @@ struct Product {
 
     __device__ __forceinline__ float& at(int h, int c) { return of[c / 2][2 * h + c % 2]; }
     __device__ __forceinline__ float at(int h, int c) const { return of[c / 2][2 * h + c % 2]; }
-    __device__ __forceinline__ void operator+=(const Product& x) {
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-#pragma unroll
-            for (int j = 0; j < 4; j++) of[i][j] += x.of[i][j];
-    }
 };
 
 // d += a b^T, with b's rows, ROWS or fewer, becoming columns; both have COLS columns.
@@ -507,29 +501,6 @@ template <int K> __device__ __forceinline__ Product load_state(const float* from
         float4 part = *reinterpret_cast<const float4*>(&from[i * 128 + lane * 4]);
         x.of[i][0] = part.x, x.of[i][1] = part.y, x.of[i][2] = part.z, x.of[i][3] = part.w;
     }
-    return x;
-}
-
-// A state [keys, values] in global memory.
-template <int K, int V>
-__device__ __forceinline__ void store_dense_state(float* to, const Product& x, int keys, int values, int lane) {
-#pragma unroll
-    for (int i = 0; i < K / 8; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            StateElement<K, V> element(i * 128 + lane * 4 + j, keys, values);
-            if (element.exists) to[element.place(values)] = x.of[i][j];
-        }
-}
-template <int K, int V> __device__ __forceinline__ Product load_dense_state(const float* from, int keys, int values, int lane) {
-    Product x{};
-#pragma unroll
-    for (int i = 0; i < K / 8; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            StateElement<K, V> element(i * 128 + lane * 4 + j, keys, values);
-            if (element.exists) x.of[i][j] = from[element.place(values)];
-        }
     return x;
 }
 
