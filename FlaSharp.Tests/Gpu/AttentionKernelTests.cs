@@ -67,7 +67,8 @@ public sealed class AttentionKernelTests
         new AttentionCase { Queries = queries, Keys = keys, K = 96, Window = 100, Dtype = ScalarType.Float16 }.Check();
     }
 
-    public static TheoryData<bool, int> Products => new() { { false, 64 }, { false, 128 }, { true, 64 }, { true, 128 } };
+    public static TheoryData<bool, int> Products =>
+        new() { { false, 64 }, { false, 128 }, { false, 256 }, { true, 64 }, { true, 128 } };
 
     [GpuTheory, MemberData(nameof(Products))]
     public void Options_combine(bool portable, int size)
