@@ -97,7 +97,8 @@ internal sealed class AttentionDecodeKernels(AttentionProblem problem)
 
     private void Launch<TParameters>(KernelVariant variant, long blocks, in TParameters parameters)
         where TParameters : unmanaged =>
-        KernelLibrary.Get(problem.Device, variant).Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, parameters);
+        KernelLibrary.Get(problem.Device, variant).Launch(
+            checked((uint)blocks), 1, 1, LaunchStream.Current, parameters, startsEarly: true);
 
     private sealed record Passes(KernelVariant Decode, KernelVariant Join);
 

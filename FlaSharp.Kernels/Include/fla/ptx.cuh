@@ -177,6 +177,15 @@ template <int COUNT, int SHARE> __device__ __forceinline__ void set_registers() 
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
+// The first thing in a kernel that may be launched before the one ahead of it in the stream has ended: waits for what that one
+// writes, and allows the next kernel's launch.
+__device__ __forceinline__ void follow_stream() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Named barriers 1 to 15 for some of a block's warps; barrier 0 is __syncthreads. `threads` counts those that wait and those that
 // arrive.
 __device__ __forceinline__ void barrier_wait(int id, int threads) {

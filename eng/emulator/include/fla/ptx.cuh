@@ -163,6 +163,7 @@ template <class T> __forceinline__ void mma_m16n8k8(float (&d)[4], const u32 (&a
 // ---- Named barriers
 
 template <int COUNT, int SHARE> __forceinline__ void set_registers() {}
+inline void follow_stream() {}
 
 __forceinline__ void barrier_wait(int id, int threads) {
     emulator::barrier("barrier_wait", id, threads, emulator::Arrival::Wait);
