@@ -73,11 +73,13 @@ internal sealed record AttentionTile(int Keys, int Values, ElementType Element, 
     private KernelVariant Hopper()
     {
         const int BarriersOfQueries = 2, BarriersOfStage = 4, WarpgroupThreads = 128;
-        var bytes = TileBytes + (((BarriersOfQueries * QueryStages) + (BarriersOfStage * Stages)) * sizeof(long));
-        // The registers that the block is launched with, most of them for those who compute: 4 x 24 + 8 x 240 = 12 x 168, and
-        // 4 x 24 + 4 x 104 = 8 x 64.
-        const int Producers = 24;
-        var consumers = IsSmall ? 104 : 240;
+        const int PlaceBytes = 96; // where a tile of queries lies: fla::AttentionTile
+        var bytes = TileBytes + (PlaceBytes * (QueryStages + 1))
+            + (((BarriersOfQueries * QueryStages) + (BarriersOfStage * Stages)) * sizeof(long));
+        // The registers that the block is launched with, most of them for those who compute: 4 x 32 + 8 x 232 of 12 x 168, and
+        // 4 x 32 + 4 x 96 = 8 x 64.
+        const int Producers = 32;
+        var consumers = IsSmall ? 96 : 232;
         return Variant("hopper", WarpgroupThreads * (Groups + 1), bytes, $"GROUPS={Groups}", $"STAGES={Stages}",
             $"QUERY_STAGES={QueryStages}", $"PRODUCER_REGISTERS={Producers}", $"CONSUMER_REGISTERS={consumers}",
             $"PINGPONG={(TakesTurns ? 1 : 0)}", $"MIN_BLOCKS={HopperBlocks}");

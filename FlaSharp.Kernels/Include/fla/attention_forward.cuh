@@ -28,19 +28,19 @@ struct AttentionTurn {
 };
 
 // A block of ROWS queries of one head with its tiles of KEYS keys. Those with the most keys come first in a section.
-template <int ROWS, int KEYS> struct AttentionTile {
+template <int ROWS, int KEYS> struct alignas(16) AttentionTile {
     int line, head;
     AttentionSequence sequence;
     Range block;
-    int last, count; // key tiles, visited from the last one down
+    int last, count; // key tiles, visited from the last one down; at least one if the block exists
 
     __device__ __forceinline__ AttentionTile(const AttentionCall& call, int n)
         : line(line_of(call, n)), head(line % call.shape.heads), sequence(call.shape, line / call.shape.heads) {
         block.first = block_of(call, n) * ROWS;
         block.end = min(sequence.queries.length, block.first + ROWS);
         Range keys = sequence.seen(call.shape, block);
-        last = (keys.end - 1) / KEYS;
-        count = exists() && keys.end > keys.first ? last - keys.first / KEYS + 1 : 0;
+        last = max(0, (keys.end - 1) / KEYS);
+        count = exists() ? max(1, last - keys.first / KEYS + 1) : 0;
     }
 
     // Not beyond the end of a short sequence.
@@ -72,7 +72,7 @@ template <bool HAS_OPTIONS> struct AttentionRows {
     float decay[2];       // by what the products so far are to be multiplied
 
     __device__ __forceinline__ AttentionRows(const AttentionShape& shape, int head, int query, int lane)
-        : query(query), lane(lane), factor(HAS_OPTIONS ? 1.f : AttentionScore(shape, head).factor), top{hidden(), hidden()},
+        : query(query), lane(lane), factor(HAS_OPTIONS ? 1.f : LOG2E * shape.scale), top{hidden(), hidden()},
           sum{} {
         if (HAS_OPTIONS && shape.sinks) {
             float sink = LOG2E * shape.sinks[head];
@@ -108,7 +108,7 @@ template <bool HAS_OPTIONS> struct AttentionRows {
         for (int r = 0; r < 2; r++) {
             int row = query + r * 8;
             bool exists = row < tile.block.end;
-            float total = quad_sum(sum[r]), inverse = total == 0.f ? 0.f : 1 / total;
+            float total = quad_sum(sum[r]), inverse = total == 0.f ? 0.f : reciprocal(total);
             if (exists && call.log_sum_exp && lane % 4 == 0)
                 call.log_sum_exp[line * call.time + tile.sequence.queries.start + row] =
                     total == 0.f ? hidden() : LN2 * (top[r] * factor + __log2f(total));
@@ -122,7 +122,7 @@ template <bool HAS_OPTIONS> struct AttentionRows {
                     quad_transpose(words, lane);
                     int col = n * 8 + lane % 4 * 8;
                     if (exists && col < call.shape.value_size)
-                        *reinterpret_cast<uint4*>(target[row] + col) = make_uint4(words[0], words[1], words[2], words[3]);
+                        store_16_bytes(target[row] + col, words);
                 }
             } else {
 #pragma unroll

@@ -100,6 +100,25 @@ template <class T> __device__ __forceinline__ void shared_store(u32 address, T x
                      : "memory");
 }
 
+// A structure of whole 16 bytes.
+template <class T> __device__ __forceinline__ void shared_store_whole(u32 address, const T& x) {
+#pragma unroll
+    for (int i = 0; i < (int)sizeof(T); i += 16) shared_store(address + i, reinterpret_cast<const uint4*>(&x)[i / 16]);
+}
+template <class T> __device__ __forceinline__ T shared_load_whole(u32 address) {
+    uint4 parts[sizeof(T) / 16];
+#pragma unroll
+    for (int i = 0; i < (int)sizeof(T); i += 16) parts[i / 16] = shared_load<uint4>(address + i);
+    return reinterpret_cast<const T&>(parts);
+}
+
+// To global memory, in one instruction: of an ordinary store the compiler may make several.
+__device__ __forceinline__ void store_16_bytes(void* there, const u32 (&words)[4]) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(there), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+                 "r"(words[3])
+                 : "memory");
+}
+
 // Copies BYTES (4, 8 or 16) to shared memory in the background. Where `valid` is false it writes zeros and reads nothing,
 // whatever `global` is. Both addresses are aligned to BYTES.
 template <int BYTES> __device__ __forceinline__ void copy_async(u32 shared, const void* global, bool valid) {
