@@ -68,7 +68,7 @@ internal sealed class AttentionAppendKernels(AttentionProblem problem)
                 KeySize = problem.KeySize,
                 ValueSize = problem.ValueSize,
                 Turns = Turns,
-            }, startsEarly: true);
+            });
     }
 
     private static KernelVariant Variant(RotaryTile tile) =>

@@ -80,7 +80,7 @@ internal sealed class AttentionDecodeKernels(AttentionProblem problem)
                 O = o,
                 Parts = parts,
                 Weights = weights,
-            });
+            }, startsEarly: true);
     }
 
     /// <summary>Keys that a row's queries see, of any length of theirs.</summary>
@@ -95,10 +95,10 @@ internal sealed class AttentionDecodeKernels(AttentionProblem problem)
         return (int)Math.Clamp(steps * AttentionDecodeTile.Step, MinRun, int.MaxValue / 2 / MinRun * MinRun);
     }
 
-    private void Launch<TParameters>(KernelVariant variant, long blocks, in TParameters parameters)
+    private void Launch<TParameters>(KernelVariant variant, long blocks, in TParameters parameters, bool startsEarly = false)
         where TParameters : unmanaged =>
         KernelLibrary.Get(problem.Device, variant).Launch(
-            checked((uint)blocks), 1, 1, LaunchStream.Current, parameters, startsEarly: true);
+            checked((uint)blocks), 1, 1, LaunchStream.Current, parameters, startsEarly);
 
     private sealed record Passes(KernelVariant Decode, KernelVariant Join);
 

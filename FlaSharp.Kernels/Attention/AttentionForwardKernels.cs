@@ -93,7 +93,7 @@ internal sealed class AttentionForwardKernels
 
     private static void Launch<TParameters>(GpuDevice device, KernelVariant variant, int blocks, in TParameters parameters)
         where TParameters : unmanaged =>
-        KernelLibrary.Get(device, variant).Launch((uint)blocks, 1, 1, LaunchStream.Current, parameters, startsEarly: true);
+        KernelLibrary.Get(device, variant).Launch((uint)blocks, 1, 1, LaunchStream.Current, parameters);
 
     /// <summary>Whether Hopper's copy engine can bring the inputs, and the output takes whole 16 bytes.</summary>
     private static bool FitsHopper(AttentionProblem problem, TensorView q, TensorView k, TensorView v, TensorView o)

@@ -1,6 +1,5 @@
 // Appends tokens to a cache of keys and values: turns their queries and keys by their positions (fla/rotary.cuh), and writes keys
 // and values behind those of their row.
-#include "fla/ptx.cuh"
 #include "fla/rotary.cuh"
 
 using namespace fla;
@@ -20,7 +19,6 @@ struct AttentionAppend {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_append(const __grid_constant__ AttentionAppend p) {
-    follow_stream();
     __shared__ Rotations<MAX_PAIRS> rotations;
     int t = blockIdx.x % p.tokens.length, row = blockIdx.x / p.tokens.length, pairs = p.rotary.pairs;
     Sequence sequence(p.tokens, row);

@@ -184,7 +184,6 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_forward(const __grid_constant__ AttentionForward p) {
-    follow_stream();
     Memory memory;
     if (threadIdx.x == 0) memory.make_barriers();
     __syncthreads();

@@ -29,7 +29,6 @@ struct Memory {
 static_assert(QueryTile::BYTES + 2 * (KeyTile::BYTES + ValueTile::BYTES) == SHARED);
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_forward(const __grid_constant__ AttentionForward p) {
-    follow_stream();
     const AttentionShape& shape = p.call.shape;
     Tile tile(p.call, blockIdx.x);
     if (!tile.exists()) return;

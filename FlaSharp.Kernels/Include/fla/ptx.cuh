@@ -196,8 +196,8 @@ template <int COUNT, int SHARE> __device__ __forceinline__ void set_registers() 
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
-// The first thing in a kernel that may be launched before the one ahead of it in the stream has ended: waits for what that one
-// writes, and allows the next kernel's launch.
+// The first thing in a kernel that may start before the one ahead of it in the stream has ended: waits for what that one writes.
+// And in that one, to let the next kernel start once all blocks have.
 __device__ __forceinline__ void follow_stream() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
