@@ -73,7 +73,7 @@ internal sealed record AttentionTile(int Keys, int Values, ElementType Element, 
     private KernelVariant Hopper()
     {
         const int BarriersOfQueries = 2, BarriersOfStage = 4, WarpgroupThreads = 128;
-        const int PlaceBytes = 96; // where a tile of queries lies: fla::AttentionTile
+        const int PlaceBytes = 96 + sizeof(long); // where a tile of queries lies, fla::AttentionTile, and a barrier
         var bytes = TileBytes + (PlaceBytes * (QueryStages + 1))
             + (((BarriersOfQueries * QueryStages) + (BarriersOfStage * Stages)) * sizeof(long));
         // The registers that the block is launched with, most of them for those who compute: 4 x 32 + 8 x 232 of 12 x 168, and

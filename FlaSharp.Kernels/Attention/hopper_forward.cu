@@ -32,7 +32,7 @@ struct Memory {
     static constexpr int KEYS_AT = QUERY_STAGES * QueryTile::BYTES, VALUES_AT = KEYS_AT + STAGES * KeyTile::BYTES;
     static constexpr int TILES_AT = VALUES_AT + STAGES * ValueTile::BYTES, TILES = QUERY_STAGES + 1;
     static constexpr int BARRIERS_AT = TILES_AT + TILES * (int)sizeof(Tile);
-    static constexpr int BYTES = BARRIERS_AT + (2 * QUERY_STAGES + 4 * STAGES) * Mbarrier::BYTES;
+    static constexpr int BYTES = BARRIERS_AT + (2 * QUERY_STAGES + TILES + 4 * STAGES) * Mbarrier::BYTES;
 
     __device__ __forceinline__ QueryTile query(u32 n) const { return QueryTile(base + n % QUERY_STAGES * QueryTile::BYTES); }
     __device__ __forceinline__ KeyTile key(u32 n) const { return KeyTile(base + KEYS_AT + n % STAGES * KeyTile::BYTES); }
@@ -50,8 +50,11 @@ struct Memory {
         return barrier(4 * STAGES + QUERY_STAGES + n % QUERY_STAGES);
     }
 
+    __device__ __forceinline__ Mbarrier tile_full(u32 n) const { return barrier(4 * STAGES + 2 * QUERY_STAGES + n % TILES); }
+
     __device__ __forceinline__ void make_barriers() const {
-        for (int n = 0; n < QUERY_STAGES; n++) query_full(n).init(1), query_empty(n).init(CONSUMERS / 32);
+        for (int n = 0; n < TILES; n++) tile_full(n).init(1);
+        for (int n = 0; n < QUERY_STAGES; n++) query_full(n).init(1), query_empty(n).init(CONSUMERS);
         for (int n = 0; n < STAGES; n++) {
             key_full(n).init(1), value_full(n).init(1);
             key_empty(n).init(CONSUMERS / 32), value_empty(n).init(CONSUMERS / 32);
@@ -68,10 +71,10 @@ static_assert(Memory::BYTES == SHARED);
 __device__ __forceinline__ void produce(const AttentionForward& p, const Memory& memory) {
     prefetch_map(p.q), prefetch_map(p.k), prefetch_map(p.v);
     u32 n = 0, queries = 0;
-    auto announce = [&](const Tile& tile, int bytes) {
+    auto announce = [&](const Tile& tile) {
         memory.query_empty(queries).wait(queries / QUERY_STAGES - 1);
         shared_store_whole(memory.tile(queries), tile);
-        memory.query_full(queries).arrive_expecting(bytes);
+        memory.tile_full(queries).arrive();
     };
     for (AttentionTurn turn; turn.tile(p.call) < p.call.tiles; turn.round++) {
         Tile tile(p.call, turn.tile(p.call));
@@ -88,7 +91,8 @@ __device__ __forceinline__ void produce(const AttentionForward& p, const Memory&
             copy_tile(memory.value(n), p.v, head, first + tile.key(i), batch, memory.value_full(n));
         };
         load_keys(n++, 0);
-        announce(tile, QueryTile::BYTES);
+        announce(tile);
+        memory.query_full(queries).arrive_expecting(QueryTile::BYTES);
         copy_tile(memory.query(queries), p.q, tile.head, (int)tile.sequence.queries.start + tile.block.first,
                   (int)tile.sequence.queries.batch, memory.query_full(queries));
         queries++;
@@ -100,7 +104,7 @@ __device__ __forceinline__ void produce(const AttentionForward& p, const Memory&
     }
     Tile none(p.call, 0);
     none.count = 0;
-    announce(none, 0);
+    announce(none);
 }
 
 __device__ __forceinline__ void consume(const AttentionForward& p, const Memory& memory, int warp) {
@@ -116,7 +120,6 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
 
     float out[V / 8][4] = {}, scores[KEYS / 8][4];
     u32 weights[KEYS / 16][4] = {};
-    bool is_first = true; // whether the weights are the first ones of their queries
     auto multiply_keys = [&] {
         memory.key_full(n).wait(n / STAGES);
         begin_products(scores);
@@ -125,17 +128,16 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
             product<0, 0, T>(scores, operand(memory.query(queries), 64 * group, k), operand(memory.key(n), 0, k), k > 0);
         commit_products();
     };
-    // The last step's weights; in the first step of no use.
     auto multiply_values = [&] {
-        if (n > 0) memory.value_full(n - 1).wait((n - 1) / STAGES);
+        memory.value_full(n - 1).wait((n - 1) / STAGES);
         begin_products(out, weights);
 #pragma unroll
         for (int j = 0; j < KEYS; j += 16)
-            product<1, T>(out, weights[j / 16], operand_transposed(memory.value(n + STAGES - 1), j, 0), j > 0 || !is_first);
+            product<1, T>(out, weights[j / 16], operand_transposed(memory.value(n - 1), j, 0));
         commit_products();
     };
     auto next_tile = [&] {
-        memory.query_full(queries).wait(queries / QUERY_STAGES);
+        memory.tile_full(queries).wait(queries / Memory::TILES);
         return shared_load_whole<Tile>(memory.tile(queries));
     };
     auto rows_of = [&](const Tile& tile) {
@@ -148,7 +150,33 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
     for (; tile.count > 0; tile = next_tile()) {
         auto rows = rows_of(tile);
         Range open = tile.sequence.seen_by_all(p.call.shape, tile.block);
-        for (int i = 0; i < tile.count; i++, n++) {
+        memory.query_full(queries).wait(queries / QUERY_STAGES);
+        // The first keys, and the last values of the queries before.
+        take_turn();
+        if (n > 0) multiply_values();
+        multiply_keys();
+        pass_turn(group);
+        wait_products<0>(out, scores, weights);
+        memory.key_empty(n).arrive_warp();
+        if (n > 0) {
+            memory.value_empty(n - 1).arrive_warp();
+            store();
+        }
+#pragma unroll
+        for (auto& sums : out)
+#pragma unroll
+            for (float& sum : sums) sum = 0;
+        rows.weigh(scores, p.call.shape, tile, open, tile.key(0));
+        pack_weights<T>(weights, scores);
+        if (p.call.shape.keys.offsets && tile.key(0) + KEYS > tile.sequence.keys.length) {
+            // The values of the next sequence, which weigh 0: that would not hide those that are not finite.
+            memory.value_full(n).wait(n / STAGES);
+            clear_rows<CONSUMERS>(memory.value(n), tile.sequence.keys.length - tile.key(0), threadIdx.x);
+            fence_for_products();
+            barrier_wait(1 + GROUPS, CONSUMERS);
+        }
+        n++;
+        for (int i = 1; i < tile.count; i++, n++) {
             take_turn();
             multiply_keys();
             multiply_values();
@@ -159,20 +187,11 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
             // Never twice: written so that the machine's compiler leaves the wait behind the weights.
             do wait_products<0>(out, weights);
             while (__any_sync(~0u, rows.sum[0] + rows.sum[1] < 0));
-            if (n > 0) memory.value_empty(n - 1).arrive_warp();
-            if (i == 0 && n > 0) store();
+            memory.value_empty(n - 1).arrive_warp();
             pack_weights<T>(weights, scores);
-            if (i > 0 && grew) rows.multiply(out);
-            is_first = i == 0;
-            if (is_first && p.call.shape.keys.offsets && tile.key(0) + KEYS > tile.sequence.keys.length) {
-                // The values of the next sequence, which weigh 0: that would not hide those that are not finite.
-                memory.value_full(n).wait(n / STAGES);
-                clear_rows<CONSUMERS>(memory.value(n), tile.sequence.keys.length - tile.key(0), threadIdx.x);
-                fence_for_products();
-                barrier_wait(1 + GROUPS, CONSUMERS);
-            }
+            if (grew) rows.multiply(out);
         }
-        memory.query_empty(queries++).arrive_warp();
+        memory.query_empty(queries++).arrive();
         done = rows;
     }
     if (n > 0) {

@@ -160,7 +160,7 @@ def hopper(keys, values, rows, groups=1, stages=2, query_stages=1, options=0, se
     """Launches the kernel for Hopper with these tiles."""
     def launch(case, shape, q, k, v, o, log, buffers):
         shared = 128 * groups * keys * query_stages + stages * rows * (keys + values) * 2
-        shared += (2 * query_stages + 4 * stages) * 8 + (query_stages + 1) * 96
+        shared += (2 * query_stages + 4 * stages) * 8 + (query_stages + 1) * 104
         maps = [emulate.tensor_map(x, min(64, size), n) for x, size, n in ((q, keys, 64 * groups), (k, keys, rows), (v, values, rows))]
         parameters = Hopper(*maps, call(case, shape, o, log, 64 * groups, section, turns_back))
         emulate.launch(ATTENTION / "hopper_forward.cu", "attention_forward", {

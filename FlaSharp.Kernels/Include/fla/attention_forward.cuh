@@ -29,19 +29,12 @@ struct AttentionTurn {
 
 // A block of ROWS queries of one head with its tiles of KEYS keys. Those with the most keys come first in a section.
 template <int ROWS, int KEYS> struct alignas(16) AttentionTile {
-    int line, head;
+    int head;
     AttentionSequence sequence;
     Range block;
     int last, count; // key tiles, visited from the last one down; at least one if the block exists
 
-    __device__ __forceinline__ AttentionTile(const AttentionCall& call, int n)
-        : line(line_of(call, n)), head(line % call.shape.heads), sequence(call.shape, line / call.shape.heads) {
-        block.first = block_of(call, n) * ROWS;
-        block.end = min(sequence.queries.length, block.first + ROWS);
-        Range keys = sequence.seen(call.shape, block);
-        last = max(0, (keys.end - 1) / KEYS);
-        count = exists() ? max(1, last - keys.first / KEYS + 1) : 0;
-    }
+    __device__ __forceinline__ AttentionTile(const AttentionCall& call, int n) : AttentionTile(call, Place(call, n)) {}
 
     // Not beyond the end of a short sequence.
     __device__ __forceinline__ bool exists() const { return block.end > block.first; }
@@ -49,15 +42,25 @@ template <int ROWS, int KEYS> struct alignas(16) AttentionTile {
     __device__ __forceinline__ int key(int i) const { return (last - i) * KEYS; }
 
 private:
-    static __device__ __forceinline__ int width(const AttentionCall& call, int section) {
-        return min(call.section, call.shape.queries.count * call.shape.heads - section * call.section);
-    }
-    static __device__ __forceinline__ int line_of(const AttentionCall& call, int n) {
-        int section = n / (call.blocks * call.section);
-        return section * call.section + n % (call.blocks * call.section) % width(call, section);
-    }
-    static __device__ __forceinline__ int block_of(const AttentionCall& call, int n) {
-        return call.blocks - 1 - n % (call.blocks * call.section) / width(call, n / (call.blocks * call.section));
+    // The place of the n-th one: which head of all sequences, and block of its queries. Divides without signs, which is faster.
+    struct Place {
+        u32 line, block;
+
+        __device__ __forceinline__ Place(const AttentionCall& call, u32 n) {
+            u32 lines = call.shape.queries.count * call.shape.heads, whole = call.blocks * call.section, section = n / whole;
+            u32 rest = n - section * whole, width = min(call.section, lines - section * call.section), back = rest / width;
+            line = section * call.section + rest - back * width;
+            block = call.blocks - 1 - back;
+        }
+    };
+
+    __device__ __forceinline__ AttentionTile(const AttentionCall& call, Place place)
+        : head(place.line % (u32)call.shape.heads), sequence(call.shape, place.line / (u32)call.shape.heads) {
+        block.first = place.block * ROWS;
+        block.end = min(sequence.queries.length, block.first + ROWS);
+        Range keys = sequence.seen(call.shape, block);
+        last = max(0, (keys.end - 1) / KEYS);
+        count = exists() ? max(1, last - keys.first / KEYS + 1) : 0;
     }
 };
 
@@ -72,8 +75,7 @@ template <bool HAS_OPTIONS> struct AttentionRows {
     float decay[2];       // by what the products so far are to be multiplied
 
     __device__ __forceinline__ AttentionRows(const AttentionShape& shape, int head, int query, int lane)
-        : query(query), lane(lane), factor(HAS_OPTIONS ? 1.f : LOG2E * shape.scale), top{hidden(), hidden()},
-          sum{} {
+        : query(query), lane(lane), factor(HAS_OPTIONS ? 1.f : LOG2E * shape.scale), top{hidden(), hidden()}, sum{} {
         if (HAS_OPTIONS && shape.sinks) {
             float sink = LOG2E * shape.sinks[head];
             top[0] = top[1] = sink;
