@@ -2,11 +2,11 @@
 """Runs the tests and the main job of a GPU bundle on this machine and records what came of it.
 
     eng/record-gpu-run.py BUNDLE OUT --commit COMMIT [--arguments ...] [--layers gla,mamba,...] [--tests A,B] [--skip-tests]
-                          [--sanitizers memcheck,racecheck,synccheck [--grid A,B]] [--limit SECONDS]
+                          [--sanitizers memcheck,racecheck,synccheck [--grid 'A,B;C']] [--limit SECONDS]
 
 BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs. The namespaces
-and classes of --tests and the sanitizers have a process each, all at the same time, which share the machine's cores; the main
-job comes after them.
+and classes of --tests and the sanitizers, these for each part of --grid, have a process each, all at the same time, which share
+the machine's cores; the main job comes after them.
 """
 import argparse
 import concurrent.futures
@@ -65,14 +65,18 @@ def run_tests(bundle: pathlib.Path, out: pathlib.Path, name: str, limit: float |
     }
 
 
-def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str, grid: list[str], limit: float | None,
-                  cores: int) -> dict:
-    """The small grid of every kernel under a tool of compute-sanitizer, which passes libtorch's own kernels by."""
-    under = ("compute-sanitizer", "--tool", tool, "--kernel-name-exclude", "kernel_substring=at6native")
+def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str, grid: str, limit: float | None, cores: int) -> dict:
+    """The small grid of every kernel, or some of its tests, under a tool of compute-sanitizer, which passes libtorch's own
+    kernels by."""
+    # synccheck follows as many mbarriers as it is told to; its own guess is too small for kernels that are not nvcc's.
+    options = ("--num-cuda-barriers", "65536") if tool == "synccheck" else ()
+    under = ("compute-sanitizer", "--tool", tool, *options, "--kernel-name-exclude", "kernel_substring=at6native")
     name = "FlaSharp.Tests.Gpu.SmallGridTests"
-    command = ["FlaSharp.Tests", *([part for test in grid for part in ("-method", f"{name}.{test}")] or ["-class", name])]
+    chosen = [part for test in grid.split(",") for part in ("-method", f"{name}.{test}")] if grid else ["-class", name]
+    log = out / (f"{tool}-{grid.split(',')[0]}.log" if grid else f"{tool}.log")
+    command = ["FlaSharp.Tests", *chosen, "-noColor", "-reporter", "verbose"]
     # Without torch's cache every tensor is an allocation of its own: what is written beside it is seen.
-    output, code, seconds = run(bundle, out / f"{tool}.log", [*command, "-noColor", "-reporter", "verbose"], under, limit,
+    output, code, seconds = run(bundle, log, command, under, limit,
                                 FLASHARP_REQUIRE_GPU="1", PYTORCH_NO_CUDA_MEMORY_CACHING="1", OMP_NUM_THREADS=str(cores))
     tests = re.search(r"Total: (\d+), Errors: \d+, Failed: (\d+)", output)
     summary = re.search(r"=+ ((?:ERROR|RACECHECK) SUMMARY: .*)", output)
@@ -130,19 +134,19 @@ def main() -> None:
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--limit", type=float, help="seconds for each process of tests, and each sanitizer")
     parser.add_argument("--sanitizers", default="", help="tools of compute-sanitizer to run the small grid under")
-    parser.add_argument("--grid", default="", help="tests of the small grid; all if empty")
+    parser.add_argument("--grid", default="", help="tests of the small grid, parts of it divided by ;, all if empty")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
     record = {"date": time.strftime("%Y-%m-%d"), "commit": options.commit, **machine()}
     names = [] if options.skip_tests else options.tests.split(",")
     tools = [tool for tool in options.sanitizers.split(",") if tool]
-    grid = [test for test in options.grid.split(",") if test]
-    processes = max(1, len(names) + len(tools))
+    grid = options.grid.split(";")
+    processes = max(1, len(names) + len(tools) * len(grid))
     with concurrent.futures.ThreadPoolExecutor(max_workers=processes) as pool:
         rest = (options.limit, max(1, (os.cpu_count() or 1) // processes))
         tests = [pool.submit(run_tests, options.bundle, options.out, name, *rest) for name in names]
-        checks = [pool.submit(run_sanitizer, options.bundle, options.out, tool, grid, *rest) for tool in tools]
+        checks = [pool.submit(run_sanitizer, options.bundle, options.out, tool, part, *rest) for tool in tools for part in grid]
         record["tests"] = [test.result() for test in tests]
         record["sanitizers"] = [check.result() for check in checks]
     record["main_job"] = [run_main_job(options.bundle, options.out, layer, options.arguments.split())
