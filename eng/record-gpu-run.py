@@ -2,7 +2,7 @@
 """Runs the tests and the main job of a GPU bundle on this machine and records what came of it.
 
     eng/record-gpu-run.py BUNDLE OUT --commit COMMIT [--arguments ...] [--layers gla,mamba,...] [--tests A,B] [--skip-tests]
-                          [--sanitizers memcheck,racecheck,synccheck [--grid 'A,B;C']] [--limit SECONDS]
+                          [--sanitizers memcheck,racecheck,synccheck [--grid 'A,B;C']] [--limit SECONDS] [--reference]
 
 BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs. The namespaces
 and classes of --tests and the sanitizers, these for each part of --grid, have a process each, all at the same time, which share
@@ -87,12 +87,14 @@ def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str, grid: str,
     }
 
 
-def run_main_job(bundle: pathlib.Path, out: pathlib.Path, layer: str, arguments: list[str]) -> dict:
+def run_main_job(bundle: pathlib.Path, out: pathlib.Path, layer: str, kernels: bool, arguments: list[str]) -> dict:
     command = ["LanguageModel", "--layer", layer, "--device", "cuda", *arguments]
-    output, code, seconds = run(bundle, out / f"main-{layer}.log", [*command, "--out", str(out / f"run-{layer}")])
+    name = layer if kernels else f"{layer}-reference"
+    output, code, seconds = run(bundle, out / f"main-{name}.log", [*command, "--out", str(out / f"run-{name}")],
+                                **({} if kernels else {"FLASHARP_DISABLE_KERNELS": "1"}))
     final = FINAL.search(output)
     return {
-        "layer": layer, "command": " ".join(command), "exit_code": code, "seconds": seconds,
+        "layer": layer, "kernels": kernels, "command": " ".join(command), "exit_code": code, "seconds": seconds,
         "val_loss": float(final[1]) if final else None, "tokens_per_second": float(final[2]) if final else None,
     }
 
@@ -117,8 +119,10 @@ def table(record: dict) -> str:
                   for tool in record["sanitizers"]]
         lines.append("")
     if record["main_job"]:
-        lines += ["| layer | val_loss, nats per byte | tokens per second | seconds in all | command |", "|---|---|---|---|---|"]
-        lines += [f"| {job['layer']} | {job['val_loss']} | {job['tokens_per_second']} | {job['seconds']} | `{job['command']}` |"
+        lines += ["| layer | kernels | val_loss, nats per byte | tokens per second | seconds in all | command |",
+                  6 * "|---" + "|"]
+        lines += [f"| {job['layer']} | {'yes' if job['kernels'] else 'no'} | {job['val_loss']} | {job['tokens_per_second']} | "
+                  f"{job['seconds']} | `{job['command']}` |"
                   for job in record["main_job"]]
     return "\n".join(lines) + "\n"
 
@@ -130,6 +134,7 @@ def main() -> None:
     parser.add_argument("--commit", required=True)
     parser.add_argument("--layers", default="gla,mamba,mamba2,softmax,hybrid")
     parser.add_argument("--arguments", default="--minutes 1", help="of the main job")
+    parser.add_argument("--reference", action="store_true", help="each main job once more without kernels")
     parser.add_argument("--tests", default="", help="namespaces, and classes, whose names end in Tests; all if empty")
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--limit", type=float, help="seconds for each process of tests, and each sanitizer")
@@ -149,8 +154,9 @@ def main() -> None:
         checks = [pool.submit(run_sanitizer, options.bundle, options.out, tool, part, *rest) for tool in tools for part in grid]
         record["tests"] = [test.result() for test in tests]
         record["sanitizers"] = [check.result() for check in checks]
-    record["main_job"] = [run_main_job(options.bundle, options.out, layer, options.arguments.split())
-                          for layer in options.layers.split(",") if layer]
+    record["main_job"] = [run_main_job(options.bundle, options.out, layer, kernels, options.arguments.split())
+                          for layer in options.layers.split(",") if layer
+                          for kernels in ((True, False) if options.reference else (True,))]
     (options.out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
     (options.out / "record.md").write_text(table(record))
     print(table(record))
