@@ -107,8 +107,7 @@ public sealed class Mamba : SequenceLayer
 
     private protected override Tensor Mix(Tensor x, Tensor? cuSeqlens, Sequences sequences, LayerState? state)
     {
-        // split, not narrow: its backward writes the gradient of the whole in one go.
-        var uz = _inProj.forward(x).split([_innerSize, _innerSize], -1);
+        var uz = SplitFunction.Split(_inProj.forward(x), [_innerSize], [_innerSize]);
         var pastInputs = state?[Conv];
         var (u, inputs) = _conv.forward(
             uz[0], pastInputs, state is not null, cuSeqlens, updateState: LayerState.CanUpdate(pastInputs));

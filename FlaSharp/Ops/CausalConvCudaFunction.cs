@@ -53,7 +53,7 @@ internal sealed class CausalConvCudaFunction : FlaFunction
         var finalStateGradient = gradOutputs[1]?.InDtype(ScalarType.Float32).Dense();
         var needs = saved.NeedsGrad;
 
-        var dx = Scratch.Dense(x, x.dtype);
+        var dx = saved.NewGradient(0, x);
         var dWeight = needs[1] ? Scratch.Dense(weight, weight.dtype) : null;
         var dBias = needs[2] ? Scratch.Dense(bias!, bias!.dtype) : null;
         var dInitialState = needs[3] ? Scratch.Dense(initialState!, ScalarType.Float32) : null;

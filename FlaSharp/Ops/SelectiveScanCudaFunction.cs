@@ -53,7 +53,7 @@ internal sealed class SelectiveScanCudaFunction(
         var gradFinal = gradOutputs[1]?.Dense();
 
         var (gradU, gradDelta) = (Scratch.Dense(call.U, call.U.dtype), Scratch.Dense(call.U, call.U.dtype));
-        var gradZ = call.Z is null ? null : Scratch.Dense(call.U, call.U.dtype);
+        var gradZ = call.Z is null ? null : saved.NewGradient(6, call.Z);
         var gradInitial = needs[8] ? call.States(1) : null;
         var gradA = call.States(taken.Segments);
         var gradD = needs[5] ? call.Floats(sequences.Count * taken.Segments, call.Channels) : null;
@@ -74,7 +74,8 @@ internal sealed class SelectiveScanCudaFunction(
         var matrices = kernels.GroupBlocks == 1 ? gradMatrices.squeeze(1) : gradMatrices.sum(dim: 1);
         return
         [
-            gradU, gradDelta, gradA.sum(dim: 0), matrices[0].InDtype(call.B.dtype), matrices[1].InDtype(call.B.dtype),
+            gradU, gradDelta, gradA.sum(dim: 0), saved.Gradient(3, matrices[0], call.B.dtype),
+            saved.Gradient(4, matrices[1], call.B.dtype),
             gradD?.sum(dim: 0), gradZ, gradBias?.sum(dim: 0), gradInitial,
         ];
     }
