@@ -146,13 +146,14 @@ public sealed class Mamba2 : SequenceLayer
             projected[1], pastInputs, state is not null, cuSeqlens, updateState: LayerState.CanUpdate(pastInputs));
         var xbc = SplitFunction.Split(convolved, [_numHeads, _headDim], [_nGroups, _stateSize], [_nGroups, _stateSize]);
 
-        var (d, past) = (_d.to(ScalarType.Float32), state?[Recurrent]);
+        var (d, past) = (_d.InDtype(ScalarType.Float32), state?[Recurrent]);
         // In place where a kernel does that.
         var updateState = x.device_type == DeviceType.CUDA && LayerState.CanUpdate(past);
         var (y, finalState) = FlaOps.Ssd(
-            xbc[0], dt, -_aLog.to(ScalarType.Float32).exp(), xbc[1], xbc[2],
+            xbc[0], dt, _aLog.InDtype(ScalarType.Float32), xbc[1], xbc[2],
             _dHasHeadDim ? d.view(_numHeads, _headDim) : d, _norm is null ? z : null,
-            _dtBias.to(ScalarType.Float32), dtSoftplus: true, _timeStepLimit, past, state is not null, cuSeqlens, updateState);
+            _dtBias.InDtype(ScalarType.Float32), dtSoftplus: true, _timeStepLimit, past, state is not null, cuSeqlens, updateState,
+            aIsLog: true);
         if (state is not null)
             (state[Recurrent], state[Conv]) = (finalState, inputs);
 

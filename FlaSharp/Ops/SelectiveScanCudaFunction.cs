@@ -12,9 +12,11 @@ namespace FlaSharp.Ops;
 /// <param name="deltaSoftplus">Whether delta goes through softplus.</param>
 /// <param name="outputFinalState">Whether the final state is wanted.</param>
 /// <param name="updateState">Whether it is written over the initial one, which is dense, instead of a second output.</param>
+/// <param name="aIsLog">Whether a holds log(-A).</param>
 /// <param name="cut">Another cut into blocks than the one that keeps the GPU busy; null for that.</param>
 internal sealed class SelectiveScanCudaFunction(
-    Sequences sequences, bool deltaSoftplus, bool outputFinalState, bool updateState = false, SelectiveScanCut? cut = null)
+    Sequences sequences, bool deltaSoftplus, bool outputFinalState, bool updateState = false, bool aIsLog = false,
+    SelectiveScanCut? cut = null)
     : FlaFunction
 {
     private const int InputCount = 9;
@@ -24,7 +26,7 @@ internal sealed class SelectiveScanCudaFunction(
     /// <param name="saved">The inputs, the states on the way, and the offsets.</param>
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
-        var call = new Call(inputs, sequences, sequences.OffsetsOn(inputs[0]!.device));
+        var call = new Call(inputs, sequences, sequences.OffsetsOn(inputs[0]!.device), aIsLog);
         var (kernels, initialState) = (Kernels(call), inputs[8]?.Dense());
         var taken = kernels.ForwardCut;
         var y = Scratch.Dense(call.U, call.U.dtype);
@@ -46,7 +48,7 @@ internal sealed class SelectiveScanCudaFunction(
         var inputs = new Tensor?[InputCount];
         for (var i = 0; i < InputCount; i++)
             inputs[i] = saved[i];
-        var call = new Call(inputs, sequences, saved[InputCount + 1]);
+        var call = new Call(inputs, sequences, saved[InputCount + 1], aIsLog);
         var (kernels, needs) = (Kernels(call), saved.NeedsGrad);
         var taken = kernels.BackwardCut;
         var gradY = gradOutputs[0]?.DenseChannels() ?? zeros_like(call.U);
@@ -71,10 +73,11 @@ internal sealed class SelectiveScanCudaFunction(
             TensorPointer.Of(segmentDeltas));
         GC.KeepAlive((call, gradY, gradFinal, waiting, segmentStates, segmentDeltas));
 
+        var ofA = gradA.sum(dim: 0);
         var matrices = kernels.GroupBlocks == 1 ? gradMatrices.squeeze(1) : gradMatrices.sum(dim: 1);
         return
         [
-            gradU, gradDelta, gradA.sum(dim: 0), saved.Gradient(3, matrices[0], call.B.dtype),
+            gradU, gradDelta, aIsLog ? ofA.mul_(inputs[2]!.exp()).neg_() : ofA, saved.Gradient(3, matrices[0], call.B.dtype),
             saved.Gradient(4, matrices[1], call.B.dtype),
             gradD?.sum(dim: 0), gradZ, gradBias?.sum(dim: 0), gradInitial,
         ];
@@ -99,14 +102,14 @@ internal sealed class SelectiveScanCudaFunction(
         private readonly Tensor? _d, _bias;
         private readonly Sequences _sequences;
 
-        public Call(Tensor?[] inputs, Sequences sequences, Tensor? offsets)
+        public Call(Tensor?[] inputs, Sequences sequences, Tensor? offsets, bool aIsLog)
         {
             (_sequences, Offsets) = (sequences, offsets);
             (U, _delta, Z) = (inputs[0]!.DenseChannels(), inputs[1]!.DenseChannels(), inputs[6]?.DenseChannels());
             (B, _c) = (inputs[3]!.DenseRows(), inputs[4]!.DenseRows());
             (_a, _d, _bias) = (inputs[2]!.Dense(), inputs[5]?.Dense(), inputs[7]?.Dense());
             Inputs = new SelectiveScanInputs(U.TokenView(), _delta.TokenView(), Z.TokenView(), B.View(), _c.View(),
-                TensorPointer.Of(_a), TensorPointer.Of(_d), TensorPointer.Of(_bias));
+                TensorPointer.Of(_a), TensorPointer.Of(_d), TensorPointer.Of(_bias), aIsLog);
         }
 
         public SelectiveScanInputs Inputs { get; }
