@@ -96,9 +96,12 @@ public static partial class FlaOps
             : u.device_type == DeviceType.CPU
                 ? new SelectiveScanFunction(sequences, deltaSoftplus, wanted)
                 : new SelectiveScanComposed(sequences, deltaSoftplus, wanted);
-        a = aIsLog && !hasKernel ? -a.exp() : a;
-        var outputs = function.Run(
-            u, delta, a, grouped ? b : b.unsqueeze(2), grouped ? c : c.unsqueeze(2), d, z, deltaBias, initialState);
+        if (!hasKernel)
+        {
+            a = aIsLog ? -a.exp() : a;
+            (b, c) = grouped ? (b, c) : (b.unsqueeze(2), c.unsqueeze(2));
+        }
+        var outputs = function.Run(u, delta, a, b, c, d, z, deltaBias, initialState);
         var output = outputs[0]!.MoveToOuterDisposeScope();
         if (!updateState)
             return (output, outputs[1]?.MoveToOuterDisposeScope());

@@ -22,7 +22,7 @@ internal sealed class SelectiveScanCudaFunction(
     private const int InputCount = 9;
 
     /// <inheritdoc/>
-    /// <param name="inputs">u, delta, a, b, c, d, z, deltaBias, initialState; b and c [B, T, G, N].</param>
+    /// <param name="inputs">u, delta, a, b, c, d, z, deltaBias, initialState; b and c [B, T, G, N] or [B, T, N].</param>
     /// <param name="saved">The inputs, the states on the way, and the offsets.</param>
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
@@ -88,7 +88,7 @@ internal sealed class SelectiveScanCudaFunction(
         Tokens = sequences.Tokens,
         Sequences = new SequenceLayout(TensorPointer.Of(call.Offsets), sequences.Count, sequences.MaxLength, 0),
         Channels = call.Channels,
-        Groups = checked((int)call.B.Size(2)),
+        Groups = call.Groups,
         States = call.StateSize,
         Element = call.U.dtype.Element()!.Value,
         HasSoftplus = deltaSoftplus,
@@ -106,9 +106,9 @@ internal sealed class SelectiveScanCudaFunction(
         {
             (_sequences, Offsets) = (sequences, offsets);
             (U, _delta, Z) = (inputs[0]!.DenseChannels(), inputs[1]!.DenseChannels(), inputs[6]?.DenseChannels());
-            (B, _c) = (inputs[3]!.DenseRows(), inputs[4]!.DenseRows());
+            (B, _c) = (Dense(inputs[3]!), Dense(inputs[4]!));
             (_a, _d, _bias) = (inputs[2]!.Dense(), inputs[5]?.Dense(), inputs[7]?.Dense());
-            Inputs = new SelectiveScanInputs(U.TokenView(), _delta.TokenView(), Z.TokenView(), B.View(), _c.View(),
+            Inputs = new SelectiveScanInputs(U.TokenView(), _delta.TokenView(), Z.TokenView(), View(B), View(_c),
                 TensorPointer.Of(_a), TensorPointer.Of(_d), TensorPointer.Of(_bias), aIsLog);
         }
 
@@ -124,7 +124,15 @@ internal sealed class SelectiveScanCudaFunction(
 
         public int Channels => checked((int)U.Size(2));
 
+        public int Groups => IsGrouped(B) ? checked((int)B.Size(2)) : 1;
+
         public int StateSize => checked((int)_a.Size(1));
+
+        private static bool IsGrouped(Tensor matrix) => matrix.Rank() == 4;
+
+        private static Tensor Dense(Tensor matrix) => IsGrouped(matrix) ? matrix.DenseRows() : matrix.DenseChannels();
+
+        private static TensorView View(Tensor matrix) => IsGrouped(matrix) ? matrix.View() : matrix.TokenView();
 
         /// <summary>Uninitialised float32 on the inputs' device.</summary>
         public Tensor Floats(params ReadOnlySpan<long> sizes) => Scratch.Empty(sizes, device: U.device);
