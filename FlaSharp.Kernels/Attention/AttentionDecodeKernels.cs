@@ -10,7 +10,7 @@ namespace FlaSharp.Kernels.Attention;
 /// </summary>
 internal sealed class AttentionDecodeKernels(AttentionProblem problem)
 {
-    private const int MinRun = 2 * AttentionDecodeTile.Step; // of which a warp takes two steps
+    private const int MinRun = AttentionDecodeTile.Step;
 
     private static readonly ConcurrentDictionary<AttentionDecodeTile, Passes> s_variants = new();
 

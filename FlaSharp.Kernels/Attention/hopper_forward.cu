@@ -16,6 +16,7 @@ struct AttentionForward {
 
 typedef TYPE T;
 constexpr int K = KEY_TILE, V = VALUE_TILE, KEYS = KEY_ROWS, ROWS = 64 * GROUPS;
+constexpr bool RUNS_ON = QUERY_STAGES > 1; // whether the next queries lie there while the last ones' products end
 constexpr int CONSUMERS = 128 * GROUPS, THREADS = CONSUMERS + 128; // registers change hands between groups of four warps
 constexpr int REGISTERS = 65536 / THREADS / MIN_BLOCKS / 8 * 8; // of a thread at the launch
 static_assert(PRODUCER_REGISTERS + GROUPS * CONSUMER_REGISTERS <= (1 + GROUPS) * REGISTERS, "or they would wait forever");
@@ -146,6 +147,12 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
     Tile tile = next_tile();
     auto done = rows_of(tile);
     auto store = [&] { done.store<T, 8>(out, p.call, shared_load_whole<Tile>(memory.tile(queries - 1))); };
+    auto finish = [&] {
+        multiply_values();
+        wait_products<0>(out, weights);
+        memory.value_empty(n - 1).arrive_warp();
+        store();
+    };
 
     for (; tile.count > 0; tile = next_tile()) {
         auto rows = rows_of(tile);
@@ -153,12 +160,12 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
         memory.query_full(queries).wait(queries / QUERY_STAGES);
         // The first keys, and the last values of the queries before.
         take_turn();
-        if (n > 0) multiply_values();
+        if (RUNS_ON && n > 0) multiply_values();
         multiply_keys();
         pass_turn(group);
         wait_products<0>(out, scores, weights);
         memory.key_empty(n).arrive_warp();
-        if (n > 0) {
+        if (RUNS_ON && n > 0) {
             memory.value_empty(n - 1).arrive_warp();
             store();
         }
@@ -177,28 +184,36 @@ __device__ __forceinline__ void consume(const AttentionForward& p, const Memory&
         }
         n++;
         for (int i = 1; i < tile.count; i++, n++) {
+            bool grew;
             take_turn();
-            multiply_keys();
-            multiply_values();
-            pass_turn(group);
-            wait_products<1>(scores);
-            memory.key_empty(n).arrive_warp();
-            bool grew = rows.weigh(scores, p.call.shape, tile, open, tile.key(i));
-            // Never twice: written so that the machine's compiler leaves the wait behind the weights.
-            do wait_products<0>(out, weights);
-            while (__any_sync(~0u, rows.sum[0] + rows.sum[1] < 0));
-            memory.value_empty(n - 1).arrive_warp();
+            if constexpr (VALUES_FIRST) {
+                multiply_values();
+                multiply_keys();
+                pass_turn(group);
+                wait_products<0>(out, scores, weights);
+                memory.key_empty(n).arrive_warp();
+                memory.value_empty(n - 1).arrive_warp();
+                grew = rows.weigh(scores, p.call.shape, tile, open, tile.key(i));
+            } else {
+                multiply_keys();
+                multiply_values();
+                pass_turn(group);
+                wait_products<1>(scores);
+                memory.key_empty(n).arrive_warp();
+                grew = rows.weigh(scores, p.call.shape, tile, open, tile.key(i));
+                // Never twice: written so that the machine's compiler leaves the wait behind the weights.
+                do wait_products<0>(out, weights);
+                while (__any_sync(~0u, rows.sum[0] + rows.sum[1] < 0));
+                memory.value_empty(n - 1).arrive_warp();
+            }
             pack_weights<T>(weights, scores);
             if (grew) rows.multiply(out);
         }
         memory.query_empty(queries++).arrive();
         done = rows;
+        if (!RUNS_ON) finish();
     }
-    if (n > 0) {
-        multiply_values();
-        wait_products<0>(out, weights);
-        store();
-    }
+    if (RUNS_ON && n > 0) finish();
     if (group == 0) take_turn(); // the one that nobody needs any more
 }
 
