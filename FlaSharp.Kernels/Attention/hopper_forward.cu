@@ -3,6 +3,7 @@
 //
 // As Dao et al. 2022 (arXiv:2205.14135), key tile after key tile, and Shah et al. 2024 (arXiv:2407.08608): while a group turns
 // the scores of a tile into weights, its product of the last tile's weights and values runs, and then those of the other groups.
+// Where several blocks share a multiprocessor the products of others suffice: then those of a block are done before (VALUES_FIRST).
 #include "fla/attention_forward.cuh"
 #include "fla/tma.cuh"
 #include "fla/wgmma.cuh"
@@ -68,7 +69,8 @@ private:
 };
 static_assert(Memory::BYTES == SHARED);
 
-// By one thread. What comes first is what has room first. Where a tile of queries lies it finds out for all.
+// By one thread. What comes first is what has room first. Where a tile of queries lies it finds out for all; the last one has no
+// keys.
 __device__ __forceinline__ void produce(const AttentionForward& p, const Memory& memory) {
     prefetch_map(p.q), prefetch_map(p.k), prefetch_map(p.v);
     u32 n = 0, queries = 0;
