@@ -3,7 +3,7 @@
 //
 // As Dao et al. 2022 (arXiv:2205.14135), key tile after key tile, and Shah et al. 2024 (arXiv:2407.08608): while a group turns
 // the scores of a tile into weights, its product of the last tile's weights and values runs, and then those of the other groups.
-// Where several blocks share a multiprocessor the products of others suffice: then those of a block are done before (VALUES_FIRST).
+// Where several blocks share a multiprocessor the products of others suffice: those of a block itself end before (VALUES_FIRST).
 #include "fla/attention_forward.cuh"
 #include "fla/tma.cuh"
 #include "fla/wgmma.cuh"
