@@ -43,14 +43,17 @@ internal sealed record GlaChunkTile(
         : Keys > 64 ? ShortChunk
         : Chunk;
 
-    /// <summary>Whether forward does without Hopper's products (wgmma) where it could use them.</summary>
+    /// <summary>Whether all passes do without Hopper's products (wgmma) where they could use them.</summary>
     public bool IsPortable { get; init; }
 
     /// <summary>
     /// Whether forward uses Hopper's products (wgmma): four warps share 64 value channels, with the state of them all in registers.
     /// </summary>
-    public bool UsesHopper =>
-        Target.IsHopper && !IsPortable && Element != ElementType.Float32 && Keys >= 64 && Values >= 64 && !HasManyWarps;
+    public bool UsesHopper => BackwardUsesHopper && !HasManyWarps;
+
+    /// <summary>Whether backward uses Hopper's products: four warps share the tokens of a chunk.</summary>
+    public bool BackwardUsesHopper =>
+        Target.IsHopper && !IsPortable && Element != ElementType.Float32 && Keys >= 64 && Values >= 64;
 
     // The warps that carry a state hold 16 or 32 of its value channels and all key channels. 256 of these leave each warp 16 of the
     // others: twice the warps, and on Hopper more registers for those that carry it than for those that load and scale.
@@ -117,7 +120,7 @@ internal sealed record GlaChunkTile(
         // Sixteen warps on a multiprocessor, of one block or of two.
         var (blocks, warps) = Fits(BackwardBytes(8), blocks: 2) ? (2, 8) : (1, MostWarps);
         return Variant("backward", vector, 32 * warps, blocks, BackwardBytes(warps), AllValues, $"CHUNK={Chunk}",
-            $"BACKWARD_WARPS={warps}");
+            $"BACKWARD_WARPS={warps}", $"HOPPER={(BackwardUsesHopper ? 1 : 0)}");
     }
 
     /// <summary>As <see cref="Forward"/>; of the pairs that <see cref="Backward"/> leaves.</summary>
@@ -211,9 +214,9 @@ internal sealed record GlaChunkTile(
         var (values, states) = (2 * bytes * AllValues, 2 * Keys * Math.Min(Element.Bytes() * AllValues, SliceBytes));
         var gradients = sizeof(float) * Chunk * Keys; // of queries or keys: over values or states, where these are larger
         // Sums over threads lie where A is later; in short chunks they are larger.
-        var sums = sizeof(float) * (3 * 32 * warps + 2 * Keys);
+        var sums = sizeof(float) * (3 * 32 * warps + (BackwardUsesHopper ? 4 : 2) * Keys);
         return 2 * bytes * Keys + values + states + Math.Max(bytes * Chunk, sums) + bytes * Chunk + Alignment
-            + (values < gradients ? gradients : 0) + (states < gradients ? gradients : 0);
+            + (values < gradients ? gradients : 0) + (states < gradients ? gradients : 0) + (BackwardUsesHopper ? BarrierBytes : 0);
     }
 
     private bool FitsForward(int chunk) => Fits(ForwardBytes(chunk, FewestStages));

@@ -12,6 +12,11 @@
 #include "fla/gla_backward.cuh"
 #include "fla/pair_rows.cuh"
 #include "fla/warp_tile.cuh"
+#if HOPPER
+#include "fla/bulk.cuh"
+#include "fla/tma.cuh"
+#include "fla/wgmma.cuh"
+#endif
 
 using namespace fla;
 
@@ -19,8 +24,11 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int TERMS = SharedTile<OperandOf<T>::Type, C, K>::TERMS; // of a number as an operand, and in a saved state
-constexpr int SLICE = V < 64 / TERMS ? V : 64 / TERMS; // value channels of the states in shared memory at once
+// Value channels of the states in shared memory at once: a slice, or one that is used and one on its way.
+constexpr int SLICE = HOPPER ? 32 : V < 64 / TERMS ? V : 64 / TERMS, STAGES = HOPPER ? 2 : 1;
 constexpr int WARPS = BACKWARD_WARPS, THREADS = 32 * WARPS;
+// With Hopper's products half of the groups of four warps have dk, half dq, each of them so many key channels.
+constexpr int GROUP_WARPS = 4, GROUPS = WARPS / GROUP_WARPS, GROUP_KEYS = 2 * K / GROUPS;
 
 typedef ChunkGates<C, K, THREADS> Gates;
 typedef OperandOf<T>::Type Operand;
@@ -28,7 +36,11 @@ typedef SharedTile<Operand, C, K> KeyTile;
 typedef SharedTile<Operand, C, V> ValueTile;
 typedef SharedTile<Operand, C, C> PairTile;
 typedef FloatTile<C, K> GradTile;
+#if HOPPER
+typedef WarpTile<C, GROUP_KEYS, GROUP_WARPS, KeyTile::Fragment, bf16, GROUP_WARPS> KeyGrad;
+#else
 typedef WarpTile<C, K, WARPS, KeyTile::Fragment> KeyGrad;
+#endif
 typedef WarpTile<C, SLICE, WARPS, KeyTile::Fragment> ValueGrad;
 
 // A slice of a saved state [SLICE x K], as it lies in global memory.
@@ -41,6 +53,15 @@ struct StateTile {
     static __device__ __forceinline__ u32 step(u32 address, int value, int key) {
         return address + value * (TERMS * K / 8 * 16) + key * 16; // both multiples of 8
     }
+#if HOPPER
+    // As operands of Hopper's products: values as rows with 16 keys, or keys as rows with 16 values.
+    __device__ __forceinline__ u64 operand(u32 value, u32 key) const {
+        return block_operand(at(value, key), BLOCK_BYTES, K / 8 * BLOCK_BYTES);
+    }
+    __device__ __forceinline__ u64 operand_transposed(u32 value, u32 key) const {
+        return block_operand(at(value, key), K / 8 * BLOCK_BYTES, BLOCK_BYTES);
+    }
+#endif
     __device__ __forceinline__ StateTile term(int t) const { return {base + t * (K * 16)}; }
     // 8 neighbouring keys.
     __device__ __forceinline__ void load(u32 (&pairs)[4][TERMS], int value, int key) const {
@@ -53,7 +74,7 @@ struct StateTile {
 };
 
 constexpr int Q = 0, KEY = Q + KeyTile::BYTES, VALUE = KEY + KeyTile::BYTES, GRAD_OUTPUT = VALUE + ValueTile::BYTES;
-constexpr int STATES = GRAD_OUTPUT + ValueTile::BYTES, PAIRS = STATES + 2 * StateTile::BYTES;
+constexpr int STATES = GRAD_OUTPUT + ValueTile::BYTES, PAIRS = STATES + STAGES * 2 * StateTile::BYTES;
 // While A is not there yet, or no longer needed, its memory holds sums over threads.
 constexpr int TOTALS = PAIRS, ANCHORS = TOTALS + Gates::STRIPS * K * 4;
 constexpr int ANCHOR_ROWS = KeyGrad::ROW_WARPS + THREADS / K;
@@ -64,13 +85,37 @@ constexpr int END_OF_INPUTS = DIAGONAL + (C * 4 + 255) / 256 * 256; // where ste
 // On their way out, the gradients of queries and keys take the place of values and states where these are large enough.
 constexpr int QUERY_GRADS = 2 * ValueTile::BYTES >= GradTile::BYTES ? VALUE : END_OF_INPUTS;
 constexpr int AFTER_QUERY_GRADS = QUERY_GRADS == VALUE ? END_OF_INPUTS : END_OF_INPUTS + GradTile::BYTES;
-constexpr int KEY_GRADS = 2 * StateTile::BYTES >= GradTile::BYTES ? STATES : AFTER_QUERY_GRADS;
-constexpr int END_OF_SHARED = KEY_GRADS == STATES ? AFTER_QUERY_GRADS : AFTER_QUERY_GRADS + GradTile::BYTES;
+constexpr int KEY_GRADS = STAGES * 2 * StateTile::BYTES >= GradTile::BYTES ? STATES : AFTER_QUERY_GRADS;
+constexpr int BARRIERS = KEY_GRADS == STATES ? AFTER_QUERY_GRADS : AFTER_QUERY_GRADS + GradTile::BYTES;
+constexpr int END_OF_SHARED = BARRIERS + (HOPPER ? STAGES * 8 : 0);
 static_assert(END_OF_SHARED == SHARED);
 
 typedef PairRows<C, WARPS / 2> Pairs; // half of the warps have A, half dA
 typedef GlaChunk<C> Chunk;
 
+__device__ __forceinline__ StateTile state_tile(u32 memory, int slice) {
+    return {memory + STATES + slice % STAGES * (2 * StateTile::BYTES)};
+}
+__device__ __forceinline__ StateTile state_grad_tile(u32 memory, int slice) {
+    return {state_tile(memory, slice).base + StateTile::BYTES};
+}
+
+#if HOPPER
+// Of the states' copies, for each stage.
+__device__ __forceinline__ Mbarrier loaded(u32 memory, int slice) {
+    return {memory + BARRIERS + slice % STAGES * Mbarrier::BYTES};
+}
+
+// By one thread.
+__device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int slice) {
+    if (slice * SLICE >= p.state_values) return;
+    i64 from = (chunk.slot * p.state_values + slice * SLICE) * K;
+    Mbarrier barrier = loaded(memory, slice);
+    barrier.arrive_expecting(2 * StateTile::BYTES);
+    load_bulk(state_tile(memory, slice).base, p.states + from, StateTile::BYTES, barrier);
+    load_bulk(state_grad_tile(memory, slice).base, p.state_grads + from, StateTile::BYTES, barrier);
+}
+#else
 __device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int slice) {
     i64 from = (chunk.slot * p.state_values + slice * SLICE) * TERMS * K;
 #pragma unroll
@@ -82,6 +127,28 @@ __device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chu
     }
     copy_async_commit();
 }
+#endif
+
+#if HOPPER
+// One of the groups makes A or dA of two tiles; x y^T is not needed if the decays are too strong for a frame.
+template <class Tile, class Keep>
+__device__ __forceinline__ void make_pairs(const PairTile& pairs, const Tile& x, const Tile& y, bool strong, int warp, int lane,
+                                           u32 diagonal, Keep keep) {
+    WarpTile<C, C, GROUP_WARPS, KeyTile::Fragment, bf16, GROUP_WARPS> product_of(warp % GROUP_WARPS, lane);
+    auto& sum = product_of.sum[0];
+    begin_products(sum);
+#pragma unroll
+    for (int k = 0; k < Tile::COLS; k += 16) product<0, 0>(sum, operand(x, 0, k), operand(y, 0, k), k > 0);
+    commit_products();
+    wait_products<0>(sum);
+    product_of.visit([&](int row, int col, float& left, float& right) {
+        if (strong) left = right = 0.f;
+        if (diagonal && row == col) shared_store(diagonal + row * 4, left);
+        if (diagonal && row == col + 1) shared_store(diagonal + row * 4, right);
+        pairs.store(pairs.operand_at(row, col), keep(row, col) ? left : 0.f, keep(row, col + 1) ? right : 0.f);
+    });
+}
+#endif
 
 // Loads the chunk, makes A and dA, and scales queries and keys. Both are 0 if the decays are too strong for a frame.
 __device__ __forceinline__ void prepare(const GlaChunkBackward& p, const Chunk& chunk, u32 memory) {
@@ -93,13 +160,14 @@ __device__ __forceinline__ void prepare(const GlaChunkBackward& p, const Chunk& 
     load_gates<G, VECTOR>(p, chunk, gates, [&] {
         load<VECTOR, THREADS>(chunk, q, p.q, chunk.block.head, p.shape.key_size);
         load<VECTOR, THREADS>(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
+        if (HOPPER) copy_async_commit();
         load<VECTOR, THREADS>(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
         load<VECTOR, THREADS>(chunk, grad_output, p.grad_output, chunk.block.head, p.shape.value_size);
         copy_async_commit();
-        load_states(p, chunk, memory, 0);
+        if (!HOPPER) load_states(p, chunk, memory, 0);
     });
     gates.store_totals(totals);
-    copy_async_wait<1>();
+    copy_async_wait<1>(); // for all but the last: values, or states
     __syncthreads();
     gates.join(totals);
     bool at_start = p.plain_states[chunk.slot], at_end = p.plain_grads[chunk.slot], strong = at_start || at_end;
@@ -107,10 +175,22 @@ __device__ __forceinline__ void prepare(const GlaChunkBackward& p, const Chunk& 
     gates.origins(at_start, at_end, start, end);
     gates.scale<T>(q, 1.f, start, p.scale);
     gates.scale<T>(k, -1.f, end, 1.f);
+    copy_async_wait<HOPPER ? 0 : 1>();
+    if (HOPPER && !same<T, bf16>()) __syncthreads();
     to_bf16<T, THREADS>(v, thread);
     to_bf16<T, THREADS>(grad_output, thread);
+#if HOPPER
+    fence_for_products();
     __syncthreads();
-
+    int group = __shfl_sync(~0u, warp / GROUP_WARPS, 0);
+    if (group == 0)
+        make_pairs(PairTile(memory + PAIRS), q, k, strong, warp, lane, 0, [](int i, int j) { return j <= i; });
+    else if (group == GROUPS / 2)
+        make_pairs(PairTile(memory + GRAD_PAIRS), grad_output, v, strong, warp, lane, memory + DIAGONAL,
+                   [](int i, int j) { return j < i; });
+    fence_for_products();
+#else
+    __syncthreads();
     Pairs pairs(warp % (WARPS / 2), lane);
     if (Pairs::SPARE && !pairs.exist()) return;
     if (warp < WARPS / 2) {
@@ -123,31 +203,36 @@ __device__ __forceinline__ void prepare(const GlaChunkBackward& p, const Chunk& 
         pairs.mask([](int i, int j) { return j < i; });
         pairs.store(PairTile(memory + GRAD_PAIRS));
     }
+#endif
 }
 
-// Sums over the chunk that anchor the gradient of the log-decays, one row of K for each group of threads that adds its own.
-__device__ __forceinline__ void store_anchors(u32 memory, KeyGrad& grad_k, float (&products)[8], int thread) {
+// Sums over the chunk that anchor the gradient of the log-decays, one row of K for each group of threads that adds its own: of
+// the gradients of keys from states, and of products of states.
+__device__ __forceinline__ void store_anchors(u32 memory, const KeyGrad& grad_k) {
     PlainTile<float, ANCHOR_ROWS, K> anchors(memory + ANCHORS);
     KeyTile k(memory + KEY);
-    if (grad_k.exists())
+    if (!grad_k.exists()) return;
 #pragma unroll
-        for (int n = 0; n < 2 * KeyGrad::COL_TILES; n++) {
-            int col = grad_k.col + n * 8 + grad_k.lane % 4 * 2;
-            float2 sum = make_float2(0.f, 0.f);
+    for (int n = 0; n < 2 * KeyGrad::COL_TILES; n++) {
+        int col = grad_k.col + n * 8 + grad_k.lane % 4 * 2;
+        float2 sum = make_float2(0.f, 0.f);
 #pragma unroll
-            for (int m = 0; m < 2 * KeyGrad::ROW_TILES; m++) {
-                u32 pair[TERMS];
-                k.load(pair, k.operand_at(grad_k.row + m * 8 + grad_k.lane / 4, col));
-                sum.x += low_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2];
-                sum.y += high_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2 + 1];
-            }
-#pragma unroll
-            for (int mask = 4; mask < 32; mask *= 2) {
-                sum.x += __shfl_xor_sync(~0u, sum.x, mask);
-                sum.y += __shfl_xor_sync(~0u, sum.y, mask);
-            }
-            if (grad_k.lane < 4) shared_store(anchors.at(grad_k.row / (KeyGrad::ROW_TILES * 16), col), sum);
+        for (int m = 0; m < 2 * KeyGrad::ROW_TILES; m++) {
+            u32 pair[TERMS];
+            k.load(pair, k.operand_at(grad_k.row + m * 8 + grad_k.lane / 4, col));
+            sum.x += low_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2];
+            sum.y += high_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2 + 1];
         }
+#pragma unroll
+        for (int mask = 4; mask < 32; mask *= 2) {
+            sum.x += __shfl_xor_sync(~0u, sum.x, mask);
+            sum.y += __shfl_xor_sync(~0u, sum.y, mask);
+        }
+        if (grad_k.lane < 4) shared_store(anchors.at(grad_k.row / (KeyGrad::ROW_TILES * 16), col), sum);
+    }
+}
+__device__ __forceinline__ void store_anchors(u32 memory, float (&products)[8], int thread) {
+    PlainTile<float, ANCHOR_ROWS, K> anchors(memory + ANCHORS);
 #pragma unroll
     for (int c = 0; c < 8; c++)
 #pragma unroll
@@ -177,7 +262,7 @@ __device__ __forceinline__ void add_products(float (&products)[8], const StateTi
 
 // The last part: thread by thread of those that hold the decays.
 __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, const Gates& gates,
-                                                u64 limited) {
+                                                bool limited) {
     KeyTile q(memory + Q), k(memory + KEY);
     GradTile query_grads(memory + QUERY_GRADS), key_grads(memory + KEY_GRADS);
     auto query_target = chunk.rows_of<T>(p.grad_q, chunk.block.head), key_target = chunk.rows_of<T>(p.grad_k, chunk.block.head);
@@ -199,11 +284,14 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
         float diagonal = shared_load<float>(diagonal_top + i * 4);
         grad_g[i][0] = low_of(query) * grad_q.x - low_of(key) * grad_k.x;
         grad_g[i][1] = high_of(query) * grad_q.y - high_of(key) * grad_k.y;
-        if (gates.row + i >= chunk.rows || cols <= 0) continue;
-        store_pair<VECTOR>(query_there, cols, (grad_q.x + diagonal * low_of(key)) * of_query.x * p.scale,
-                           (grad_q.y + diagonal * high_of(key)) * of_query.y * p.scale);
-        store_pair<VECTOR>(key_there, cols, (grad_k.x + diagonal * low_of(query)) * of_key.x,
-                           (grad_k.y + diagonal * high_of(query)) * of_key.y);
+        grad_q.x = (grad_q.x + diagonal * low_of(key)) * of_query.x * p.scale;
+        grad_q.y = (grad_q.y + diagonal * high_of(key)) * of_query.y * p.scale;
+        grad_k.x = (grad_k.x + diagonal * low_of(query)) * of_key.x;
+        grad_k.y = (grad_k.y + diagonal * high_of(query)) * of_key.y;
+        if (gates.row + i < chunk.rows && cols > 0) { // the stores alone: the rest runs on without a branch
+            store_pair<VECTOR>(query_there, cols, grad_q.x, grad_q.y);
+            store_pair<VECTOR>(key_there, cols, grad_k.x, grad_k.y);
+        }
     }
 
     // What comes from beyond the chunk, and sums from each row to its end.
@@ -216,31 +304,119 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
         beyond.y += of_states ? sum.y * pow2(end[1] - start[1]) : sum.y;
     }
     gates.sum_to_end(grad_g, beyond, Gates::Totals(memory + TOTALS), [] { __syncthreads(); });
+#pragma unroll
+    for (int i = 0; i < Gates::ROWS; i++) grad_g[i][0] += beyond.x, grad_g[i][1] += beyond.y;
+    if (limited) clear_limited<G, VECTOR>(p, chunk, gates, grad_g);
     auto gate_target = chunk.rows_of<G>(p.grad_g, chunk.block.head);
     G* gate_there = gate_target[chunk.first + gates.row] + gates.col;
 #pragma unroll
     for (int i = 0; i < Gates::ROWS; i++, gate_there += gate_target.stride)
-        if (gates.row + i < chunk.rows && cols > 0)
-            store_pair<VECTOR>(gate_there, cols,
-                               limited >> 2 * i & 1 ? 0.f : grad_g[i][0] + beyond.x,
-                               limited >> (2 * i + 1) & 1 ? 0.f : grad_g[i][1] + beyond.y);
+        if (gates.row + i < chunk.rows && cols > 0) store_pair<VECTOR>(gate_there, cols, grad_g[i][0], grad_g[i][1]);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_backward(const __grid_constant__ GlaChunkBackward p) {
-    Chunk chunk(p, blockIdx.x);
-    if (chunk.block.chunks == 0) return;
-    u32 memory = shared_memory();
+// Writes `cols` columns of the gradients of values, from `value` on, which lie in place of these.
+__device__ __forceinline__ void store_value_grads(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int value, int cols) {
+    constexpr int PIECE = 16 / sizeof(T);
+    SharedTile<T, C, V> output(memory + VALUE);
+    auto target = chunk.rows_of<T>(p.grad_v, chunk.block.head);
+    for (int i = threadIdx.x; i < C * cols / PIECE; i += THREADS) {
+        int row = i / (cols / PIECE), col = value + i % (cols / PIECE) * PIECE;
+        if (row >= chunk.rows || col >= p.shape.value_size) continue;
+        T* there = target[chunk.first + row] + col;
+        if constexpr (VECTOR >= PIECE)
+            *reinterpret_cast<uint4*>(there) = shared_load<uint4>(output.at(row, col));
+        else
+            for (int c = 0; c < PIECE && col + c < p.shape.value_size; c++) there[c] = shared_load<T>(output.at(row, col + c));
+    }
+}
+
+#if HOPPER
+// Makes the gradients of values, and those of queries and keys: finish() is given what writes these to shared memory.
+template <class Finish>
+__device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, Finish finish) {
+    int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32, group = warp / GROUP_WARPS; // warps' as a whole
+    bool of_keys = group < GROUPS / 2;
+    KeyTile q(memory + Q), k(memory + KEY);
+    ValueTile grad_output(memory + GRAD_OUTPUT), left(memory + (of_keys ? VALUE : GRAD_OUTPUT));
+    PairTile pairs(memory + PAIRS), grad_pairs(memory + GRAD_PAIRS);
+    SharedTile<T, C, V> output(memory + VALUE);
+
+    KeyGrad grad(warp % GROUP_WARPS, lane);
+    grad.col = group % (GROUPS / 2) * GROUP_KEYS;
+    auto& sum = grad.sum[0];
+    float products[8] = {};
+    __syncthreads();
+#pragma unroll 1
+    for (int slice = 0; slice * SLICE < p.state_values; slice++) {
+        int value = slice * SLICE;
+        bool mine = slice % GROUPS == group; // the gradients of these values
+        StateTile state = state_tile(memory, slice), state_grad = state_grad_tile(memory, slice);
+        StateTile right{of_keys ? state_grad.base : state.base};
+        float grad_v[SLICE / 8][4];
+        loaded(memory, slice).wait(slice / STAGES);
+        begin_products(sum);
+#pragma unroll
+        for (int v = 0; v < SLICE; v += 16)
+            product<0, 1>(sum, operand(left, 0, value + v), right.operand_transposed(v, grad.col));
+        commit_products();
+        if (mine) {
+            begin_products(grad_v);
+#pragma unroll
+            for (int t = 0; t < C; t += 16)
+                product<1, 1>(grad_v, operand_transposed(pairs, t, 0), operand_transposed(grad_output, t, value), t > 0);
+#pragma unroll
+            for (int key = 0; key < K; key += 16) product<0, 0>(grad_v, operand(k, 0, key), state_grad.operand(0, key));
+            commit_products();
+        }
+        add_products(products, state, state_grad, opaque(threadIdx.x));
+        wait_products<0>(sum, grad_v);
+        __syncthreads();
+        if (threadIdx.x == 0) load_states(p, chunk, memory, slice + STAGES);
+        if (mine) // over the values, which have been read
+#pragma unroll
+            for (int n = 0; n < SLICE / 8; n++)
+#pragma unroll
+                for (int half = 0; half < 2; half++)
+                    shared_store(output.at(grad.row + half * 8 + lane / 4, value + n * 8 + lane % 4 * 2),
+                                 Pair<T>::pack(grad_v[n][2 * half], grad_v[n][2 * half + 1]));
+    }
+    if (of_keys) store_anchors(memory, grad);
+    store_anchors(memory, products, opaque(threadIdx.x));
+
+    if (of_keys) {
+        begin_products(sum);
+#pragma unroll
+        for (int t = 0; t < C; t += 16)
+            product<1, 1>(sum, operand_transposed(grad_pairs, t, 0), operand_transposed(q, t, grad.col));
+        commit_products();
+    } else {
+        begin_products(sum);
+#pragma unroll
+        for (int t = 0; t < C; t += 16)
+            product<0, 1>(sum, operand(grad_pairs, 0, t), operand_transposed(k, t, grad.col));
+        commit_products();
+    }
+    __syncthreads();
+    store_value_grads(p, chunk, memory, 0, V);
+    wait_products<0>(sum);
+    finish([&] {
+        __syncthreads(); // the gradients of values are read
+        GradTile grads(memory + (of_keys ? KEY_GRADS : QUERY_GRADS));
+        grad.visit([&](int row, int col, float& x, float& y) { shared_store(grads.at(row, col), make_float2(x, y)); });
+    });
+}
+#else
+// Makes the gradients of values, and those of queries and keys: finish() is given what writes these to shared memory.
+template <class Finish>
+__device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, Finish finish) {
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     KeyTile q(memory + Q), k(memory + KEY);
     ValueTile v(memory + VALUE), grad_output(memory + GRAD_OUTPUT);
     PairTile pairs(memory + PAIRS), grad_pairs(memory + GRAD_PAIRS);
-    StateTile state{memory + STATES}, state_grad{memory + STATES + StateTile::BYTES};
-
-    prepare(p, chunk, memory);
+    StateTile state = state_tile(memory, 0), state_grad = state_grad_tile(memory, 0);
 
     KeyGrad grad_q(warp, lane), grad_k(warp, lane);
     float products[8] = {};
-    auto value_target = chunk.rows_of<T>(p.grad_v, chunk.block.head);
     for (int slice = 0; slice * SLICE < p.state_values; slice++) {
         int value = slice * SLICE;
         lane = opaque(lane);
@@ -263,32 +439,41 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
         grad_v.visit(
             [&](int row, int col, float& x, float& y) { shared_store(output.at(row, value + col), Pair<T>::pack(x, y)); });
         __syncthreads();
-        constexpr int PIECE = 16 / sizeof(T);
-        for (int i = threadIdx.x; i < C * SLICE / PIECE; i += THREADS) {
-            int row = i / (SLICE / PIECE), col = value + i % (SLICE / PIECE) * PIECE;
-            if (row >= chunk.rows || col >= p.shape.value_size) continue;
-            T* there = value_target[chunk.first + row] + col;
-            if constexpr (VECTOR >= PIECE)
-                *reinterpret_cast<uint4*>(there) = shared_load<uint4>(output.at(row, col));
-            else
-                for (int c = 0; c < PIECE && col + c < p.shape.value_size; c++)
-                    there[c] = shared_load<T>(output.at(row, col + c));
-        }
+        store_value_grads(p, chunk, memory, value, SLICE);
     }
 
     __syncthreads(); // A and the outputs are read
-    store_anchors(memory, grad_k, products, thread);
+    store_anchors(memory, grad_k);
+    store_anchors(memory, products, thread);
     grad_q.add<C>([&](auto& a, int row, int depth) { load_left(a, grad_pairs, row, depth, lane); },
                   [&](auto& b, int depth, int col) { load_right(b, k, depth, col, lane); });
     grad_k.add<C>([&](auto& a, int row, int depth) { load_left_transposed(a, grad_pairs, depth, row, lane); },
                   [&](auto& b, int depth, int col) { load_right(b, q, depth, col, lane); });
     GradTile query_grads(memory + QUERY_GRADS), key_grads(memory + KEY_GRADS);
-    Gates::Totals totals(memory + TOTALS);
-    Gates gates(opaque(threadIdx.x));
-    u64 limited = load_gates<G, VECTOR>(p, chunk, gates, [&] {
+    finish([&] {
         grad_q.visit([&](int row, int col, float& x, float& y) { shared_store(query_grads.at(row, col), make_float2(x, y)); });
         grad_k.visit([&](int row, int col, float& x, float& y) { shared_store(key_grads.at(row, col), make_float2(x, y)); });
     });
+}
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_backward(const __grid_constant__ GlaChunkBackward p) {
+    Chunk chunk(p, blockIdx.x);
+    if (chunk.block.chunks == 0) return;
+    u32 memory = shared_memory();
+#if HOPPER
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) loaded(memory, i).init(1);
+        fence_barriers();
+        for (int i = 0; i < STAGES; i++) load_states(p, chunk, memory, i);
+    }
+#endif
+    prepare(p, chunk, memory);
+
+    Gates::Totals totals(memory + TOTALS);
+    Gates gates(opaque(threadIdx.x));
+    bool limited;
+    multiply(p, chunk, memory, [&](auto write) { limited = load_gates<G, VECTOR>(p, chunk, gates, write); });
     gates.store_totals(totals);
     __syncthreads();
     gates.join(totals);

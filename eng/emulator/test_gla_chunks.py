@@ -81,8 +81,9 @@ class ChunkCase(Case):
         self.forward_chunk = forward_chunk or (32 if self.keys > 64 else self.chunk)
         self.pairs_threads = min(512, self.chunk * self.keys // 2)
         self.shorter = self.chunk // self.forward_chunk
-        self.producers, self.consumers, self.backward_warps = producers, min(consumers, self.values // 16), backward_warps
-        self.hopper = hopper
+        self.producers, self.backward_warps = producers, backward_warps
+        self.consumers = self.values // 16 if hopper else min(consumers, self.values // 16)
+        self.hopper = int(hopper)
         self.value_tiles = -(-V // self.values)
 
     def shared_bytes(self, kernel):
@@ -97,8 +98,9 @@ class ChunkCase(Case):
             return self.stages * (2 * keys + values + barriers) + 256 * self.producers
         if kernel == "chunk_backward":
             own = sum(gradients for place in (2 * all_values, states) if place < gradients)
-            sums = 384 * self.backward_warps + 8 * self.keys
-            return 2 * keys + 2 * all_values + states + max(pairs, sums) + pairs + 256 + own
+            sums = 384 * self.backward_warps + (16 if self.hopper else 8) * self.keys
+            barriers = 16 * self.hopper
+            return 2 * keys + 2 * all_values + states + max(pairs, sums) + pairs + 256 + own + barriers
         return 3 * keys + 2 * pairs + row + 8 * self.pairs_threads + max(2 * all_values, gradients)
 
     def run(self):
@@ -144,7 +146,7 @@ class ChunkCase(Case):
         shape = Shape(sequences, H, group, K, V, self.segments, self.segment_chunks)
         lines, threads = self.count * H, 32 * (self.producers + self.consumers)
         roles = {"STAGES": self.stages, "PRODUCERS": self.producers, "CONSUMERS": self.consumers, "PRODUCER_REGISTERS": 0,
-                 "CONSUMER_REGISTERS": 0}
+                 "CONSUMER_REGISTERS": 0, "HOPPER": self.hopper}
         grid = (lines * self.segments, self.value_tiles)
 
         def launch_state(backward, initial=None, local=None, decay=None, final=None, states=None, plain=None):
@@ -171,9 +173,8 @@ class ChunkCase(Case):
         o, final, states, plain = output("o", V, self.element), floats("ST", self.count, H, K, V), saved("states"), marks("plain")
         first = join_segments(0, initial)
         shape.segment_chunks *= self.shorter
-        forward_roles = {**roles, "HOPPER": 1, "CONSUMERS": self.values // 16} if self.hopper else {**roles, "HOPPER": 0}
-        launch("chunk_forward", self.values, grid, 32 * (self.producers + forward_roles["CONSUMERS"]), Forward(
-            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale), **forward_roles)
+        launch("chunk_forward", self.values, grid, threads, Forward(
+            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale), **roles)
         shape.segment_chunks //= self.shorter
 
         d_initial, state_gradients, plain_gradients = floats("dS0", self.count, H, K, V), saved("state gradients"), marks("plain gradients")
@@ -185,7 +186,8 @@ class ChunkCase(Case):
         backward = Backward(
             Shape(sequences, H, group, K, V, self.chunks, 1), *map(emulate.view, (q, k, v, g, do, *gradients)),
             *map(address, (states, state_gradients, plain, plain_gradients)), self.value_tiles * self.values, self.scale, blocks)
-        launch("chunk_backward", self.all_values, blocks, 32 * self.backward_warps, backward, BACKWARD_WARPS=self.backward_warps)
+        launch("chunk_backward", self.all_values, blocks, 32 * self.backward_warps, backward, BACKWARD_WARPS=self.backward_warps,
+               HOPPER=self.hopper)
         launch("chunk_backward_pairs", self.all_values, min(blocks, MULTIPROCESSORS), self.pairs_threads, backward)
 
         dq, dk, dv, dg = gradients

@@ -23,6 +23,8 @@ constexpr float MAX_FACTOR = 125.f;
 // Log-decays as stored to base 2, limited. NaN stays NaN.
 __device__ __forceinline__ float log2_decay(float g) { return max_nan(g * LOG2E, MIN_LOG2_DECAY); }
 
+__device__ __forceinline__ bool is_limited(float g) { return g * LOG2E < MIN_LOG2_DECAY; }
+
 // Two neighbouring log-decays of a tile.
 template <class G, int ROWS, int COLS>
 __device__ __forceinline__ float2 load_gates(const PlainTile<G, ROWS, COLS>& tile, int row, int col) {
@@ -126,7 +128,7 @@ template <int C, int K, int THREADS> struct ChunkGates {
 
     // 2^(sign (G - origin)) of row `i` of the strip.
     __device__ __forceinline__ float2 decay(int i, float sign, const float (&origin)[2]) const {
-        return make_float2(pow2(sign * (sum[i][0] + before[0] - origin[0])), pow2(sign * (sum[i][1] + before[1] - origin[1])));
+        return make_float2(pow2(sign * (sum[i][0] + (before[0] - origin[0]))), pow2(sign * (sum[i][1] + (before[1] - origin[1]))));
     }
 
     // x 2^(sign (G - origin)) factor, in place: from numbers of type T to operands.

@@ -37,9 +37,9 @@ template <int C> struct GlaChunk {
 };
 
 // The chunk's log-decays, from global memory: they are needed at the beginning and at the end. meanwhile() is called while they
-// are on their way. Bit 2 i + c of the result tells that number c of row i was limited and so has no gradient.
+// are on their way. The result tells whether some of the thread's were limited and so have no gradient.
 template <class G, int VEC, int C, int K, int THREADS, class Meanwhile>
-__device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaChunk<C>& chunk, ChunkGates<C, K, THREADS>& gates,
+__device__ __forceinline__ bool load_gates(const GlaChunkBackward& p, const GlaChunk<C>& chunk, ChunkGates<C, K, THREADS>& gates,
                                           Meanwhile meanwhile) {
     typedef ChunkGates<C, K, THREADS> Gates;
     auto g = chunk.template rows_of<G>(p.g, chunk.kv_head);
@@ -53,13 +53,29 @@ __device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaCh
         if (gates.row + i + 1 < chunk.rows) from += g.stride;
     }
     meanwhile();
-    u64 limited = 0;
+    float lowest = 0.f;
     gates.sum_up([&](int row, int) {
         float2 pair = row < chunk.rows && cols > 0 ? pairs[row - gates.row] : make_float2(0.f, 0.f);
-        limited |= (u64)((pair.x * LOG2E < MIN_LOG2_DECAY) | (pair.y * LOG2E < MIN_LOG2_DECAY) << 1) << 2 * (row - gates.row);
+        lowest = fminf(lowest, fminf(pair.x, pair.y));
         return pair;
     });
-    return limited;
+    return is_limited(lowest);
+}
+
+// Makes the gradients of limited log-decays 0.
+template <class G, int VEC, int C, int K, int THREADS>
+__device__ __forceinline__ void clear_limited(const GlaChunkBackward& p, const GlaChunk<C>& chunk,
+                                              const ChunkGates<C, K, THREADS>& gates,
+                                              float (&grads)[ChunkGates<C, K, THREADS>::ROWS][2]) {
+    auto g = chunk.template rows_of<G>(p.g, chunk.kv_head);
+    int cols = p.shape.key_size - gates.col;
+#pragma unroll
+    for (int i = 0; i < ChunkGates<C, K, THREADS>::ROWS; i++) {
+        if (gates.row + i >= chunk.rows || cols <= 0) continue;
+        float2 pair = load_gates<VEC>(g[chunk.first + gates.row + i] + gates.col, cols);
+        if (is_limited(pair.x)) grads[i][0] = 0.f;
+        if (is_limited(pair.y)) grads[i][1] = 0.f;
+    }
 }
 
 // Begins to copy the chunk's rows of one tensor and head.

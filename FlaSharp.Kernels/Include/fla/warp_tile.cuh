@@ -21,10 +21,14 @@ template <int ROWS, int COLS> struct FloatTile {
     static __device__ __forceinline__ int key(int row) { return row & (PIECES < 8 ? PIECES - 1 : 7); }
 };
 
-// Fragment is what an operand is in a warp's registers, of numbers of type T.
-template <int ROWS, int COLS, int WARPS, class Fragment = u32[4], class T = bf16> struct WarpTile {
-    // Wide rectangles need the fewest operand loads; narrow products leave no choice, the smallest ones leave warps without work.
-    static constexpr int ROW_WARPS = COLS >= 16 * (WARPS / 2) ? 2 : ROWS / 16,
+// Wide rectangles need the fewest operand loads; narrow products leave no choice, the smallest ones leave warps without work.
+constexpr int row_warps(int rows, int cols, int warps) { return cols >= 16 * (warps / 2) ? 2 : rows / 16; }
+
+// Fragment is what an operand is in a warp's registers, of numbers of type T. With as many ROW_WARPS as warps the accumulators are
+// those of Hopper's products.
+template <int ROWS, int COLS, int WARPS, class Fragment = u32[4], class T = bf16, int ROW_WARPS_ = row_warps(ROWS, COLS, WARPS)>
+struct WarpTile {
+    static constexpr int ROW_WARPS = ROW_WARPS_,
                          COL_WARPS = WARPS / ROW_WARPS < COLS / 16 ? WARPS / ROW_WARPS : COLS / 16;
     static constexpr int ROW_TILES = ROWS / 16 / ROW_WARPS, COL_TILES = COLS / 16 / COL_WARPS;
 
