@@ -24,11 +24,10 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int TERMS = SharedTile<OperandOf<T>::Type, C, K>::TERMS; // of a number as an operand, and in a saved state
-// Value channels of the states in shared memory at once: a slice, or one that is used and one on its way.
-constexpr int SLICE = HOPPER ? 32 : V < 64 / TERMS ? V : 64 / TERMS, STAGES = HOPPER ? 2 : 1;
+// Value channels of the states in a slice. In shared memory there are a slice of each of both; or, with Hopper's products, as many
+// as fit, of the one and the other in turns, of which two are used and the others on their way.
+constexpr int SLICE = HOPPER ? 32 : V < 64 / TERMS ? V : 64 / TERMS, SLOTS = STATE_SLOTS;
 constexpr int WARPS = BACKWARD_WARPS, THREADS = 32 * WARPS;
-// With Hopper's products half of the groups of four warps have dk, half dq, each of them so many key channels.
-constexpr int GROUP_WARPS = 4, GROUPS = WARPS / GROUP_WARPS, GROUP_KEYS = 2 * K / GROUPS;
 
 typedef ChunkGates<C, K, THREADS> Gates;
 typedef OperandOf<T>::Type Operand;
@@ -37,6 +36,8 @@ typedef SharedTile<Operand, C, V> ValueTile;
 typedef SharedTile<Operand, C, C> PairTile;
 typedef FloatTile<C, K> GradTile;
 #if HOPPER
+// Half of the groups of four warps have dk, half dq, each of them so many key channels.
+constexpr int GROUP_WARPS = 4, GROUPS = WARPS / GROUP_WARPS, GROUP_KEYS = 2 * K / GROUPS;
 typedef WarpTile<C, GROUP_KEYS, GROUP_WARPS, KeyTile::Fragment, bf16, GROUP_WARPS> KeyGrad;
 #else
 typedef WarpTile<C, K, WARPS, KeyTile::Fragment> KeyGrad;
@@ -74,7 +75,7 @@ struct StateTile {
 };
 
 constexpr int Q = 0, KEY = Q + KeyTile::BYTES, VALUE = KEY + KeyTile::BYTES, GRAD_OUTPUT = VALUE + ValueTile::BYTES;
-constexpr int STATES = GRAD_OUTPUT + ValueTile::BYTES, PAIRS = STATES + STAGES * 2 * StateTile::BYTES;
+constexpr int STATES = GRAD_OUTPUT + ValueTile::BYTES, PAIRS = STATES + SLOTS * StateTile::BYTES;
 // While A is not there yet, or no longer needed, its memory holds sums over threads.
 constexpr int TOTALS = PAIRS, ANCHORS = TOTALS + Gates::STRIPS * K * 4;
 constexpr int ANCHOR_ROWS = KeyGrad::ROW_WARPS + THREADS / K;
@@ -85,35 +86,33 @@ constexpr int END_OF_INPUTS = DIAGONAL + (C * 4 + 255) / 256 * 256; // where ste
 // On their way out, the gradients of queries and keys take the place of values and states where these are large enough.
 constexpr int QUERY_GRADS = 2 * ValueTile::BYTES >= GradTile::BYTES ? VALUE : END_OF_INPUTS;
 constexpr int AFTER_QUERY_GRADS = QUERY_GRADS == VALUE ? END_OF_INPUTS : END_OF_INPUTS + GradTile::BYTES;
-constexpr int KEY_GRADS = STAGES * 2 * StateTile::BYTES >= GradTile::BYTES ? STATES : AFTER_QUERY_GRADS;
+constexpr int KEY_GRADS = SLOTS * StateTile::BYTES >= GradTile::BYTES ? STATES : AFTER_QUERY_GRADS;
 constexpr int BARRIERS = KEY_GRADS == STATES ? AFTER_QUERY_GRADS : AFTER_QUERY_GRADS + GradTile::BYTES;
-constexpr int END_OF_SHARED = BARRIERS + (HOPPER ? STAGES * 8 : 0);
+constexpr int END_OF_SHARED = BARRIERS + (HOPPER ? SLOTS * 8 : 0);
 static_assert(END_OF_SHARED == SHARED);
 
 typedef PairRows<C, WARPS / 2> Pairs; // half of the warps have A, half dA
 typedef GlaChunk<C> Chunk;
 
-__device__ __forceinline__ StateTile state_tile(u32 memory, int slice) {
-    return {memory + STATES + slice % STAGES * (2 * StateTile::BYTES)};
-}
-__device__ __forceinline__ StateTile state_grad_tile(u32 memory, int slice) {
-    return {state_tile(memory, slice).base + StateTile::BYTES};
-}
+// Whether the chunk's queries begin with the factor 1 and its keys end with it, as their decays are too strong for a frame.
+struct Frames {
+    bool at_start, at_end;
+};
+
+// Slices of the states and of their gradients in turns: an even number is one of the latter.
+__device__ __forceinline__ StateTile state_tile(u32 memory, int n) { return {memory + STATES + n % SLOTS * StateTile::BYTES}; }
 
 #if HOPPER
-// Of the states' copies, for each stage.
-__device__ __forceinline__ Mbarrier loaded(u32 memory, int slice) {
-    return {memory + BARRIERS + slice % STAGES * Mbarrier::BYTES};
-}
+// Of a slice's copy.
+__device__ __forceinline__ Mbarrier loaded(u32 memory, int n) { return {memory + BARRIERS + n % SLOTS * Mbarrier::BYTES}; }
 
 // By one thread.
-__device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int slice) {
-    if (slice * SLICE >= p.state_values) return;
-    i64 from = (chunk.slot * p.state_values + slice * SLICE) * K;
-    Mbarrier barrier = loaded(memory, slice);
-    barrier.arrive_expecting(2 * StateTile::BYTES);
-    load_bulk(state_tile(memory, slice).base, p.states + from, StateTile::BYTES, barrier);
-    load_bulk(state_grad_tile(memory, slice).base, p.state_grads + from, StateTile::BYTES, barrier);
+__device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int n) {
+    int value = n / 2 * SLICE;
+    if (value >= p.state_values) return;
+    loaded(memory, n).arrive_expecting(StateTile::BYTES);
+    load_bulk(state_tile(memory, n).base, (n % 2 ? p.states : p.state_grads) + (chunk.slot * p.state_values + value) * K,
+              StateTile::BYTES, loaded(memory, n));
 }
 #else
 __device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int slice) {
@@ -122,8 +121,8 @@ __device__ __forceinline__ void load_states(const GlaChunkBackward& p, const Chu
     for (int i = 0; i < (StateTile::BYTES / 16 + THREADS - 1) / THREADS; i++) {
         int piece = i * THREADS + opaque(threadIdx.x);
         if (piece >= StateTile::BYTES / 16) continue;
-        copy_async<16>(memory + STATES + piece * 16, p.states + from + piece * 8, true);
-        copy_async<16>(memory + STATES + StateTile::BYTES + piece * 16, p.state_grads + from + piece * 8, true);
+        copy_async<16>(state_tile(memory, 0).base + piece * 16, p.state_grads + from + piece * 8, true);
+        copy_async<16>(state_tile(memory, 1).base + piece * 16, p.states + from + piece * 8, true);
     }
     copy_async_commit();
 }
@@ -151,7 +150,7 @@ __device__ __forceinline__ void make_pairs(const PairTile& pairs, const Tile& x,
 #endif
 
 // Loads the chunk, makes A and dA, and scales queries and keys. Both are 0 if the decays are too strong for a frame.
-__device__ __forceinline__ void prepare(const GlaChunkBackward& p, const Chunk& chunk, u32 memory) {
+__device__ __forceinline__ void prepare(const GlaChunkBackward& p, const Chunk& chunk, const Frames& frames, u32 memory) {
     int thread = opaque(threadIdx.x), warp = thread / 32, lane = thread % 32;
     KeyTile q(memory + Q), k(memory + KEY);
     ValueTile v(memory + VALUE), grad_output(memory + GRAD_OUTPUT);
@@ -170,9 +169,9 @@ __device__ __forceinline__ void prepare(const GlaChunkBackward& p, const Chunk& 
     copy_async_wait<1>(); // for all but the last: values, or states
     __syncthreads();
     gates.join(totals);
-    bool at_start = p.plain_states[chunk.slot], at_end = p.plain_grads[chunk.slot], strong = at_start || at_end;
     float start[2], end[2];
-    gates.origins(at_start, at_end, start, end);
+    gates.origins(frames.at_start, frames.at_end, start, end);
+    bool strong = frames.at_start || frames.at_end;
     gates.scale<T>(q, 1.f, start, p.scale);
     gates.scale<T>(k, -1.f, end, 1.f);
     copy_async_wait<HOPPER ? 0 : 1>();
@@ -261,14 +260,14 @@ __device__ __forceinline__ void add_products(float (&products)[8], const StateTi
 }
 
 // The last part: thread by thread of those that hold the decays.
-__device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, const Gates& gates,
-                                                bool limited) {
+__device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const Chunk& chunk, const Frames& frames, u32 memory,
+                                                const Gates& gates, bool limited) {
     KeyTile q(memory + Q), k(memory + KEY);
     GradTile query_grads(memory + QUERY_GRADS), key_grads(memory + KEY_GRADS);
     auto query_target = chunk.rows_of<T>(p.grad_q, chunk.block.head), key_target = chunk.rows_of<T>(p.grad_k, chunk.block.head);
     int cols = p.shape.key_size - gates.col;
     float start[2], end[2], grad_g[Gates::ROWS][2];
-    gates.origins(p.plain_states[chunk.slot], p.plain_grads[chunk.slot], start, end);
+    gates.origins(frames.at_start, frames.at_end, start, end);
     u32 query_top = q.operand_at(gates.row, gates.col), key_top = k.operand_at(gates.row, gates.col);
     u32 diagonal_top = memory + DIAGONAL + gates.row * 4;
     u32 query_grad_top = query_grads.at(gates.row, gates.col), key_grad_top = key_grads.at(gates.row, gates.col);
@@ -314,13 +313,14 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
         if (gates.row + i < chunk.rows && cols > 0) store_pair<VECTOR>(gate_there, cols, grad_g[i][0], grad_g[i][1]);
 }
 
-// Writes `cols` columns of the gradients of values, from `value` on, which lie in place of these.
-__device__ __forceinline__ void store_value_grads(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int value, int cols) {
+// Writes COLS columns of the gradients of values, from `value` on, which lie in place of these. By so many threads.
+template <int COLS, int STORING>
+__device__ __forceinline__ void store_value_grads(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int value, int thread) {
     constexpr int PIECE = 16 / sizeof(T);
     SharedTile<T, C, V> output(memory + VALUE);
     auto target = chunk.rows_of<T>(p.grad_v, chunk.block.head);
-    for (int i = threadIdx.x; i < C * cols / PIECE; i += THREADS) {
-        int row = i / (cols / PIECE), col = value + i % (cols / PIECE) * PIECE;
+    for (int i = thread; i < C * COLS / PIECE; i += STORING) {
+        int row = i / (COLS / PIECE), col = value + i % (COLS / PIECE) * PIECE;
         if (row >= chunk.rows || col >= p.shape.value_size) continue;
         T* there = target[chunk.first + row] + col;
         if constexpr (VECTOR >= PIECE)
@@ -345,15 +345,17 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
     grad.col = group % (GROUPS / 2) * GROUP_KEYS;
     auto& sum = grad.sum[0];
     float products[8] = {};
-    __syncthreads();
+    if (group == 0) barrier_wait(1, 32 * GROUP_WARPS); // A, which this group has made, is the first one's to use
 #pragma unroll 1
     for (int slice = 0; slice * SLICE < p.state_values; slice++) {
         int value = slice * SLICE;
         bool mine = slice % GROUPS == group; // the gradients of these values
-        StateTile state = state_tile(memory, slice), state_grad = state_grad_tile(memory, slice);
+        int n = 2 * slice;
+        StateTile state_grad = state_tile(memory, n), state = state_tile(memory, n + 1);
         StateTile right{of_keys ? state_grad.base : state.base};
         float grad_v[SLICE / 8][4];
-        loaded(memory, slice).wait(slice / STAGES);
+        loaded(memory, n).wait(n / SLOTS);
+        loaded(memory, n + 1).wait((n + 1) / SLOTS);
         begin_products(sum);
 #pragma unroll
         for (int v = 0; v < SLICE; v += 16)
@@ -371,7 +373,8 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
         add_products(products, state, state_grad, opaque(threadIdx.x));
         wait_products<0>(sum, grad_v);
         __syncthreads();
-        if (threadIdx.x == 0) load_states(p, chunk, memory, slice + STAGES);
+        if (threadIdx.x == 0)
+            for (int i = 0; i < 2; i++) load_states(p, chunk, memory, n + SLOTS + i);
         if (mine) // over the values, which have been read
 #pragma unroll
             for (int n = 0; n < SLICE / 8; n++)
@@ -380,10 +383,10 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
                     shared_store(output.at(grad.row + half * 8 + lane / 4, value + n * 8 + lane % 4 * 2),
                                  Pair<T>::pack(grad_v[n][2 * half], grad_v[n][2 * half + 1]));
     }
-    if (of_keys) store_anchors(memory, grad);
+    __syncthreads();
     store_anchors(memory, products, opaque(threadIdx.x));
-
     if (of_keys) {
+        store_anchors(memory, grad);
         begin_products(sum);
 #pragma unroll
         for (int t = 0; t < C; t += 16)
@@ -395,9 +398,8 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
         for (int t = 0; t < C; t += 16)
             product<0, 1>(sum, operand(grad_pairs, 0, t), operand_transposed(k, t, grad.col));
         commit_products();
+        store_value_grads<V, THREADS / 2>(p, chunk, memory, 0, threadIdx.x - THREADS / 2);
     }
-    __syncthreads();
-    store_value_grads(p, chunk, memory, 0, V);
     wait_products<0>(sum);
     finish([&] {
         __syncthreads(); // the gradients of values are read
@@ -413,7 +415,7 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
     KeyTile q(memory + Q), k(memory + KEY);
     ValueTile v(memory + VALUE), grad_output(memory + GRAD_OUTPUT);
     PairTile pairs(memory + PAIRS), grad_pairs(memory + GRAD_PAIRS);
-    StateTile state = state_tile(memory, 0), state_grad = state_grad_tile(memory, 0);
+    StateTile state_grad = state_tile(memory, 0), state = state_tile(memory, 1);
 
     KeyGrad grad_q(warp, lane), grad_k(warp, lane);
     float products[8] = {};
@@ -439,7 +441,7 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
         grad_v.visit(
             [&](int row, int col, float& x, float& y) { shared_store(output.at(row, value + col), Pair<T>::pack(x, y)); });
         __syncthreads();
-        store_value_grads(p, chunk, memory, value, SLICE);
+        store_value_grads<SLICE, THREADS>(p, chunk, memory, value, threadIdx.x);
     }
 
     __syncthreads(); // A and the outputs are read
@@ -461,14 +463,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
     Chunk chunk(p, blockIdx.x);
     if (chunk.block.chunks == 0) return;
     u32 memory = shared_memory();
+    Frames frames{p.plain_states[chunk.slot] != 0, p.plain_grads[chunk.slot] != 0};
 #if HOPPER
     if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; i++) loaded(memory, i).init(1);
+        for (int i = 0; i < SLOTS; i++) loaded(memory, i).init(1);
         fence_barriers();
-        for (int i = 0; i < STAGES; i++) load_states(p, chunk, memory, i);
+        for (int i = 0; i < SLOTS; i++) load_states(p, chunk, memory, i);
     }
 #endif
-    prepare(p, chunk, memory);
+    prepare(p, chunk, frames, memory);
 
     Gates::Totals totals(memory + TOTALS);
     Gates gates(opaque(threadIdx.x));
@@ -477,5 +480,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) gla_chunk_back
     gates.store_totals(totals);
     __syncthreads();
     gates.join(totals);
-    store_gradients(p, chunk, memory, gates, limited);
+    store_gradients(p, chunk, frames, memory, gates, limited);
 }

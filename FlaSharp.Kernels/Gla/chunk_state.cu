@@ -7,9 +7,6 @@
 #include "fla/gate_frame.cuh"
 #include "fla/gla.cuh"
 #include "fla/transposed_state.cuh"
-#if HOPPER
-#include "fla/wgmma.cuh"
-#endif
 
 using namespace fla;
 
@@ -31,7 +28,6 @@ typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS, THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
 constexpr int ROW_TILES = V / 16 / CONSUMERS;
-static_assert(!HOPPER || (ROW_TILES == 1 && V % 64 == 0 && PRODUCERS % 4 == 0)); // four warps share a product of 64 channels
 
 typedef ChunkGates<C, K, PRODUCER_THREADS> Gates;
 typedef OperandOf<T>::Type Operand;
@@ -46,7 +42,7 @@ constexpr int TERMS = KeyTile::TERMS; // of a number as an operand, and in a sav
 struct Stage {
     static constexpr int X = 0, Y = X + KeyTile::BYTES, GATE = Y + ValueTile::BYTES, BYTES = GATE + GateTile::BYTES;
     static constexpr int DECAY = GATE, SAVING = DECAY + K * 4;
-    static_assert(SAVING + K * 4 <= BYTES && BYTES % (HOPPER ? 1024 : 128) == 0);
+    static_assert(SAVING + K * 4 <= BYTES);
     u32 memory;
 
     __device__ __forceinline__ explicit Stage(int n) : memory(shared_memory() + n % STAGES * BYTES) {}
@@ -111,9 +107,6 @@ __device__ __forceinline__ void produce(const GlaChunkState& p, const Block& blo
         bool saves = BACKWARD && p.plain && value == 0;
         int* plain = saves ? p.plain + block.slot(p.shape.sequences, block.chunks - 1 - n) * p.shape.heads + block.head : nullptr;
         prepare(Stage(n), decay, p.scale, plain);
-#if HOPPER
-        fence_for_products();
-#endif
     });
 
     Gates gates(threadIdx.x);
@@ -140,18 +133,6 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const Block& blo
         Pipeline::wait(n);
         if (BACKWARD && p.states) state.save<TERMS>(saved, stage.saving(), lane);
         state.scale(stage.decay(), lane);
-#if HOPPER
-        constexpr int COLUMNS = K < 128 ? K : 128; // of a product: 256 would take all registers that a thread begins with
-        begin_products(state.sum[0]);
-#pragma unroll
-        for (int j = 0; j < C; j += 16)
-#pragma unroll
-            for (int k = 0; k < K; k += COLUMNS)
-                product<1, 1>(reinterpret_cast<float(&)[COLUMNS / 8][4]>(state.sum[0][k / 8]),
-                              operand_transposed(stage.y(), j, row / 64 * 64), operand_transposed(stage.x(), j, k));
-        commit_products();
-        wait_products<0>(state.sum[0]);
-#else
 #pragma unroll
         for (int j = 0; j < C; j += 16) {
             KeyTile::Fragment a[ROW_TILES];
@@ -159,7 +140,6 @@ __device__ __forceinline__ void consume(const GlaChunkState& p, const Block& blo
             for (int m = 0; m < ROW_TILES; m++) load_left_transposed(a[m], stage.y(), j, row + m * 16, lane);
             state.add(a, stage.x(), j, lane);
         }
-#endif
         Pipeline::release(opaque(n)); // the number alone waits in a register, not the address too
     }
 

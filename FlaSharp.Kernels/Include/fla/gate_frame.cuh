@@ -36,16 +36,14 @@ __device__ __forceinline__ float2 load_gates(const PlainTile<G, ROWS, COLS>& til
     }
 }
 
-// The same from global memory, two of `cols` with VEC known to be aligned.
-template <int VEC, class G> __device__ __forceinline__ float2 load_gates(const G* from, int cols) {
-    if constexpr (VEC == 1) {
-        return make_float2(to_float(from[0]), cols > 1 ? to_float(from[1]) : 0.f);
-    } else if constexpr (sizeof(G) == 4) {
-        return *reinterpret_cast<const float2*>(from);
-    } else {
-        u32 pair = *reinterpret_cast<const u32*>(from);
-        return make_float2(Pair<G>::low(pair), Pair<G>::high(pair));
-    }
+// The same from global memory as they are stored, two of `cols` with VEC known to be aligned.
+template <int VEC, class G> __device__ __forceinline__ typename Pair<G>::Type load_pair(const G* from, int cols) {
+    if constexpr (VEC > 1)
+        return *reinterpret_cast<const typename Pair<G>::Type*>(from);
+    else if constexpr (sizeof(G) == 4)
+        return make_float2(from[0], cols > 1 ? from[1] : 0.f);
+    else
+        return from[0].bits | (cols > 1 ? (u32)from[1].bits << 16 : 0);
 }
 
 // One thread's part of a chunk's decays: two neighbouring key channels over a strip of rows. THREADS threads cover C x K.
