@@ -208,56 +208,56 @@ __device__ __forceinline__ void prepare(const GlaChunkBackward& p, const Chunk& 
 // Sums over the chunk that anchor the gradient of the log-decays, one row of K for each group of threads that adds its own: of
 // the gradients of keys from states, and of products of states.
 __device__ __forceinline__ void store_anchors(u32 memory, const KeyGrad& grad_k) {
+    constexpr int COUNT = 4 * KeyGrad::COL_TILES, LANES = 8, OTHERS = LANES > COUNT ? (LANES / COUNT - 1) * 4 : 0;
     PlainTile<float, ANCHOR_ROWS, K> anchors(memory + ANCHORS);
     KeyTile k(memory + KEY);
     if (!grad_k.exists()) return;
+    float sums[COUNT] = {};
 #pragma unroll
-    for (int n = 0; n < 2 * KeyGrad::COL_TILES; n++) {
-        int col = grad_k.col + n * 8 + grad_k.lane % 4 * 2;
-        float2 sum = make_float2(0.f, 0.f);
+    for (int n = 0; n < COUNT / 2; n++)
 #pragma unroll
         for (int m = 0; m < 2 * KeyGrad::ROW_TILES; m++) {
             u32 pair[TERMS];
-            k.load(pair, k.operand_at(grad_k.row + m * 8 + grad_k.lane / 4, col));
-            sum.x += low_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2];
-            sum.y += high_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2 + 1];
+            k.load(pair, k.operand_at(grad_k.row + m * 8 + grad_k.lane / 4, grad_k.col + n * 8 + grad_k.lane % 4 * 2));
+            sums[2 * n] += low_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2];
+            sums[2 * n + 1] += high_of(pair) * grad_k.sum[m / 2][n][m % 2 * 2 + 1];
         }
+    int first = sum_over_lanes<16, 4, COUNT>(sums, grad_k.lane);
+    if (grad_k.lane & OTHERS) return; // they have the same one
 #pragma unroll
-        for (int mask = 4; mask < 32; mask *= 2) {
-            sum.x += __shfl_xor_sync(~0u, sum.x, mask);
-            sum.y += __shfl_xor_sync(~0u, sum.y, mask);
-        }
-        if (grad_k.lane < 4) shared_store(anchors.at(grad_k.row / (KeyGrad::ROW_TILES * 16), col), sum);
+    for (int i = 0; i < max(1, COUNT / LANES); i++) {
+        int col = grad_k.col + (first + i) / 2 * 8 + grad_k.lane % 4 * 2 + (first + i) % 2;
+        shared_store(anchors.at(grad_k.row / (KeyGrad::ROW_TILES * 16), col), sums[i]);
     }
 }
 __device__ __forceinline__ void store_anchors(u32 memory, float (&products)[8], int thread) {
     PlainTile<float, ANCHOR_ROWS, K> anchors(memory + ANCHORS);
-#pragma unroll
-    for (int c = 0; c < 8; c++)
-#pragma unroll
-        for (int mask = 1; mask < 8; mask *= 2) products[c] += __shfl_xor_sync(~0u, products[c], mask);
-    if (thread % 8 == 0)
-#pragma unroll
-        for (int c = 0; c < 8; c += 2)
-            shared_store(anchors.at(KeyGrad::ROW_WARPS + thread / K, thread % K + c), make_float2(products[c], products[c + 1]));
+    int first = sum_over_lanes<4, 1, 8>(products, thread);
+    shared_store(anchors.at(KeyGrad::ROW_WARPS + thread / K, thread % K / 8 * 8 + first), products[0]);
 }
 
-// Adds to each product of the state and its gradient, over this thread's values of the slice: 8 keys from thread % K / 8 * 8 on.
-__device__ __forceinline__ void add_products(float (&products)[8], const StateTile& state, const StateTile& grad, int thread) {
-#pragma unroll
-    for (int value = 0; value < SLICE; value += 8 * (THREADS / K)) {
-        int there = value + thread / K * 8;
-        if (there >= SLICE) continue;
-        u32 xs[4][TERMS], ys[4][TERMS];
-        state.load(xs, there + thread % 8, thread % K / 8 * 8);
-        grad.load(ys, there + thread % 8, thread % K / 8 * 8);
+// A thread's part of a slice of the state and of its gradient, of which products are summed over the values: in each round one
+// value and 8 keys, from thread % K / 8 * 8 on.
+struct StateNumbers {
+    static constexpr int VALUES = 8 * (THREADS / K), ROUNDS = VALUES < SLICE ? SLICE / VALUES : 1; // of all threads in a round
+    u32 states[4][TERMS], grads[4][TERMS];
+
+    static __device__ __forceinline__ bool exist(int thread) { return VALUES <= SLICE || thread / K * 8 < SLICE; }
+    __device__ __forceinline__ void load(const StateTile& state, const StateTile& grad, int round, int thread) {
+        if (!exist(thread)) return;
+        int value = round * VALUES + thread / K * 8 + thread % 8, key = thread % K / 8 * 8;
+        state.load(states, value, key);
+        grad.load(grads, value, key);
+    }
+    __device__ __forceinline__ void add(float (&products)[8], int thread) const {
+        if (!exist(thread)) return;
 #pragma unroll
         for (int c = 0; c < 4; c++) {
-            products[2 * c] += low_of(xs[c]) * low_of(ys[c]);
-            products[2 * c + 1] += high_of(xs[c]) * high_of(ys[c]);
+            products[2 * c] += low_of(states[c]) * low_of(grads[c]);
+            products[2 * c + 1] += high_of(states[c]) * high_of(grads[c]);
         }
     }
-}
+};
 
 // The last part: thread by thread of those that hold the decays.
 __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const Chunk& chunk, const Frames& frames, u32 memory,
@@ -356,6 +356,10 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
         float grad_v[SLICE / 8][4];
         loaded(memory, n).wait(n / SLOTS);
         loaded(memory, n + 1).wait((n + 1) / SLOTS);
+        int thread = opaque(threadIdx.x);
+        StateNumbers numbers[StateNumbers::ROUNDS]; // loaded before the products want all of the shared memory's bandwidth
+#pragma unroll
+        for (int i = 0; i < StateNumbers::ROUNDS; i++) numbers[i].load(state, state_grad, i, thread);
         begin_products(sum);
 #pragma unroll
         for (int v = 0; v < SLICE; v += 16)
@@ -370,7 +374,8 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
             for (int key = 0; key < K; key += 16) product<0, 0>(grad_v, operand(k, 0, key), state_grad.operand(0, key));
             commit_products();
         }
-        add_products(products, state, state_grad, opaque(threadIdx.x));
+#pragma unroll
+        for (int i = 0; i < StateNumbers::ROUNDS; i++) numbers[i].add(products, thread);
         wait_products<0>(sum, grad_v);
         __syncthreads();
         if (threadIdx.x == 0)
@@ -400,8 +405,8 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
         commit_products();
         store_value_grads<V, THREADS / 2>(p, chunk, memory, 0, threadIdx.x - THREADS / 2);
     }
-    wait_products<0>(sum);
     finish([&] {
+        wait_products<0>(sum);
         __syncthreads(); // the gradients of values are read
         GradTile grads(memory + (of_keys ? KEY_GRADS : QUERY_GRADS));
         grad.visit([&](int row, int col, float& x, float& y) { shared_store(grads.at(row, col), make_float2(x, y)); });
@@ -433,7 +438,12 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
                       [&](auto& b, int depth, int col) { load_right_transposed(b, state_grad, col, depth, lane); });
         grad_v.add<C>([&](auto& a, int row, int depth) { load_left_transposed(a, pairs, depth, row, lane); },
                       [&](auto& b, int depth, int col) { load_right(b, grad_output, depth, value + col, lane); });
-        add_products(products, state, state_grad, opaque(threadIdx.x));
+#pragma unroll
+        for (int i = 0; i < StateNumbers::ROUNDS; i++) {
+            StateNumbers numbers;
+            numbers.load(state, state_grad, i, opaque(threadIdx.x));
+            numbers.add(products, opaque(threadIdx.x));
+        }
         __syncthreads();
         if (value + SLICE < p.state_values) load_states(p, chunk, memory, slice + 1);
 

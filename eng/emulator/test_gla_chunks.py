@@ -287,6 +287,10 @@ class GlaChunkTests(_ChunkTests):
             with self.subTest(gates):
                 self.check(ChunkCase(64, 64, T=140, H=1, gates=gates, hopper=True, forward_chunk=32))
 
+    def test_hopper_more_warps(self):
+        self.check(ChunkCase(128, 64, T=100, H=1, hopper=True, backward_warps=16, state_slots=8))
+        self.check(ChunkCase(256, 64, T=70, H=1, hopper=True, backward_warps=16, state_slots=5, all_values=256))
+
     def test_hopper_layouts(self):
         offsets = [0, 20, 20, 170, 171]
         self.check(ChunkCase(64, 64, T=171, H=1, offsets=offsets, reverse=True, segments=2, gates="half", hopper=True))
