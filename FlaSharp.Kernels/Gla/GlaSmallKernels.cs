@@ -86,7 +86,8 @@ internal sealed class GlaSmallKernels
             yield break;
         foreach (var tiles in new[] { 1, 2 })
             foreach (var blocks in new[] { 1, 2, 4, 8 })
-                yield return new GlaSmallCluster(tiles, blocks, ElementType.BFloat16, cases[0].tile.Tokens).Forward();
+                yield return new GlaSmallCluster(8, tiles, blocks, ElementType.BFloat16, cases[0].tile.Tokens).Forward();
+        yield return new GlaSmallCluster(11, 2, 3, ElementType.BFloat16, cases[0].tile.Tokens).Forward();
     }
 
     /// <summary>o and the final state.</summary>
@@ -117,8 +118,9 @@ internal sealed class GlaSmallKernels
             States = savedStates,
             Scale = Scale,
         };
-        var device = (Device.Target!, Device.Info.MultiprocessorCount);
-        if (GlaSmallCluster.Choose(Tile, KeySize, ValueSize, Sequences.Count, Heads, Sequences.Length, vector, device) is { } cluster)
+        var cluster = GlaSmallCluster.Choose(Tile, KeySize, ValueSize, Sequences.Count, Heads, Sequences.Length, vector,
+            (Device.Target!, Device.Info.MultiprocessorCount));
+        if (cluster is not null)
             LaunchClusters(cluster, parameters);
         else
             Launch(backward: false, vector, parameters);

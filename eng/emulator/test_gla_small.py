@@ -163,7 +163,7 @@ class GlaSmallTests(unittest.TestCase):
                 self.check(SmallCase(8, 8, T=200, H=1, seed=seed))
 
     def test_clusters(self):
-        for warps, blocks, cluster, T in ((8, 1, 1, 20), (8, 1, 4, 400), (8, 2, 2, 402)):
+        for warps, blocks, cluster, T in ((8, 1, 1, 20), (8, 1, 4, 400), (9, 2, 3, 702)):
             for gates in ("normal", "mixed", "-20"):
                 with self.subTest(warps=warps, blocks=blocks, cluster=cluster, gates=gates):
                     case = SmallCase(8, 8, B=2, T=T, H=4, Hkv=2, cluster=(warps, blocks, cluster), gates=gates)
@@ -173,8 +173,8 @@ class GlaSmallTests(unittest.TestCase):
         offsets = [0, 0, 20, 20, 170, 171, 171]
         for seed in range(4):
             with self.subTest(seed):
-                self.check(SmallCase(8, 8, T=171, H=8, Hkv=8, offsets=offsets, reverse=True, gates="resets", seed=seed, element="fp16",
-                                     cluster=(8, 2, 1), states=seed < 2))
+                self.check(SmallCase(8, 8, T=171, H=8, Hkv=8, offsets=offsets, reverse=True, gates="resets", seed=seed,
+                                     element="fp16", cluster=(8, 2, 1), states=seed < 2))
 
     def test_far_frames(self):
         # In range each, but their decays together are not; and a way to the middle that would lose the state.

@@ -8,7 +8,7 @@ namespace fla {
 template <int SIZE> struct Cluster {
     static __device__ __forceinline__ int rank() { return blockIdx.x % SIZE; }
 
-    // A barrier of all threads, which shows that the blocks have begun and made the barriers in their shared memory; nothing else.
+    // A barrier of all threads. It shows that the blocks have begun and made the barriers in their shared memory, nothing else.
     static __device__ __forceinline__ void arrive() {
         if (SIZE > 1)
             asm volatile("fence.mbarrier_init.release.cluster; barrier.cluster.arrive.relaxed.aligned;" ::: "memory");

@@ -10,20 +10,24 @@ public sealed class GlaSmallClusterTests
     private const int Multiprocessors = 132;
 
     [Theory]
-    [InlineData(64, 0, 1, 1)]
-    [InlineData(64, 128, 1, 1)]
-    [InlineData(64, 129, 2, 1)]
-    [InlineData(64, 257, 2, 2)]
-    [InlineData(64, 1024, 2, 4)]
-    [InlineData(64, 1025, 2, 8)]
-    [InlineData(64, 2048, 2, 8)]
-    [InlineData(1, 129, 1, 2)]
-    [InlineData(1, 1024, 1, 8)]
-    [InlineData(1, 1025, 2, 8)]
-    public void Blocks_of_a_cluster_have_all_tokens(int sequences, int length, int tiles, int blocks)
+    [InlineData(64, 0, 8, 1, 1)]
+    [InlineData(64, 128, 8, 1, 1)]
+    [InlineData(64, 129, 8, 2, 1)]
+    [InlineData(64, 257, 8, 2, 2)]
+    [InlineData(64, 1024, 8, 2, 4)]
+    [InlineData(64, 1025, 8, 2, 8)]
+    [InlineData(64, 2048, 8, 2, 8)]
+    [InlineData(1, 129, 8, 1, 2)]
+    [InlineData(1, 1024, 8, 1, 8)]
+    [InlineData(1, 1025, 8, 2, 8)]
+    [InlineData(8, 1024, 8, 2, 4)]
+    [InlineData(16, 1024, 11, 2, 3)]
+    [InlineData(16, 513, 11, 2, 3)]
+    public void Blocks_of_a_cluster_have_all_tokens(int sequences, int length, int warps, int tiles, int blocks)
     {
         var cluster = Choose(sequences, length)!;
-        Assert.Equal((tiles, blocks), (cluster.Tiles, cluster.Blocks));
+        Assert.Equal((warps, tiles, blocks), (cluster.Warps, cluster.Tiles, cluster.Blocks));
+        Assert.True(16 * warps * tiles * blocks >= length);
         Assert.Contains($"CLUSTER={blocks}", cluster.Forward().Defines);
         Assert.Contains(cluster.Forward() with { Defines = [] }, Catalog(CompilerTarget.Sm90a));
     }
@@ -42,12 +46,14 @@ public sealed class GlaSmallClusterTests
     }
 
     [Fact]
-    public void One_wave_that_fills_the_GPU_is_of_single_blocks()
+    public void One_wave_that_no_clusters_fit_in_is_of_single_blocks()
     {
-        Assert.NotNull(Choose(sequences: 4, heads: 16));
-        Assert.Null(Choose(sequences: 8, heads: 16));
-        Assert.NotNull(Choose(sequences: 16, heads: 16));
-        Assert.NotNull(Choose(sequences: 32, length: 256, heads: 16)); // no clusters
+        Assert.NotNull(Choose(sequences: 17));
+        Assert.Null(Choose(sequences: 18));
+        Assert.Null(Choose(sequences: 24));
+        Assert.NotNull(Choose(sequences: 25));
+        Assert.Null(Choose(sequences: 40, length: 512));
+        Assert.NotNull(Choose(sequences: 40, length: 256)); // no clusters
     }
 
     private static IEnumerable<KernelVariant> Catalog(CompilerTarget target) =>
