@@ -2,11 +2,11 @@
 """Runs the tests and the main job of a GPU bundle on this machine and records what came of it.
 
     eng/record-gpu-run.py BUNDLE OUT --commit COMMIT [--arguments ...] [--layers gla,mamba,...] [--tests A,B] [--skip-tests]
-                          [--sanitizers memcheck,racecheck,synccheck [--grid A,B]] [--limit SECONDS]
+                          [--sanitizers memcheck,racecheck,synccheck [--grid 'A,B;C']] [--limit SECONDS] [--reference]
 
 BUNDLE is the unpacked folder that eng/pack-gpu-bundle.sh made. OUT gets record.json, record.md, and the logs. The namespaces
-and classes of --tests and the sanitizers have a process each, all at the same time, which share the machine's cores; the main
-job comes after them.
+and classes of --tests and the sanitizers, these for each part of --grid, have a process each, all at the same time, which share
+the machine's cores; the main job comes after them.
 """
 import argparse
 import concurrent.futures
@@ -65,14 +65,18 @@ def run_tests(bundle: pathlib.Path, out: pathlib.Path, name: str, limit: float |
     }
 
 
-def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str, grid: list[str], limit: float | None,
-                  cores: int) -> dict:
-    """The small grid of every kernel under a tool of compute-sanitizer, which passes libtorch's own kernels by."""
-    under = ("compute-sanitizer", "--tool", tool, "--kernel-name-exclude", "kernel_substring=at6native")
+def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str, grid: str, limit: float | None, cores: int) -> dict:
+    """The small grid of every kernel, or some of its tests, under a tool of compute-sanitizer, which passes libtorch's own
+    kernels by."""
+    # synccheck follows as many mbarriers as it is told to; its own guess is too small for kernels that are not nvcc's.
+    options = ("--num-cuda-barriers", "65536") if tool == "synccheck" else ()
+    under = ("compute-sanitizer", "--tool", tool, *options, "--kernel-name-exclude", "kernel_substring=at6native")
     name = "FlaSharp.Tests.Gpu.SmallGridTests"
-    command = ["FlaSharp.Tests", *([part for test in grid for part in ("-method", f"{name}.{test}")] or ["-class", name])]
+    chosen = [part for test in grid.split(",") for part in ("-method", f"{name}.{test}")] if grid else ["-class", name]
+    log = out / (f"{tool}-{grid.split(',')[0]}.log" if grid else f"{tool}.log")
+    command = ["FlaSharp.Tests", *chosen, "-noColor", "-reporter", "verbose"]
     # Without torch's cache every tensor is an allocation of its own: what is written beside it is seen.
-    output, code, seconds = run(bundle, out / f"{tool}.log", [*command, "-noColor", "-reporter", "verbose"], under, limit,
+    output, code, seconds = run(bundle, log, command, under, limit,
                                 FLASHARP_REQUIRE_GPU="1", PYTORCH_NO_CUDA_MEMORY_CACHING="1", OMP_NUM_THREADS=str(cores))
     tests = re.search(r"Total: (\d+), Errors: \d+, Failed: (\d+)", output)
     summary = re.search(r"=+ ((?:ERROR|RACECHECK) SUMMARY: .*)", output)
@@ -83,12 +87,14 @@ def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str, grid: list
     }
 
 
-def run_main_job(bundle: pathlib.Path, out: pathlib.Path, layer: str, arguments: list[str]) -> dict:
+def run_main_job(bundle: pathlib.Path, out: pathlib.Path, layer: str, kernels: bool, arguments: list[str]) -> dict:
     command = ["LanguageModel", "--layer", layer, "--device", "cuda", *arguments]
-    output, code, seconds = run(bundle, out / f"main-{layer}.log", [*command, "--out", str(out / f"run-{layer}")])
+    name = layer if kernels else f"{layer}-reference"
+    output, code, seconds = run(bundle, out / f"main-{name}.log", [*command, "--out", str(out / f"run-{name}")],
+                                **({} if kernels else {"FLASHARP_DISABLE_KERNELS": "1"}))
     final = FINAL.search(output)
     return {
-        "layer": layer, "command": " ".join(command), "exit_code": code, "seconds": seconds,
+        "layer": layer, "kernels": kernels, "command": " ".join(command), "exit_code": code, "seconds": seconds,
         "val_loss": float(final[1]) if final else None, "tokens_per_second": float(final[2]) if final else None,
     }
 
@@ -113,8 +119,10 @@ def table(record: dict) -> str:
                   for tool in record["sanitizers"]]
         lines.append("")
     if record["main_job"]:
-        lines += ["| layer | val_loss, nats per byte | tokens per second | seconds in all | command |", "|---|---|---|---|---|"]
-        lines += [f"| {job['layer']} | {job['val_loss']} | {job['tokens_per_second']} | {job['seconds']} | `{job['command']}` |"
+        lines += ["| layer | kernels | val_loss, nats per byte | tokens per second | seconds in all | command |",
+                  6 * "|---" + "|"]
+        lines += [f"| {job['layer']} | {'yes' if job['kernels'] else 'no'} | {job['val_loss']} | {job['tokens_per_second']} | "
+                  f"{job['seconds']} | `{job['command']}` |"
                   for job in record["main_job"]]
     return "\n".join(lines) + "\n"
 
@@ -126,27 +134,29 @@ def main() -> None:
     parser.add_argument("--commit", required=True)
     parser.add_argument("--layers", default="gla,mamba,mamba2,softmax,hybrid")
     parser.add_argument("--arguments", default="--minutes 1", help="of the main job")
+    parser.add_argument("--reference", action="store_true", help="each main job once more without kernels")
     parser.add_argument("--tests", default="", help="namespaces, and classes, whose names end in Tests; all if empty")
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--limit", type=float, help="seconds for each process of tests, and each sanitizer")
     parser.add_argument("--sanitizers", default="", help="tools of compute-sanitizer to run the small grid under")
-    parser.add_argument("--grid", default="", help="tests of the small grid; all if empty")
+    parser.add_argument("--grid", default="", help="tests of the small grid, parts of it divided by ;, all if empty")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
 
     record = {"date": time.strftime("%Y-%m-%d"), "commit": options.commit, **machine()}
     names = [] if options.skip_tests else options.tests.split(",")
     tools = [tool for tool in options.sanitizers.split(",") if tool]
-    grid = [test for test in options.grid.split(",") if test]
-    processes = max(1, len(names) + len(tools))
+    grid = options.grid.split(";")
+    processes = max(1, len(names) + len(tools) * len(grid))
     with concurrent.futures.ThreadPoolExecutor(max_workers=processes) as pool:
         rest = (options.limit, max(1, (os.cpu_count() or 1) // processes))
         tests = [pool.submit(run_tests, options.bundle, options.out, name, *rest) for name in names]
-        checks = [pool.submit(run_sanitizer, options.bundle, options.out, tool, grid, *rest) for tool in tools]
+        checks = [pool.submit(run_sanitizer, options.bundle, options.out, tool, part, *rest) for tool in tools for part in grid]
         record["tests"] = [test.result() for test in tests]
         record["sanitizers"] = [check.result() for check in checks]
-    record["main_job"] = [run_main_job(options.bundle, options.out, layer, options.arguments.split())
-                          for layer in options.layers.split(",") if layer]
+    record["main_job"] = [run_main_job(options.bundle, options.out, layer, kernels, options.arguments.split())
+                          for layer in options.layers.split(",") if layer
+                          for kernels in ((True, False) if options.reference else (True,))]
     (options.out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
     (options.out / "record.md").write_text(table(record))
     print(table(record))

@@ -13,7 +13,7 @@ struct DecayGateBackward {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) decay_gate_backward(const __grid_constant__ DecayGateBackward p) {
-    for_each_vector(p.count, p.aligned, [&](auto width, i64 first) {
+    for_each_vector<THREADS, VALUES>(p.count, p.aligned, [&](auto width, i64 first) {
         constexpr int N = decltype(width)::value;
         Vector<Element, N> x;
         Vector<float, N> dg;

@@ -12,7 +12,7 @@ struct DecayGateForward {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) decay_gate_forward(const __grid_constant__ DecayGateForward p) {
-    for_each_vector(p.count, p.aligned, [&](auto width, i64 first) {
+    for_each_vector<THREADS, VALUES>(p.count, p.aligned, [&](auto width, i64 first) {
         constexpr int N = decltype(width)::value;
         Vector<Element, N> x;
         x.load(static_cast<const Element*>(p.x) + first);

@@ -1,3 +1,4 @@
+using FlaSharp.Kernels.Activation;
 using FlaSharp.Kernels.Attention;
 using FlaSharp.Kernels.Conv;
 using FlaSharp.Kernels.Gla;
@@ -15,7 +16,7 @@ internal static class KernelCatalog
     private static readonly Func<CompilerTarget, IEnumerable<KernelVariant>>[] s_operations =
     [
         GlaChunkKernels.Variants, GlaSmallKernels.Variants, GlaRecurrentKernels.Variants, DecayGateKernels.Variants,
-        RmsNormKernels.Variants, CausalConvKernels.Variants, SelectiveScanKernels.Variants,
+        SwiGluKernels.Variants, RmsNormKernels.Variants, CausalConvKernels.Variants, SelectiveScanKernels.Variants,
         SsdChunkKernels.Variants, SsdRecurrenceKernel.Variants, RotaryKernels.Variants, AttentionForwardKernels.Variants,
         AttentionBackwardKernels.Variants, AttentionDecodeKernels.Variants, AttentionAppendKernels.Variants,
     ];

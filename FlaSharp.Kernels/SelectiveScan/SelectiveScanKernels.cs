@@ -188,6 +188,7 @@ internal sealed class SelectiveScanKernels
             StateCount = States,
             Segments = scan.Segments,
             Backward = isBackward ? 1 : 0,
+            IsLog = scan.IsLog,
         });
         return states;
     }
@@ -202,6 +203,7 @@ internal sealed class SelectiveScanKernels
         Segments = cut.Segments,
         SegmentSteps = cut.Steps,
         Groups = Groups,
+        IsLog = inputs.AIsLog ? 1 : 0,
     };
 
     private static bool HasRoom(int sharedBytes) => sharedBytes >= 160 << 10;
@@ -249,6 +251,7 @@ internal sealed class SelectiveScanKernels
         public int Segments;
         public int SegmentSteps;
         public int Groups;
+        public int IsLog;
     }
 
     /// <summary>SelectiveScanForward of scan_forward.cu.</summary>
@@ -307,5 +310,6 @@ internal sealed class SelectiveScanKernels
         public int StateCount;
         public int Segments;
         public int Backward;
+        public int IsLog;
     }
 }

@@ -594,7 +594,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                 da = first == last ? States{} : states_at(slice, block.part(p.scan)).load(p.a_parts);
                 rates = states_at(slice, 0).load(p.scan.a);
 #pragma unroll
-                for (float& rate : rates.at) rate *= LOG2E;
+                for (float& rate : rates.at) rate = LOG2E * decay_rate(rate, p.scan.is_log);
             }
             if (slice > 0) h = load_saved(first, slice);
             store_matrices();

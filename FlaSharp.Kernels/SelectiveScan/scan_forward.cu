@@ -207,7 +207,7 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
                 };
                 if (slices > 1 || first == block.first) {
                     h = place(slice, block.part(p.scan)).load(first == block.first ? p.initial : p.running);
-                    rates = place(slice, 0).load_decays(p.scan.a);
+                    rates = place(slice, 0).load_decays(p.scan);
                 }
                 turns.wait(Turns::PREPARED, turn);
 #pragma unroll

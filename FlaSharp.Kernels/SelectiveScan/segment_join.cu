@@ -1,5 +1,6 @@
 // Joins the segments that segment_state.cu treated on their own: the state before each (or, against time, the gradient of the
 // state after each), in place of where the segment alone leads to.
+#include "fla/decay_rate.cuh"
 #include "fla/ptx.cuh"
 
 using namespace fla;
@@ -7,11 +8,11 @@ using namespace fla;
 struct SelectiveScanSegmentJoin {
     float* states;            // [S, segments, E, N]
     const float* delta_sums;  // [S, segments, E]
-    const float* a;           // [E, N]
+    const float* a;           // [E, N]: A, or log(-A)
     const float* initial;     // [S, E, N], or null for zeros
     i64 sequences;
     int channels, states_count;  // E, N
-    int segments, backward;
+    int segments, backward, is_log;
 };
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -19,7 +20,7 @@ extern "C" __global__ void __launch_bounds__(256)
     i64 i = (i64)blockIdx.x * 256 + threadIdx.x, size = (i64)p.channels * p.states_count;
     if (i >= p.sequences * size) return;
     i64 sequence = i / size, place = i % size;
-    float rate = p.a[place] * LOG2E, carry = p.initial ? p.initial[i] : 0.f;
+    float rate = LOG2E * decay_rate(p.a[place], p.is_log), carry = p.initial ? p.initial[i] : 0.f;
     for (int n = 0; n < p.segments; n++) {
         i64 segment = sequence * p.segments + (p.backward ? p.segments - 1 - n : n);
         float& state = p.states[segment * size + place];

@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS)
     if (tiles > 0) load(start);
 
     StatePlace place(p.scan, block, lane, block.part(p.scan), slice);
-    States h = {}, rates = StatePlace(p.scan, block, lane, 0, slice).load_decays(p.scan.a);
+    States h = {}, rates = StatePlace(p.scan, block, lane, 0, slice).load_decays(p.scan);
     float delta_sum = 0;
 #pragma unroll 1
     for (int tile = 0; tile < tiles; tile++) {

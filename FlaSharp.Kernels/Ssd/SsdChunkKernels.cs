@@ -215,7 +215,7 @@ internal sealed class SsdChunkKernels
     public void BackwardScan(TensorView outputGradient, TensorView b, TensorView c, nint steps, nint sums,
         nint finalStateGradient, TensorView inputGradient, nint initialStateGradient, nint savedStateGradients,
         nint segmentStates, nint segmentDecays) =>
-        Scan(backward: true, Vector(outputGradient, b, c), new SsdParameters.Scan
+        Scan(backward: true, Vector(outputGradient, b, c, inputGradient), new SsdParameters.Scan
         {
             Query = b,
             Key = c,
@@ -353,7 +353,7 @@ internal sealed class SsdChunkKernels
         ? (long)Sequences.Count * GlaChunkKernels.ChunkCount(Time, tokens)
         : (Time / tokens) + Sequences.Count;
 
-    /// <summary>Of the inputs, and so of dense outputs.</summary>
+    /// <summary>Of the given views, and so of dense outputs.</summary>
     private int Vector(params ReadOnlySpan<TensorView> views) => TensorView.Vector(Tile.Element, HeadSize | StateSize, views);
 
     private void Launch<TParameters>(KernelVariant variant, int gridX, int gridY, in TParameters parameters)

@@ -16,6 +16,7 @@ internal static class SsdParameters
         public float Low;
         public float High;
         public int Softplus;
+        public int IsLog;
     }
 
     /// <summary>SsdSteps.</summary>

@@ -76,8 +76,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) ssd_recurrence(const __gri
     int own = channel + lane % ROWS; // of the channels, the one that this lane stores
     bool stores = lane < ROWS && own < p.head_size;
     float direct = p.direct && stores ? p.direct[(i64)head * p.direct_head + own * p.direct_channel] : 0.f;
+    float rate = p.rule.rate(head);
     for (int t = 0; t < sequence.length; t++) {
-        float step = SsdStep(to_float(*dt[t]), p.rule, head).value, decay = expf(step * p.rule.rates[head]);
+        float step = SsdStep(to_float(*dt[t]), p.rule, head).value, decay = expf(step * rate);
         float of_b[LANE], of_c[LANE], output = 0.f;
         load_row(of_b, b[t], part, p.state_size);
         load_row(of_c, c[t], part, p.state_size);

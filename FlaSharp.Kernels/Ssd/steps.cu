@@ -25,7 +25,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ssd_steps(const __grid_con
     float2 step = make_float2(0.f, 0.f);
     if (first < sequence.length) step.x = SsdStep(to_float(*dt[first]), p.rule, head).value;
     if (first + 1 < sequence.length) step.y = SsdStep(to_float(*dt[first + 1]), p.rule, head).value;
-    float rate = p.rule.rates[head] * LOG2E;
+    float rate = p.rule.rate(head) * LOG2E;
     float decay = max_nan(step.x * rate, MIN_LOG2_STEP), next = max_nan(step.y * rate, MIN_LOG2_STEP);
 
     // In double precision: what follows a strong decay must not be rounded to the digits that this leaves.

@@ -14,7 +14,7 @@ struct SsdStepsBackward {
     SsdStepRule rule;
     const float4* tokens;     // [slices, slots, H, STEP_CHUNK]
     const float* products;    // [slices, slots, H]
-    float* totals;            // gradients of the rates, the biases and D over each span, [spans, H, 3]
+    float* totals;            // gradients of the rates as they are given, the biases and D over each span, [spans, H, 3]
     i64 slots;                // times H
     int slices, heads, spans; // spans of the longest sequence
 };
@@ -55,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ssd_steps_backward(const _
     all = __shfl_sync(~0u, all, 0);
 
     auto dt = sequence.rows<T>(p.dt, head), grad_dt = sequence.rows<T>(p.grad_dt, head);
-    float rate = p.rule.rates[head], of_rate = 0.f, of_bias = 0.f, of_direct = 0.f;
+    float rate = p.rule.rate(head), of_rate = 0.f, of_bias = 0.f, of_direct = 0.f;
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
         if (first + i >= sequence.length) continue;
@@ -77,5 +77,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) ssd_steps_backward(const _
     }
     if (lane > 0) return;
     float* totals = p.totals + ((span_slot(p.sequences, sequence, chunk)) * p.heads + head) * 3;
-    totals[0] = of_rate, totals[1] = of_bias, totals[2] = of_direct;
+    totals[0] = p.rule.is_log ? of_rate * rate : of_rate, totals[1] = of_bias, totals[2] = of_direct;
 }

@@ -212,6 +212,20 @@ public sealed class SelectiveScanKernelTests
         Gradients.Close(Gradients.Of(i => Run(i, true, null, null), inputs), whole, 1e-5, 2e-5, "65,536 steps");
     }
 
+    [GpuTheory]
+    [InlineData(100)]
+    [InlineData(20_000)]
+    public void Rates_may_be_logarithms(int time)
+    {
+        using var scope = NewDisposeScope();
+        var inputs = OnGpu(Inputs(1, time, 64, 20), ScalarType.Float32);
+        (Tensor, Tensor?) With(IReadOnlyDictionary<string, Tensor> i, Tensor a, bool isLog) => FlaOps.SelectiveScan(
+            i["u"], i["delta"], a, i["b"], i["c"], i["d"], i["z"], i["deltaBias"], deltaSoftplus: true, i["initialState"],
+            outputFinalState: true, aIsLog: isLog);
+        Gradients.Close(Gradients.Of(i => With(i, (-i["a"]).log(), true), inputs),
+            Gradients.Of(i => With(i, i["a"], false), inputs), 1e-5, 2e-5, $"{time} steps");
+    }
+
     [GpuFact]
     public void The_operation_takes_the_kernel()
     {

@@ -198,6 +198,15 @@ public sealed class SmallGridTests
         Assert.True(x.grad!.isfinite().all().ToBoolean());
     }
 
+    [GpuFact]
+    public void Gated_activations()
+    {
+        using var scope = NewDisposeScope();
+        var gate = randn(new long[] { 3, 33, 50 }, device: CUDA).requires_grad_();
+        FlaOps.SwiGlu(gate, gate + 1).sum().Backward();
+        Assert.True(gate.grad!.isfinite().all().ToBoolean());
+    }
+
     /// <summary>One token, then several, with the state written over in place, give what one call gives.</summary>
     private static void InPlace(
         Tensor initialState, long time, Func<Tensor, long, long, bool, (Tensor output, Tensor? finalState)> operation)

@@ -41,6 +41,9 @@ internal sealed record SsdCase
 
     public bool HasInitialState { get; init; } = true;
 
+    /// <summary>Whether the rates are given as logarithms.</summary>
+    public bool HasLogRates { get; init; }
+
     public bool Softplus { get; init; } = true;
 
     public (double min, double max)? Limit { get; init; }
@@ -93,8 +96,9 @@ internal sealed record SsdCase
     /// <summary>Outputs and gradients by name.</summary>
     public Dictionary<string, Tensor> Run(Dictionary<string, Tensor?> inputs) => Gradients(inputs, Forward);
 
-    public (Tensor output, Tensor? finalState) Forward(Dictionary<string, Tensor?> x) => FlaOps.Ssd(x["x"]!, x["dt"]!, x["a"]!,
-        x["b"]!, x["c"]!, x["d"], x["z"], x["dtBias"], Softplus, Limit, x["initialState"], outputFinalState: true, CuSeqlens);
+    public (Tensor output, Tensor? finalState) Forward(Dictionary<string, Tensor?> x) => FlaOps.Ssd(x["x"]!, x["dt"]!,
+        HasLogRates ? (-x["a"]!).log() : x["a"]!, x["b"]!, x["c"]!, x["d"], x["z"], x["dtBias"], Softplus, Limit,
+        x["initialState"], outputFinalState: true, CuSeqlens, aIsLog: HasLogRates);
 
     public override string ToString() => $"B={B} T={T} H={H} G={G} P={P} N={N} rate={Rate} {Dtype}"
         + (Offsets is null ? "" : $" offsets [{string.Join(", ", Offsets)}]") + (HasGate ? " gated" : "");

@@ -67,6 +67,7 @@ public sealed class SsdKernelTests
     public void Gate_direct_path_and_bounds()
     {
         new SsdCase { HasGate = true, DirectPerChannel = true }.Check();
+        new SsdCase { HasLogRates = true }.Check();
         new SsdCase { HasGate = true, P = 33, Limit = (0.2, 0.8) }.Check();
     }
 

@@ -28,6 +28,24 @@ public sealed class SelectiveScanTests
         Check(Inputs(batch, time, channels, states, groups), softplus: true, null);
 
     [Fact]
+    public void Rates_may_be_logarithms()
+    {
+        using var scope = NewDisposeScope();
+        var x = Inputs(2, 20, 16, 8, 1);
+        Tensor Output(Tensor a, bool isLog) => FlaOps.SelectiveScan(
+            x["u"], x["delta"], a, x["b"], x["c"], deltaSoftplus: true, aIsLog: isLog).output;
+        Tensor Gradient(Func<Tensor, Tensor> operation)
+        {
+            var logarithm = randn([16, 8], generator: new Generator(1)).requires_grad_();
+            operation(logarithm).pow(2).sum().Backward();
+            return logarithm.grad!;
+        }
+        var expected = Gradient(a => Output(-a.exp(), false));
+        var actual = Gradient(a => Output(a, true));
+        Assert.True(actual.allclose(expected, 0, 0));
+    }
+
+    [Fact]
     public void Agrees_with_float64_on_the_grid()
     {
         foreach (var (time, groups, states, channels) in Grid.Cases())

@@ -30,6 +30,22 @@ public sealed class SsdTests
     }
 
     [Fact]
+    public void Rates_may_be_logarithms()
+    {
+        using var scope = NewDisposeScope();
+        var (x, dt, b, c) = (randn(2, 20, 4, 8), rand(2, 20, 4), randn(2, 20, 1, 8), randn(2, 20, 1, 8));
+        Tensor Gradient(Func<Tensor, Tensor> operation)
+        {
+            var logarithm = arange(4, ScalarType.Float32).requires_grad_();
+            operation(logarithm).pow(2).sum().Backward();
+            return logarithm.grad!;
+        }
+        var expected = Gradient(a => FlaOps.Ssd(x, dt, -a.exp(), b, c).output);
+        var actual = Gradient(a => FlaOps.Ssd(x, dt, a, b, c, aIsLog: true).output);
+        Assert.True(actual.allclose(expected, 0, 0));
+    }
+
+    [Fact]
     public void Any_sizes_of_the_grid_agree_with_the_recurrence()
     {
         foreach (var (time, heads, stateSize, headSize) in Grid.Cases())

@@ -45,7 +45,7 @@ internal abstract class FlaFunction
         ParkedGradients.Release();
 
         var gradMode = is_grad_enabled();
-        var saved = gradMode && Array.Exists(inputs, NeedsGrad) ? new SavedTensors(Array.ConvertAll(inputs, NeedsGrad)) : null;
+        var saved = gradMode && Array.Exists(inputs, NeedsGrad) ? new SavedTensors(inputs) : null;
 
         using var scope = NewDisposeScope();
         Tensor?[] outputs;
@@ -177,6 +177,11 @@ internal abstract class FlaFunction
                 {
                     if (wanted[i] is null || gradients[i] is not { } gradient)
                         continue;
+                    if (saved.Owns(gradient))
+                    {
+                        released[i] = gradient.DetachFromDisposeScope();
+                        continue;
+                    }
                     var range = MemoryRange.Of(gradient);
                     released[i] = (others.Exists(range.Overlaps) ? gradient.clone() : gradient).DetachFromDisposeScope();
                     others.Add(range);

@@ -74,10 +74,13 @@ internal static class Guard
     /// <summary>Checks that all tensors lie on the device of the first, and that none on the CPU holds nothing but NaN.</summary>
     public static void Operands(Tensor first, string firstName, params ReadOnlySpan<(Tensor? tensor, string name)> others)
     {
+        var place = first.Place();
         foreach (var (tensor, name) in others)
-            if (tensor is not null && (tensor.device_type != first.device_type || tensor.device_index != first.device_index))
+            if (tensor is not null && tensor.Place() != place)
                 throw new ArgumentException(
                     $"{name} must be on the device of {firstName}, {first.device}, but is on {tensor.device}. Move it with .to(device).", name);
+        if (place.type != DeviceType.CPU)
+            return;
         NotAllNaN(first, firstName);
         foreach (var (tensor, name) in others)
             NotAllNaN(tensor, name);

@@ -1,9 +1,10 @@
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace FlaSharp.Interop;
 
 /// <summary>
-/// The sizes and strides of a tensor in a fraction of the time that TorchSharp's own functions take: these ask after each call
+/// Sizes, strides and device of a tensor in a fraction of the time that TorchSharp's own functions take: these ask after each call
 /// whether it failed, and let the garbage collector in. Reading a dimension that exists cannot fail, and is done at once.
 /// </summary>
 internal static unsafe class TensorHeader
@@ -16,6 +17,12 @@ internal static unsafe class TensorHeader
 
     private static readonly delegate* unmanaged[SuppressGCTransition]<nint, long, long> s_stride =
         (delegate* unmanaged[SuppressGCTransition]<nint, long, long>)TorchExports.Find("THSTensor_stride");
+
+    private static readonly delegate* unmanaged[SuppressGCTransition]<nint, int> s_deviceType =
+        (delegate* unmanaged[SuppressGCTransition]<nint, int>)TorchExports.Find("THSTensor_device_type");
+
+    private static readonly delegate* unmanaged[SuppressGCTransition]<nint, int> s_deviceIndex =
+        (delegate* unmanaged[SuppressGCTransition]<nint, int>)TorchExports.Find("THSTensor_device_index");
 
     public static int Rank(this Tensor tensor) => (int)s_rank(tensor.Handle);
 
@@ -35,6 +42,10 @@ internal static unsafe class TensorHeader
             sizes[i] = tensor.Size(i);
         return sizes;
     }
+
+    /// <summary>Kind and number of the device; the number is -1 where there is one device alone.</summary>
+    public static (DeviceType type, int index) Place(this Tensor tensor) =>
+        ((DeviceType)s_deviceType(tensor.Handle), s_deviceIndex(tensor.Handle));
 
     /// <param name="tensor">Of any kind.</param>
     /// <param name="dimension">From 0 to below the rank.</param>

@@ -107,8 +107,7 @@ public sealed class Mamba : SequenceLayer
 
     private protected override Tensor Mix(Tensor x, Tensor? cuSeqlens, Sequences sequences, LayerState? state)
     {
-        // split, not narrow: its backward writes the gradient of the whole in one go.
-        var uz = _inProj.forward(x).split([_innerSize, _innerSize], -1);
+        var uz = SplitFunction.Split(_inProj.forward(x), [_innerSize], [_innerSize]);
         var pastInputs = state?[Conv];
         var (u, inputs) = _conv.forward(
             uz[0], pastInputs, state is not null, cuSeqlens, updateState: LayerState.CanUpdate(pastInputs));
@@ -117,9 +116,9 @@ public sealed class Mamba : SequenceLayer
         var delta = nn.functional.linear(selected[0], _dtProj.Weight);
         var past = state?[Recurrent];
         var (y, finalState) = FlaOps.SelectiveScan(
-            u, delta, -_aLog.to(ScalarType.Float32).exp(), selected[1], selected[2],
-            _d.to(ScalarType.Float32), uz[1], _dtProj.Bias.to(ScalarType.Float32), deltaSoftplus: true,
-            past, state is not null, cuSeqlens, updateState: LayerState.CanUpdate(past));
+            u, delta, _aLog.InDtype(ScalarType.Float32), selected[1], selected[2],
+            _d.InDtype(ScalarType.Float32), uz[1], _dtProj.Bias.InDtype(ScalarType.Float32), deltaSoftplus: true,
+            past, state is not null, cuSeqlens, updateState: LayerState.CanUpdate(past), aIsLog: true);
         if (state is not null)
             (state[Recurrent], state[Conv]) = (finalState, inputs);
         return _outProj.forward(y);

@@ -137,31 +137,28 @@ public sealed class Mamba2 : SequenceLayer
 
     private protected override Tensor Mix(Tensor x, Tensor? cuSeqlens, Sequences sequences, LayerState? state)
     {
-        var (batch, time, groupsSize) = (x.size(0), x.size(1), (long)_nGroups * _stateSize);
-        // split, not narrow: its backward writes the gradient of the whole in one go.
-        var projected = _inProj.forward(x).split([_innerSize, ConvSize, _numHeads], -1);
+        // Without a norm the state space takes the gate, head by head.
+        var projected = SplitFunction.Split(
+            _inProj.forward(x), _norm is null ? [_numHeads, _headDim] : [_innerSize], [ConvSize], [_numHeads]);
         var (z, dt) = (projected[0], projected[2]);
         var pastInputs = state?[Conv];
         var (convolved, inputs) = _conv.forward(
             projected[1], pastInputs, state is not null, cuSeqlens, updateState: LayerState.CanUpdate(pastInputs));
-        var xbc = convolved.split([_innerSize, groupsSize, groupsSize], -1);
+        var xbc = SplitFunction.Split(convolved, [_numHeads, _headDim], [_nGroups, _stateSize], [_nGroups, _stateSize]);
 
-        var (d, past) = (_d.to(ScalarType.Float32), state?[Recurrent]);
+        var (d, past) = (_d.InDtype(ScalarType.Float32), state?[Recurrent]);
         // In place where a kernel does that.
         var updateState = x.device_type == DeviceType.CUDA && LayerState.CanUpdate(past);
         var (y, finalState) = FlaOps.Ssd(
-            Heads(xbc[0]), dt, -_aLog.to(ScalarType.Float32).exp(),
-            xbc[1].view(batch, time, _nGroups, _stateSize),
-            xbc[2].view(batch, time, _nGroups, _stateSize),
-            _dHasHeadDim ? d.view(_numHeads, _headDim) : d, _norm is null ? Heads(z) : null,
-            _dtBias.to(ScalarType.Float32), dtSoftplus: true, _timeStepLimit, past, state is not null, cuSeqlens, updateState);
+            xbc[0], dt, _aLog.InDtype(ScalarType.Float32), xbc[1], xbc[2],
+            _dHasHeadDim ? d.view(_numHeads, _headDim) : d, _norm is null ? z : null,
+            _dtBias.InDtype(ScalarType.Float32), dtSoftplus: true, _timeStepLimit, past, state is not null, cuSeqlens, updateState,
+            aIsLog: true);
         if (state is not null)
             (state[Recurrent], state[Conv]) = (finalState, inputs);
 
         y = y.flatten(2);
         return _outProj.forward(_norm is null ? y : _norm.forward(y, z));
-
-        Tensor Heads(Tensor channels) => channels.view(batch, time, _numHeads, _headDim);
     }
 
     /// <summary>Decay rates and step sizes between their bounds, D = 1.</summary>

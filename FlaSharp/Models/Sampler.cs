@@ -3,7 +3,10 @@ using static TorchSharp.torch;
 
 namespace FlaSharp.Models;
 
-/// <summary>Chooses the next token of each row. Works on the CPU, so that a seed gives the same text on every device.</summary>
+/// <summary>
+/// Chooses the next token of each row. Draws on the CPU, so that a seed gives the same text on every device; the likeliest token
+/// is found where the logits are.
+/// </summary>
 internal sealed class Sampler : IDisposable
 {
     private readonly GenerationOptions _options;
@@ -31,9 +34,11 @@ internal sealed class Sampler : IDisposable
     public long[] Next(Tensor logits)
     {
         using var scope = NewDisposeScope();
+        if (!_options.DoSample && _seen is null)
+            return Likeliest(logits.detach());
         var scores = logits.detach().cpu().to(ScalarType.Float32);
         if (scores.isnan().any().item<bool>())
-            throw new InvalidOperationException("The model's logits hold NaN: check its weights and dtype.");
+            throw NotANumber();
         if (_seen is not null)
         {
             var penalty = _options.RepetitionPenalty;
@@ -49,6 +54,15 @@ internal sealed class Sampler : IDisposable
         _generator?.Dispose();
         _seen?.Dispose();
     }
+
+    private static long[] Likeliest(Tensor scores)
+    {
+        var (values, tokens) = scores.max(-1);
+        var likeliest = tokens.masked_fill_(values.isnan(), -1).cpu().data<long>().ToArray(); // the largest is NaN if any is
+        return likeliest.Contains(-1) ? throw NotANumber() : likeliest;
+    }
+
+    private static InvalidOperationException NotANumber() => new("The model's logits hold NaN: check its weights and dtype.");
 
     private Tensor Draw(Tensor scores)
     {

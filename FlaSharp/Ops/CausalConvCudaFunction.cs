@@ -17,7 +17,7 @@ internal sealed class CausalConvCudaFunction : FlaFunction
         (_sequences, _silu, _outputFinalState, _updateState) = (sequences, silu, outputFinalState, updateState);
 
     /// <summary>
-    /// Arguments as those of <see cref="FlaOps.CausalConv1d"/>, checked; weight [E, W], W at most
+    /// Arguments as those of <see cref="FlaOps.CausalConv1d"/>, checked; weight [E, W] or [E, 1, W], W at most
     /// <see cref="CausalConvTile.MaxWidth"/>.
     /// </summary>
     public static (Tensor output, Tensor? finalState) Run(Sequences sequences, Tensor x, Tensor weight, Tensor? bias, bool silu,
@@ -35,7 +35,7 @@ internal sealed class CausalConvCudaFunction : FlaFunction
         var offsets = _sequences.OffsetsOn(device);
         var y = Scratch.Dense(x, x.dtype);
         var finalState = _outputFinalState && !_updateState
-            ? Scratch.Empty([_sequences.Count, x.Size(2), weight.Size(1) - 1], device: device)
+            ? Scratch.Empty([_sequences.Count, x.Size(2), weight.LastSize() - 1], device: device)
             : null;
         Kernels(x, weight, bias, offsets).Forward(x.TokenView(), TensorPointer.Of(initialState), y.TokenView(),
             TensorPointer.Of(_updateState ? initialState : finalState));
@@ -53,7 +53,7 @@ internal sealed class CausalConvCudaFunction : FlaFunction
         var finalStateGradient = gradOutputs[1]?.InDtype(ScalarType.Float32).Dense();
         var needs = saved.NeedsGrad;
 
-        var dx = Scratch.Dense(x, x.dtype);
+        var dx = saved.NewGradient(0, x);
         var dWeight = needs[1] ? Scratch.Dense(weight, weight.dtype) : null;
         var dBias = needs[2] ? Scratch.Dense(bias!, bias!.dtype) : null;
         var dInitialState = needs[3] ? Scratch.Dense(initialState!, ScalarType.Float32) : null;
@@ -72,7 +72,7 @@ internal sealed class CausalConvCudaFunction : FlaFunction
             Sequences = new SequenceLayout(TensorPointer.Of(offsets), _sequences.Count, _sequences.MaxLength, IsReversed: 0),
             Tokens = _sequences.Tokens,
             Channels = checked((int)x.Size(2)),
-            Width = checked((int)weight.Size(1)),
+            Width = checked((int)weight.LastSize()),
             IsSilu = _silu,
             Element = x.dtype.Element()!.Value,
             Parameters = new CausalConvParameters(TensorPointer.Of(weight), TensorPointer.Of(bias),

@@ -81,21 +81,23 @@ public static partial class FlaOps
         }
 
         using var scope = NewDisposeScope();
-        var taps = weight.dim() == 3 ? weight.squeeze(1) : weight;
         var inPlace = false;
         var wantsState = outputFinalState || updateState;
         Tensor output;
         Tensor? finalState;
-        if (x.device_type == DeviceType.CPU)
-            (output, finalState) = CausalConvFunction.Run(sequences, x, taps, bias, silu, initialState, wantsState);
-        else if (CudaOperation.HasKernel(nameof(CausalConv1d), x, Unfit(width)))
+        if (CudaOperation.HasKernel(nameof(CausalConv1d), x, Unfit(width)))
         {
             inPlace = updateState && sequences.MaxLength <= MostTokensInPlace;
             (output, finalState) = CausalConvCudaFunction.Run(
-                sequences, x, taps, bias, silu, initialState, wantsState, inPlace);
+                sequences, x, weight, bias, silu, initialState, wantsState, inPlace);
         }
         else
-            (output, finalState) = CausalConv.Run(sequences, x, taps, bias, silu, initialState, wantsState);
+        {
+            var taps = weight.dim() == 3 ? weight.squeeze(1) : weight;
+            (output, finalState) = x.device_type == DeviceType.CPU
+                ? CausalConvFunction.Run(sequences, x, taps, bias, silu, initialState, wantsState)
+                : CausalConv.Run(sequences, x, taps, bias, silu, initialState, wantsState);
+        }
 
         output = output.MoveToOuterDisposeScope();
         if (!updateState)

@@ -17,7 +17,7 @@ public static partial class FlaOps
     /// </summary>
     /// <param name="u">[B, T, E], float32, float16 or bfloat16; any strides, as for all inputs.</param>
     /// <param name="delta">[B, T, E], the step sizes, in the dtype of u.</param>
-    /// <param name="a">[E, N], float32, the decay rates themselves, negative: <c>-exp(A_log)</c> of a Mamba checkpoint.</param>
+    /// <param name="a">[E, N], float32, the decay rates themselves, negative, or see <paramref name="aIsLog"/>.</param>
     /// <param name="b">
     /// [B, T, N], or [B, T, G, N] where G divides E and channel e uses group e / (E / G); in the dtype of u.
     /// </param>
@@ -39,6 +39,9 @@ public static partial class FlaOps
     /// longer; then it is the final state that is returned. The CUDA kernel does that in place, all else by a copy. Not while
     /// gradients are recorded, nor before the backward pass of an earlier call with that state.
     /// </param>
+    /// <param name="aIsLog">
+    /// Whether a holds log(-a), as the parameter A_log of a Mamba checkpoint does; its gradient is by that, then.
+    /// </param>
     /// <returns>output [B, T, E] in the dtype of u; finalState float32 [S, E, N], or null.</returns>
     /// <exception cref="ArgumentException">A shape, dtype, device or <paramref name="cuSeqlens"/> does not fit; or a state to
     /// update is absent, not contiguous or requires a gradient.</exception>
@@ -47,7 +50,8 @@ public static partial class FlaOps
     /// </exception>
     public static (Tensor output, Tensor? finalState) SelectiveScan(Tensor u, Tensor delta, Tensor a, Tensor b, Tensor c,
         Tensor? d = null, Tensor? z = null, Tensor? deltaBias = null, bool deltaSoftplus = false,
-        Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null, bool updateState = false)
+        Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null, bool updateState = false,
+        bool aIsLog = false)
     {
         Guard.Shape(u, "[B, T, E]", [-1, -1, -1]);
         Guard.NotEmpty(u, "[B, T, E]");
@@ -86,13 +90,18 @@ public static partial class FlaOps
 
         using var scope = NewDisposeScope();
         var wanted = outputFinalState || updateState;
-        FlaFunction function = u.device_type == DeviceType.CPU
-            ? new SelectiveScanFunction(sequences, deltaSoftplus, wanted)
-            : CudaOperation.HasKernel(nameof(SelectiveScan), u)
-                ? new SelectiveScanCudaFunction(sequences, deltaSoftplus, wanted, updateState)
+        var hasKernel = CudaOperation.HasKernel(nameof(SelectiveScan), u);
+        FlaFunction function = hasKernel
+            ? new SelectiveScanCudaFunction(sequences, deltaSoftplus, wanted, updateState, aIsLog)
+            : u.device_type == DeviceType.CPU
+                ? new SelectiveScanFunction(sequences, deltaSoftplus, wanted)
                 : new SelectiveScanComposed(sequences, deltaSoftplus, wanted);
-        var outputs = function.Run(
-            u, delta, a, grouped ? b : b.unsqueeze(2), grouped ? c : c.unsqueeze(2), d, z, deltaBias, initialState);
+        if (!hasKernel)
+        {
+            a = aIsLog ? -a.exp() : a;
+            (b, c) = grouped ? (b, c) : (b.unsqueeze(2), c.unsqueeze(2));
+        }
+        var outputs = function.Run(u, delta, a, b, c, d, z, deltaBias, initialState);
         var output = outputs[0]!.MoveToOuterDisposeScope();
         if (!updateState)
             return (output, outputs[1]?.MoveToOuterDisposeScope());

@@ -14,7 +14,7 @@ public static partial class FlaOps
     /// </summary>
     /// <param name="x">[B, T, H, P], float32, float16 or bfloat16; any strides, here and below.</param>
     /// <param name="dt">[B, T, H], the step sizes in time units, in x's dtype or float32.</param>
-    /// <param name="a">[H], the decay rate itself, negative (a checkpoint's A_log is log(-a)); x's dtype or float32.</param>
+    /// <param name="a">[H], the decay rate itself, negative, or see <paramref name="aIsLog"/>; x's dtype or float32.</param>
     /// <param name="b">[B, T, G, N] in x's dtype. G divides H; head h reads group h / (H / G).</param>
     /// <param name="c">[B, T, G, N] in x's dtype.</param>
     /// <param name="d">[H] or [H, P], the weight of the direct path; x's dtype or float32.</param>
@@ -29,6 +29,7 @@ public static partial class FlaOps
     /// <param name="updateState">Whether the state after the last token is written over <paramref name="initialState"/>, which a
     /// decoding step needs no longer; then it is the final state that is returned. A few tokens on a GPU do that in place, all
     /// else by a copy. Not while gradients are recorded, nor before the backward pass of an earlier call with that state.</param>
+    /// <param name="aIsLog">Whether a holds log(-a), as a checkpoint's A_log does; its gradient is by that, then.</param>
     /// <returns>The output [B, T, H, P] in x's dtype, and the final state, float32 [S, H, P, N], or null.</returns>
     /// <exception cref="ArgumentException">An input has another shape, dtype or device; or a state to update is absent, not
     /// contiguous or requires a gradient.</exception>
@@ -37,7 +38,8 @@ public static partial class FlaOps
     /// </exception>
     public static (Tensor output, Tensor? finalState) Ssd(Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c,
         Tensor? d = null, Tensor? z = null, Tensor? dtBias = null, bool dtSoftplus = false, (double min, double max)? dtLimit = null,
-        Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null, bool updateState = false)
+        Tensor? initialState = null, bool outputFinalState = false, Tensor? cuSeqlens = null, bool updateState = false,
+        bool aIsLog = false)
     {
         var sequences = CheckSsd(x, dt, a, b, c, d, z, dtBias, dtLimit, initialState, cuSeqlens);
 
@@ -50,9 +52,9 @@ public static partial class FlaOps
 
         var inPlace = updateState && plan.Path == CudaPath && plan.Tile is null;
         var (output, finalState) = plan.Path == CudaPath
-            ? SsdOnGpu(plan, x, dt, a, b, c, d, z, dtBias, new(dtSoftplus, dtLimit), initialState, sequences,
+            ? SsdOnGpu(plan, x, dt, a, b, c, d, z, dtBias, new(dtSoftplus, dtLimit, aIsLog), initialState, sequences,
                 outputFinalState || updateState, inPlace, gradients)
-            : SsdElsewhere(x, dt, a, b, c, d, z, dtBias, dtSoftplus, dtLimit, initialState, sequences,
+            : SsdElsewhere(x, dt, a, b, c, d, z, dtBias, new(dtSoftplus, dtLimit, aIsLog), initialState, sequences,
                 outputFinalState || updateState);
         if (!updateState || inPlace)
             return (output, outputFinalState ? finalState : null);
@@ -107,12 +109,12 @@ public static partial class FlaOps
 
     /// <summary>With the CPU's kernels or TorchSharp's operations.</summary>
     private static (Tensor output, Tensor? finalState) SsdElsewhere(Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c, Tensor? d,
-        Tensor? z, Tensor? dtBias, bool dtSoftplus, (double min, double max)? dtLimit, Tensor? initialState, Sequences sequences,
-        bool outputFinalState)
+        Tensor? z, Tensor? dtBias, SsdStepOptions options, Tensor? initialState, Sequences sequences, bool outputFinalState)
     {
         using var scope = NewDisposeScope();
-        var step = StepSizes(dt, dtBias, dtSoftplus, dtLimit);
-        var logDecay = step * a.to(ScalarType.Float32);
+        var step = StepSizes(dt, dtBias, options);
+        var rates = a.to(ScalarType.Float32);
+        var logDecay = step * (options.IsLog ? -rates.exp() : rates);
         var (x32, b32, c32) = (x.to(ScalarType.Float32), b.to(ScalarType.Float32), c.to(ScalarType.Float32));
         var direct = d?.to(ScalarType.Float32);
         direct = direct?.dim() == 1 ? direct.unsqueeze(-1).expand(-1, x.size(3)) : direct;
@@ -134,14 +136,14 @@ public static partial class FlaOps
         return (output.to(x.dtype).MoveToOuterDisposeScope(), outputFinalState ? finalState!.MoveToOuterDisposeScope() : null);
     }
 
-    private static Tensor StepSizes(Tensor dt, Tensor? bias, bool softplus, (double min, double max)? limit)
+    private static Tensor StepSizes(Tensor dt, Tensor? bias, SsdStepOptions options)
     {
         var step = dt.to(ScalarType.Float32);
         if (bias is not null)
             step += bias.to(ScalarType.Float32);
-        if (softplus)
+        if (options.Softplus)
             step = nn.functional.softplus(step);
-        return limit is var (min, max) ? step.clamp(min, max) : step;
+        return options.Limit is var (min, max) ? step.clamp(min, max) : step;
     }
 
     private static Sequences CheckSsd(Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c, Tensor? d, Tensor? z, Tensor? dtBias,

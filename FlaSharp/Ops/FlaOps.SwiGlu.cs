@@ -11,16 +11,20 @@ public static partial class FlaOps
     /// <param name="up">Shape, dtype and device of <paramref name="gate"/>. Differentiable.</param>
     /// <returns>Shape and dtype of <paramref name="gate"/>.</returns>
     /// <exception cref="ArgumentException">A shape, dtype or device does not fit.</exception>
+    /// <exception cref="NotSupportedException">Its CUDA kernel cannot run, and <see cref="CudaKernels.Strict"/> is set.
+    /// </exception>
     /// <remarks>Shazeer, GLU Variants Improve Transformer (2020).</remarks>
     public static Tensor SwiGlu(Tensor gate, Tensor up)
     {
         ArgumentNullException.ThrowIfNull(gate);
         Guard.Floating(gate);
-        Guard.Shape(up, "of gate", gate.shape);
+        Guard.Shape(up, "of gate", gate.Sizes(stackalloc long[gate.Rank()]));
         Guard.SameDtype(gate, nameof(gate), (up, nameof(up)));
         Guard.Operands(gate, nameof(gate), (up, nameof(up)));
-        return gate.device_type == DeviceType.CPU
-            ? new SwiGluFunction().Run(gate, up)[0]!
+        if (gate.device_type == DeviceType.CPU)
+            return new SwiGluFunction().Run(gate, up)[0]!;
+        return CudaOperation.HasKernel(nameof(SwiGlu), gate)
+            ? new SwiGluCudaFunction().Run(gate, up)[0]!
             : SwiGluReference(gate, up);
     }
 

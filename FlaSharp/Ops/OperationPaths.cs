@@ -19,7 +19,7 @@ internal static class OperationPaths
         new(nameof(FlaOps.GatedRmsNorm), Cpu: true, Cuda: true),
         new(nameof(FlaOps.AddRmsNorm), Cpu: true, Cuda: true),
         new(nameof(FlaOps.RotaryEmbedding), Cpu: true, Cuda: false),
-        new(nameof(FlaOps.SwiGlu), Cpu: true, Cuda: false),
+        new(nameof(FlaOps.SwiGlu), Cpu: true, Cuda: true),
     ];
 
     public static IReadOnlyList<OperationPath> On(Device device) => [.. s_operations.Select(operation => Of(operation, device))];

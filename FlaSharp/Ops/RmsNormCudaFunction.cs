@@ -44,17 +44,20 @@ internal sealed class RmsNormCudaFunction(double eps, long groupSize, bool isSwi
             return [dSum?.InDtype(_element), null, null, dSum?.InDtype(x.dtype)];
 
         var dx = Scratch.Dense(x, _element);
-        var dGate = gate is null ? null : Scratch.Dense(x, _element);
+        var dGate = gate is null ? null : saved.NewGradient(1, gate);
         var dResidual = _isAdded ? Scratch.Dense(x, x.dtype) : null;
+        var denseDGate = dGate.DenseRows(out var rowDGate);
         Tensor? parts = null;
         var (denseX, denseGate, denseWeight) = (x.DenseRows(out var rowX), gate.DenseRows(out var rowGate), weight?.Dense());
         var (denseDy, wideDSum) = (dy.InDtype(_element).DenseRows(out var rowDy), dSum?.InDtype(x.dtype));
         var denseDSum = wideDSum.DenseRows(out var rowDSum);
         Kernels(x, weight).Backward(Matrix(denseX, rowX), Matrix(denseGate, rowGate), TensorPointer.Of(denseWeight),
-            TensorPointer.Of(scales), Matrix(denseDy, rowDy), Matrix(denseDSum, rowDSum), Matrix(dx, size), Matrix(dGate, size),
-            Matrix(dResidual, size),
+            TensorPointer.Of(scales), Matrix(denseDy, rowDy), Matrix(denseDSum, rowDSum), Matrix(dx, size),
+            Matrix(denseDGate, rowDGate), Matrix(dResidual, size),
             saved.NeedsGrad[2] ? count => TensorPointer.Of(parts = Scratch.Empty([count, size], device: device)) : null);
         GC.KeepAlive((denseX, denseGate, denseWeight, scales, denseDy, denseDSum));
+        if (!ReferenceEquals(dGate, denseDGate))
+            dGate!.copy_(denseDGate!);
         return [dx, dGate, parts?.sum(dim: 0).InDtype(weight!.dtype), dResidual];
     }
 

@@ -12,19 +12,21 @@ namespace FlaSharp.Ops;
 /// <param name="deltaSoftplus">Whether delta goes through softplus.</param>
 /// <param name="outputFinalState">Whether the final state is wanted.</param>
 /// <param name="updateState">Whether it is written over the initial one, which is dense, instead of a second output.</param>
+/// <param name="aIsLog">Whether a holds log(-A).</param>
 /// <param name="cut">Another cut into blocks than the one that keeps the GPU busy; null for that.</param>
 internal sealed class SelectiveScanCudaFunction(
-    Sequences sequences, bool deltaSoftplus, bool outputFinalState, bool updateState = false, SelectiveScanCut? cut = null)
+    Sequences sequences, bool deltaSoftplus, bool outputFinalState, bool updateState = false, bool aIsLog = false,
+    SelectiveScanCut? cut = null)
     : FlaFunction
 {
     private const int InputCount = 9;
 
     /// <inheritdoc/>
-    /// <param name="inputs">u, delta, a, b, c, d, z, deltaBias, initialState; b and c [B, T, G, N].</param>
+    /// <param name="inputs">u, delta, a, b, c, d, z, deltaBias, initialState; b and c [B, T, G, N] or [B, T, N].</param>
     /// <param name="saved">The inputs, the states on the way, and the offsets.</param>
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
-        var call = new Call(inputs, sequences, sequences.OffsetsOn(inputs[0]!.device));
+        var call = new Call(inputs, sequences, sequences.OffsetsOn(inputs[0]!.device), aIsLog);
         var (kernels, initialState) = (Kernels(call), inputs[8]?.Dense());
         var taken = kernels.ForwardCut;
         var y = Scratch.Dense(call.U, call.U.dtype);
@@ -46,14 +48,14 @@ internal sealed class SelectiveScanCudaFunction(
         var inputs = new Tensor?[InputCount];
         for (var i = 0; i < InputCount; i++)
             inputs[i] = saved[i];
-        var call = new Call(inputs, sequences, saved[InputCount + 1]);
+        var call = new Call(inputs, sequences, saved[InputCount + 1], aIsLog);
         var (kernels, needs) = (Kernels(call), saved.NeedsGrad);
         var taken = kernels.BackwardCut;
         var gradY = gradOutputs[0]?.DenseChannels() ?? zeros_like(call.U);
         var gradFinal = gradOutputs[1]?.Dense();
 
         var (gradU, gradDelta) = (Scratch.Dense(call.U, call.U.dtype), Scratch.Dense(call.U, call.U.dtype));
-        var gradZ = call.Z is null ? null : Scratch.Dense(call.U, call.U.dtype);
+        var gradZ = call.Z is null ? null : saved.NewGradient(6, call.Z);
         var gradInitial = needs[8] ? call.States(1) : null;
         var gradA = call.States(taken.Segments);
         var gradD = needs[5] ? call.Floats(sequences.Count * taken.Segments, call.Channels) : null;
@@ -71,10 +73,12 @@ internal sealed class SelectiveScanCudaFunction(
             TensorPointer.Of(segmentDeltas));
         GC.KeepAlive((call, gradY, gradFinal, waiting, segmentStates, segmentDeltas));
 
+        var ofA = gradA.sum(dim: 0);
         var matrices = kernels.GroupBlocks == 1 ? gradMatrices.squeeze(1) : gradMatrices.sum(dim: 1);
         return
         [
-            gradU, gradDelta, gradA.sum(dim: 0), matrices[0].InDtype(call.B.dtype), matrices[1].InDtype(call.B.dtype),
+            gradU, gradDelta, aIsLog ? ofA.mul_(inputs[2]!.exp()).neg_() : ofA, saved.Gradient(3, matrices[0], call.B.dtype),
+            saved.Gradient(4, matrices[1], call.B.dtype),
             gradD?.sum(dim: 0), gradZ, gradBias?.sum(dim: 0), gradInitial,
         ];
     }
@@ -84,7 +88,7 @@ internal sealed class SelectiveScanCudaFunction(
         Tokens = sequences.Tokens,
         Sequences = new SequenceLayout(TensorPointer.Of(call.Offsets), sequences.Count, sequences.MaxLength, 0),
         Channels = call.Channels,
-        Groups = checked((int)call.B.Size(2)),
+        Groups = call.Groups,
         States = call.StateSize,
         Element = call.U.dtype.Element()!.Value,
         HasSoftplus = deltaSoftplus,
@@ -98,14 +102,14 @@ internal sealed class SelectiveScanCudaFunction(
         private readonly Tensor? _d, _bias;
         private readonly Sequences _sequences;
 
-        public Call(Tensor?[] inputs, Sequences sequences, Tensor? offsets)
+        public Call(Tensor?[] inputs, Sequences sequences, Tensor? offsets, bool aIsLog)
         {
             (_sequences, Offsets) = (sequences, offsets);
             (U, _delta, Z) = (inputs[0]!.DenseChannels(), inputs[1]!.DenseChannels(), inputs[6]?.DenseChannels());
-            (B, _c) = (inputs[3]!.DenseRows(), inputs[4]!.DenseRows());
+            (B, _c) = (Dense(inputs[3]!), Dense(inputs[4]!));
             (_a, _d, _bias) = (inputs[2]!.Dense(), inputs[5]?.Dense(), inputs[7]?.Dense());
-            Inputs = new SelectiveScanInputs(U.TokenView(), _delta.TokenView(), Z.TokenView(), B.View(), _c.View(),
-                TensorPointer.Of(_a), TensorPointer.Of(_d), TensorPointer.Of(_bias));
+            Inputs = new SelectiveScanInputs(U.TokenView(), _delta.TokenView(), Z.TokenView(), View(B), View(_c),
+                TensorPointer.Of(_a), TensorPointer.Of(_d), TensorPointer.Of(_bias), aIsLog);
         }
 
         public SelectiveScanInputs Inputs { get; }
@@ -120,7 +124,15 @@ internal sealed class SelectiveScanCudaFunction(
 
         public int Channels => checked((int)U.Size(2));
 
+        public int Groups => IsGrouped(B) ? checked((int)B.Size(2)) : 1;
+
         public int StateSize => checked((int)_a.Size(1));
+
+        private static bool IsGrouped(Tensor matrix) => matrix.Rank() == 4;
+
+        private static Tensor Dense(Tensor matrix) => IsGrouped(matrix) ? matrix.DenseRows() : matrix.DenseChannels();
+
+        private static TensorView View(Tensor matrix) => IsGrouped(matrix) ? matrix.View() : matrix.TokenView();
 
         /// <summary>Uninitialised float32 on the inputs' device.</summary>
         public Tensor Floats(params ReadOnlySpan<long> sizes) => Scratch.Empty(sizes, device: U.device);

@@ -52,7 +52,7 @@ internal sealed class SsdChunkFunction(
         var finalState = gradOutputs[1]?.Dense();
         var kernels = Kernels(given, offsets);
 
-        var dx = Scratch.Dense(x, x.dtype);
+        var dx = saved.NewGradient(X, x);
         var initialState = saved.NeedsGrad[InitialState] ? StatesOf(given) : null;
         var stateGradients = states is null ? null : SavedStates(kernels, device);
         var (segmentStates, segmentDecays) = SegmentStates(kernels, device);
@@ -71,13 +71,13 @@ internal sealed class SsdChunkFunction(
             kernels.Backward(x.View(), b.View(), c.View(), output.View(), TensorPointer.Of(steps), TensorPointer.Of(sums),
                 TensorPointer.Of(states), TensorPointer.Of(stateGradients), db.View(), dc.View(), TensorPointer.Of(tokens),
                 TensorPointer.Of(products));
-            var ddt = Scratch.Dense(dt, dt.dtype);
+            var ddt = saved.NewGradient(Dt, dt);
             var totals = zeros([kernels.Spans, x.Size(2), TotalKinds], ScalarType.Float32, device);
             kernels.StepsBackward(dt.View(), ddt.View(), TensorPointer.Of(tokens), TensorPointer.Of(products),
                 TensorPointer.Of(totals));
             GC.KeepAlive((tokens, products));
             var sum = totals.sum([0L]); // a plain 0 would be a dtype
-            (gradients[Dt], gradients[B], gradients[C]) = (ddt, SumSets(db, b), SumSets(dc, c));
+            (gradients[Dt], gradients[B], gradients[C]) = (ddt, SumSets(saved, B, db, b), SumSets(saved, C, dc, c));
             gradients[Rates] = Wanted(saved, Rates, () => sum.select(1, 0).contiguous());
             gradients[Bias] = Wanted(saved, Bias, () => sum.select(1, 1).contiguous());
             gradients[D] = Wanted(saved, D, () => given[D]!.Rank() == 1
@@ -91,11 +91,11 @@ internal sealed class SsdChunkFunction(
     private static Tensor? Wanted(SavedTensors saved, int input, Func<Tensor> gradient) =>
         saved.NeedsGrad[input] ? gradient() : null;
 
-    /// <summary>Of the sets of heads, in a fixed order, in the dtype of the input.</summary>
-    private static Tensor SumSets(Tensor perSet, Tensor like)
+    /// <summary>Of the sets of heads, in a fixed order.</summary>
+    private static Tensor SumSets(SavedTensors saved, int input, Tensor perSet, Tensor like)
     {
         var sum = perSet.Size(2) == like.Size(2) ? perSet : perSet.unflatten(2, like.Size(2), -1).sum(3);
-        return sum.InDtype(like.dtype);
+        return saved.Gradient(input, sum, like.dtype);
     }
 
     private static Tensor?[] Dense(Tensor?[] inputs) => Array.ConvertAll(Enumerable.Range(0, InputCount).ToArray(), i => i switch

@@ -26,19 +26,23 @@ class Case:
 
     def __init__(self, E=32, N=16, B=1, T=40, G=1, z=True, d=True, bias=True, softplus=True, states=True, offsets=None,
                  strength=1.0, shift=-1.0, element="float", gap=0, segments=1, backward_segments=1, narrow=False, long=False,
-                 seed=0):
+                 log=False, seed=0):
         random = np.random.default_rng([E, N, T, seed])
         normal = lambda *shape: random.standard_normal(shape)
         wide = lambda x: fetch(store(x, element), element)
         single = lambda x: x.astype(np.float32).astype(np.float64)
         self.element, self.gap, self.seed, self.narrow, self.long = element, gap, seed, narrow, long
+        self.log = log
         self.segments, self.backward_segments, self.offsets, self.softplus = segments, backward_segments, offsets, softplus
         self.count = B if offsets is None else len(offsets) - 1
         self.u, self.dy = wide(normal(B, T, E)), wide(normal(B, T, E))
         self.delta = wide((normal(B, T, E) + shift) * strength if softplus else np.abs(normal(B, T, E)) * 0.2 * strength)
         self.z = wide(normal(B, T, E)) if z else None
         self.b, self.c = wide(normal(B, T, G, N)), wide(normal(B, T, G, N))
-        self.a = single(-np.exp(normal(E, N)))
+        self.given_a = single(normal(E, N))
+        self.a = -np.exp(self.given_a)
+        if not log:
+            self.a = self.given_a = single(self.a)
         self.d, self.bias = (single(normal(E)) if d else None), (single(np.abs(normal(E)) * 0.1) if bias else None)
         state = lambda: single(normal(self.count, E, N)) if states else None
         self.initial, self.final_gradient = state(), state()
@@ -114,7 +118,7 @@ class Case:
         result = lambda: tensor(np.full((B, T, E), np.nan))
         u, delta, dy, b, c = (tensor(x) for x in (self.u, self.delta, self.dy, self.b, self.c))
         z = None if self.z is None else tensor(self.z)
-        a, d, bias, initial, final_gradient = (floats(x) for x in (self.a, self.d, self.bias, self.initial, self.final_gradient))
+        a, d, bias, initial, final_gradient = (floats(x) for x in (self.given_a, self.d, self.bias, self.initial, self.final_gradient))
         final = initial if in_place else unknown(self.count, E, N)
         offsets = None if self.offsets is None else np.array(self.offsets, np.int32)
         length = T if offsets is None else int(np.diff(offsets).max())
@@ -126,7 +130,7 @@ class Case:
             steps = max(SAVED_STEPS, steps if steps * segments >= length else steps + SAVED_STEPS)
             return launcher.Scan(
                 view(u), view(delta), view(z), view(b), view(c), address(a), address(d), address(bias),
-                emulate.Sequences(address(offsets), self.count, length, 0), E, E // G, N, segments, steps, G)
+                emulate.Sequences(address(offsets), self.count, length, 0), E, E // G, N, segments, steps, G, int(self.log))
 
         tile = launcher.Tile(element, z is not None, self.softplus, 8 if aligned else 1)
         slices = -(-N // launcher.SLICE)
@@ -145,7 +149,7 @@ class Case:
                    launcher.SegmentState(scan(segments), view(dy), joined.ctypes.data, sums.ctypes.data), BACKWARD=int(backward))
             emulate.launch(SCAN / "segment_join.cu", "selective_scan_segment_join", None, -(-self.count * E * N // 256), 256, 0,
                            launcher.SegmentJoin(joined.ctypes.data, sums.ctypes.data, address(a), address(start), self.count,
-                                                E, N, segments, int(backward)), seed=self.seed)
+                                                E, N, segments, int(backward), int(self.log)), seed=self.seed)
             return joined
 
         running = lambda segments: address(unknown(self.count * segments, E, N)) if slices > 1 else None
@@ -216,6 +220,10 @@ class SelectiveScanTests(unittest.TestCase):
             for element in ("float", "bf16"):
                 with self.subTest(gap=gap, element=element):
                     self.check(Case(gap=gap, element=element, B=2))
+
+    def test_rates_as_logarithms(self):
+        self.check(Case(N=20, T=70, log=True))
+        self.check(Case(T=200, segments=3, backward_segments=2, log=True))
 
     def test_strong_and_tiny_steps(self):
         for strength, shift in ((30.0, 0.0), (1000.0, 0.0), (1.0, -15.0)):

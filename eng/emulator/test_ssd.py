@@ -19,7 +19,7 @@ LIMITS = {"y": 4e-3, "final": 5e-3, "dx": 5e-3, "db": 5e-3, "dc": 5e-3, "ddt": 5
 class StepRule(ctypes.Structure):
     """fla::SsdStepRule."""
 
-    _fields_ = [*_pointers("bias", "rates"), ("low", ctypes.c_float), ("high", ctypes.c_float), *_ints("softplus")]
+    _fields_ = [*_pointers("bias", "rates"), ("low", ctypes.c_float), ("high", ctypes.c_float), *_ints("softplus", "is_log")]
 
 
 class Steps(ctypes.Structure):
@@ -63,7 +63,7 @@ class SsdCase:
 
     def __init__(self, P, N, B=1, T=150, H=2, G=1, rate=1.0, offsets=None, states=True, element="bf16", step_type=None, softplus=True,
                  limit=(-np.inf, np.inf), direct="head", gate=False, layout="dense", seed=0, chunk=64, segments=1, set_heads=None,
-                 values=None, keys=None, slice_values=None, stages=2, producers=4, consumers=4, warps=8, hopper=0):
+                 values=None, keys=None, slice_values=None, stages=2, producers=4, consumers=4, warps=8, hopper=0, log=False):
         random = np.random.default_rng([P, N, T, H, seed])
         self.element, self.step_type, self.layout, self.seed = element, step_type or element, layout, seed
         self.offsets, self.softplus, self.limit = offsets, softplus, limit
@@ -73,7 +73,8 @@ class SsdCase:
         self.x, self.dy, self.z = (rounded(normal(B, T, H, P), element) for _ in range(3))
         self.b, self.c = (rounded(normal(B, T, G, N), element) for _ in range(2))
         self.dt = rounded(normal(B, T, H) if softplus else np.exp(normal(B, T, H) - 1), self.step_type)
-        self.rates = rounded(-rate * np.exp(normal(H) / 2), "float")
+        self.log, self.rates = log, rounded(-rate * np.exp(normal(H) / 2), "float")
+        self.given_rates = rounded(np.log(-self.rates), "float") if log else self.rates
         self.bias = rounded(normal(H) / 2, "float") if softplus else None
         self.direct = None if direct is None else rounded(normal(H) if direct == "head" else normal(H, P), "float")
         self.gate = gate
@@ -130,7 +131,7 @@ class SsdCase:
         ddt = (d_step + self.rates * d_log) * slope
         if self.gate:
             y = y * self.z / (1 + np.exp(-self.z))
-        shared = {"da": d_log * step, "dbias": ddt, "dd": (self.x * self.dy).sum(3)}
+        shared = {"da": d_log * step * (self.rates if self.log else 1), "dbias": ddt, "dd": (self.x * self.dy).sum(3)}
         # These are sums over tokens, which may cancel: their errors are relative to the larger of the sum and its random part.
         self.sizes = {name: np.sqrt(np.square(v).sum((0, 1)).mean()) for name, v in shared.items()}
         return {"y": y, "final": final, "dx": dx, "db": per_group(db), "dc": per_group(dc), "ddt": ddt, "d_initial": d_initial,
@@ -164,7 +165,7 @@ class SsdCase:
         z = tensor("z", self.z, self.element) if self.gate else None
         dt = tensor("dt", self.dt[..., None], self.step_type)
         initial, final_gradient, rates, bias, direct = (floats(n, v) for n, v in (
-            ("S0", self.initial), ("dST", self.final_gradient), ("rates", self.rates), ("bias", self.bias), ("D", self.direct)))
+            ("S0", self.initial), ("dST", self.final_gradient), ("rates", self.given_rates), ("bias", self.bias), ("D", self.direct)))
         offsets = None if self.offsets is None else np.array(self.offsets, np.int32)
         length = T if offsets is None else int(np.diff(offsets).max())
         sequences = emulate.Sequences(address(offsets), self.count, length, 0)
@@ -177,7 +178,7 @@ class SsdCase:
         def launch(kernel, grid, threads, shared, parameters, **defines):
             emulate.launch(SSD / f"{kernel}.cu", f"ssd_{kernel}", defines, grid, threads, shared, parameters, seed=self.seed, buffers=buffers)
 
-        rule = StepRule(address(bias), address(rates), *self.limit, int(self.softplus))
+        rule = StepRule(address(bias), address(rates), *self.limit, int(self.softplus), int(self.log))
         steps, sums = empty("steps", slots, H, STEP_CHUNK), empty("sums", slots, H, STEP_CHUNK)
         head_blocks = -(-H // (STEP_THREADS // 32))
         launch("steps", (self.count * chunks, head_blocks), STEP_THREADS, 0, Steps(
@@ -273,7 +274,7 @@ class SsdCase:
                 emulate.Sequences(None if offsets is None else offsets.ctypes.data, self.count, length, 0),
                 tensor("x", self.x, self.element), tensor("dt", self.dt[..., None], self.step_type), tensor("b", self.b, self.element),
                 tensor("c", self.c, self.element), tensor("z", self.z, self.element) if self.gate else emulate.TensorView(),
-                emulate.view(y), StepRule(address("bias", self.bias), address("rates", self.rates), *self.limit, int(self.softplus)),
+                emulate.view(y), StepRule(address("bias", self.bias), address("rates", self.given_rates), *self.limit, int(self.softplus), int(self.log)),
                 address("D", self.direct), state, state, H, H // G, P, N, P if per_channel else 1, 1 if per_channel else 0), seed=self.seed)
         return {"y": fetch(y, self.element), "final": kept["state"].astype(np.float64)}
 
@@ -301,6 +302,9 @@ class SsdTests(unittest.TestCase):
         for rate in (0.0, 0.01, 8.0, 300.0):
             with self.subTest(rate):
                 self.check(SsdCase(32, 32, T=200, rate=rate), without=() if rate < 100 else ("d_initial",))
+
+    def test_rates_as_logarithms(self):
+        self.check(SsdCase(32, 32, T=200, rate=3.0, log=True))
 
     def test_packed(self):
         self.check(SsdCase(32, 32, T=371, offsets=[0, 20, 20, 170, 171, 371]))

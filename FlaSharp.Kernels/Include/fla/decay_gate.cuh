@@ -2,6 +2,7 @@
 //
 // Constants: ELEMENT of x (float, bf16 or fp16); THREADS of a block.
 #pragma once
+#include "fla/elementwise.cuh"
 #include "fla/ptx.cuh"
 #include "fla/vector.cuh"
 
@@ -25,14 +26,5 @@ struct LogDecay {
         slope = __fdividef(x > 0 ? e : 1.f, 1.f + e);
     }
 };
-
-// Calls body(Number<N>, first) for N neighbours at a time: whole vectors where all is aligned, the rest one by one.
-template <int N> struct Number { static constexpr int value = N; };
-template <class Body> __device__ __forceinline__ void for_each_vector(i64 count, int aligned, Body body) {
-    i64 thread = (i64)blockIdx.x * THREADS + threadIdx.x, threads = (i64)gridDim.x * THREADS;
-    i64 vectors = aligned ? count / VALUES : 0;
-    for (i64 i = thread; i < vectors; i += threads) body(Number<VALUES>(), i * VALUES);
-    for (i64 i = vectors * VALUES + thread; i < count; i += threads) body(Number<1>(), i);
-}
 
 } // namespace fla

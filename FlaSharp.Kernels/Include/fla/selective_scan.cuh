@@ -12,6 +12,7 @@
 // a z), LANES (4 or 8), WARPS, STEPS of a tile, VECTOR (8: channels per group and states are multiples of it, and rows of all
 // tensors, D and the bias are aligned to 16 bytes; or 1).
 #pragma once
+#include "fla/decay_rate.cuh"
 #include "fla/ptx.cuh"
 #include "fla/tensor.cuh"
 #include "fla/vector.cuh"
@@ -48,13 +49,14 @@ struct Sums {
 struct SelectiveScan {
     TensorView u, delta, z;   // [B, T, 1, E]
     TensorView b, c;          // [B, T, G, N]
-    const float* a;           // [E, N]
+    const float* a;           // [E, N]: A, or log(-A)
     const float* d;           // [E], or null
     const float* delta_bias;  // [E], or null
     Sequences sequences;
     int channels, group_channels, states;  // E, E / G, N
     int segments, segment_steps;           // parts of each sequence, for blocks of their own; steps in each but the last
     int groups;                            // G
+    int is_log;                            // whether a is log(-A)
 };
 
 // What a block works on.
@@ -289,10 +291,10 @@ struct StatePlace {
             if (i < count) to[i] = x.at[i];
     }
     // exp(delta A) is a power of two of delta times this.
-    __device__ __forceinline__ States load_decays(const float* a) const {
-        States x = load(a);
+    __device__ __forceinline__ States load_decays(const SelectiveScan& p) const {
+        States x = load(p.a);
 #pragma unroll
-        for (float& rate : x.at) rate *= LOG2E;
+        for (float& rate : x.at) rate = LOG2E * decay_rate(rate, p.is_log);
         return x;
     }
 

@@ -1,5 +1,6 @@
 // What the kernels of the state space duality share: the step sizes, and where their results lie.
 #pragma once
+#include "fla/decay_rate.cuh"
 #include "fla/gla.cuh"
 #include "fla/ptx.cuh"
 
@@ -21,9 +22,11 @@ __device__ __forceinline__ i64 span_slot(const Sequences& all, const Sequence& s
 // How step sizes come from their inputs.
 struct SsdStepRule {
     const float* bias;  // [H], or null
-    const float* rates; // [H]: the log-decay is the step size times this
+    const float* rates; // [H]: the log-decay is the step size times this; or log(-rate)
     float low, high;    // bounds of the step sizes, -inf and inf for none
-    int softplus;
+    int softplus, is_log; // is_log: of the rates
+
+    __device__ __forceinline__ float rate(int head) const { return decay_rate(rates[head], is_log); }
 };
 
 // A step size, and its derivative by the input.
