@@ -69,8 +69,8 @@ internal sealed record GlaChunkTile(
 
     private bool FitsBackward => Fits(Math.Max(BackwardBytes(MostWarps), BackwardPairsBytes + MarkBytes));
 
-    // Slices of states and of their gradients that backward's shared memory holds: with Hopper's products, for which copies in the
-    // background bring small ones, as many as fit and are of use.
+    // Slices of states and of their gradients that backward's shared memory holds: with Hopper's products, for which copies in
+    // the background bring small ones, as many as fit and are of use.
     private int FewestStateSlots => BackwardUsesHopper ? 4 : 2;
 
     private int MostStateSlots => BackwardUsesHopper ? Math.Min(8, 2 * AllValues / HopperSlice) : 2;

@@ -24,8 +24,8 @@ typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, C = CHUNK;
 constexpr int TERMS = SharedTile<OperandOf<T>::Type, C, K>::TERMS; // of a number as an operand, and in a saved state
-// Value channels of the states in a slice. In shared memory there are a slice of each of both; or, with Hopper's products, as many
-// as fit, of the one and the other in turns, of which two are used and the others on their way.
+// Value channels of the states in a slice. Shared memory holds one of the state and one of its gradient; or, with Hopper's
+// products, as many as fit, of both in turns: two are used while the others are on their way.
 constexpr int SLICE = HOPPER ? 32 : V < 64 / TERMS ? V : 64 / TERMS, SLOTS = STATE_SLOTS;
 constexpr int WARPS = BACKWARD_WARPS, THREADS = 32 * WARPS;
 
@@ -313,9 +313,10 @@ __device__ __forceinline__ void store_gradients(const GlaChunkBackward& p, const
         if (gates.row + i < chunk.rows && cols > 0) store_pair<VECTOR>(gate_there, cols, grad_g[i][0], grad_g[i][1]);
 }
 
-// Writes COLS columns of the gradients of values, from `value` on, which lie in place of these. By so many threads.
+// Writes COLS columns of the gradients of values, from `value` on, which lie in place of these; by STORING threads.
 template <int COLS, int STORING>
-__device__ __forceinline__ void store_value_grads(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int value, int thread) {
+__device__ __forceinline__ void store_value_grads(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, int value,
+                                                  int thread) {
     constexpr int PIECE = 16 / sizeof(T);
     SharedTile<T, C, V> output(memory + VALUE);
     auto target = chunk.rows_of<T>(p.grad_v, chunk.block.head);
@@ -334,8 +335,8 @@ __device__ __forceinline__ void store_value_grads(const GlaChunkBackward& p, con
 // Makes the gradients of values, and those of queries and keys: finish() is given what writes these to shared memory.
 template <class Finish>
 __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk& chunk, u32 memory, Finish finish) {
-    int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32, group = warp / GROUP_WARPS; // warps' as a whole
-    bool of_keys = group < GROUPS / 2;
+    int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32, group = warp / GROUP_WARPS; // uniform
+    bool of_keys = group < GROUPS / 2; // those of queries otherwise
     KeyTile q(memory + Q), k(memory + KEY);
     ValueTile grad_output(memory + GRAD_OUTPUT), left(memory + (of_keys ? VALUE : GRAD_OUTPUT));
     PairTile pairs(memory + PAIRS), grad_pairs(memory + GRAD_PAIRS);
@@ -349,7 +350,7 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
 #pragma unroll 1
     for (int slice = 0; slice * SLICE < p.state_values; slice++) {
         int value = slice * SLICE;
-        bool mine = slice % GROUPS == group; // the gradients of these values
+        bool mine = slice % GROUPS == group; // the group that makes the gradients of these values
         int n = 2 * slice;
         StateTile state_grad = state_tile(memory, n), state = state_tile(memory, n + 1);
         StateTile right{of_keys ? state_grad.base : state.base};

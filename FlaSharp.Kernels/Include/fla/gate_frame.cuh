@@ -126,7 +126,8 @@ template <int C, int K, int THREADS> struct ChunkGates {
 
     // 2^(sign (G - origin)) of row `i` of the strip.
     __device__ __forceinline__ float2 decay(int i, float sign, const float (&origin)[2]) const {
-        return make_float2(pow2(sign * (sum[i][0] + (before[0] - origin[0]))), pow2(sign * (sum[i][1] + (before[1] - origin[1]))));
+        return make_float2(pow2(sign * (sum[i][0] + (before[0] - origin[0]))),
+                           pow2(sign * (sum[i][1] + (before[1] - origin[1]))));
     }
 
     // x 2^(sign (G - origin)) factor, in place: from numbers of type T to operands.
