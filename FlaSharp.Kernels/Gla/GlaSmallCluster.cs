@@ -46,16 +46,13 @@ internal sealed record GlaSmallCluster(int Warps, int Tiles, int Blocks, Element
         if (single.Blocks == 1 || (single.Blocks <= MostBlocks && 2 * lines * single.Blocks <= device.Multiprocessors))
             return single;
         var cluster = Cluster(FewWarps, MostTiles);
-        if (cluster.Blocks > MostBlocks)
-            return null;
-        // Blocks that just fill the GPU do so two by two on half of its multiprocessors; it rarely has room for as many clusters
-        // of four with one each.
-        if (cluster.Blocks == 1 || 2 * lines * cluster.Blocks <= device.Multiprocessors
-            || 2 * lines * cluster.Blocks >= 3L * device.Multiprocessors)
-            return cluster;
+        // One wave of these would have two blocks on each of half of the multiprocessors. A GPU rarely has room for as many
+        // clusters of four with a multiprocessor for each block, but it has for those of three.
         var three = new GlaSmallCluster(ManyWarps, MostTiles, 3, tile.Element, tile.Tokens);
-        var fits = length <= three.Tokens && 5 * lines * three.Blocks <= 4L * device.Multiprocessors;
-        return cluster.Blocks > 2 && fits ? three : null;
+        if (cluster.Blocks > three.Blocks && length <= three.Tokens && 4 * lines * cluster.Blocks > 3L * device.Multiprocessors
+            && 8 * lines * three.Blocks <= 7L * device.Multiprocessors)
+            return three;
+        return cluster.Blocks <= MostBlocks ? cluster : null;
 
         GlaSmallCluster Cluster(int warps, int tiles)
         {

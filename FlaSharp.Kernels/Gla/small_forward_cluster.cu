@@ -26,7 +26,7 @@ constexpr int STATE = SIZE * SIZE, STATES = HEADS * STATE;
 constexpr int SAVED_BLOCKS = SAVED_EVERY / BLOCK_TOKENS;
 constexpr int INBOXES = CLUSTER > 1 ? CLUSTER - 1 : 1;
 static_assert(STATES <= THREADS, "a thread has an element of a state or none");
-static_assert(SAVED_BLOCKS % BLOCKS == 0, "states to be saved are such before a warp's tokens");
+static_assert(BLOCKS <= 2 && SAVED_BLOCKS % BLOCKS == 0, "states to be saved are such before a warp's tokens");
 typedef GlaBlock<BLOCK_TOKENS, SAVED_EVERY> Line;
 typedef Cluster<CLUSTER> Blocks;
 
@@ -114,9 +114,9 @@ struct Constants {
     }
 };
 
-// Works on a block whose decays are too strong for a frame in some head: here each has its origins at the edges. This code is
-// apart from all other, which runs once and is fetched fastest in a row. Leaves parts in place of the tokens, and adds these to
-// the change that is in `states` and `decays`.
+// Works on a block whose decays are too strong for a frame in some head: here each has its origins at the edges. Apart from all
+// other code, which is faster in a row. Leaves parts in place of the tokens, and adds these to the change that is in `states` and
+// `decays`.
 __device__ __noinline__ void attend_strongly(u32 tile, float* states, float* decays, float scale) {
     int lane = threadIdx.x % 32, channel = lane % 4 * 2;
     GateSums<G> sums(lane);
@@ -155,9 +155,12 @@ __device__ __noinline__ void attend_strongly(u32 tile, float* states, float* dec
     __syncwarp();
 }
 
-// Works on the next block of a warp. Leaves the parts in place of its tokens.
-__device__ __forceinline__ void attend(Change& change, float* states, Decays& decays, float* to_middle, u32 tile,
+// Works on a block of a warp, the next one.
+template <int BLOCK>
+__device__ __forceinline__ void attend(Part (&parts)[HEADS], Change& change, float* states, Decays& decays, u32 tile,
                                        const Constants& x) {
+    constexpr bool FIRST = BLOCK == 0;
+    float* to_middle = decays.to_middle[BLOCK][0];
     u32 q[HEADS][2], k[HEADS][2], v[HEADS][2], g[HEADS][2]; // v and g transposed
     load<true>(g, tile + 3 * INPUT_BYTES, x.lane);
     load<false>(q, tile, x.lane);
@@ -189,37 +192,40 @@ __device__ __forceinline__ void attend(Change& change, float* states, Decays& de
         __syncwarp();
         attend_strongly(tile, states, decays.all[0], x.scale);
 #pragma unroll
-        for (int i = 0; i < HEADS; i++) change.added[i] = load_pair(states + i * STATE + x.lane * 2);
+        for (int i = 0; i < HEADS; i++) {
+            change.added[i] = load_pair(states + i * STATE + x.lane * 2);
+            parts[i].load(tile + i * Part::BYTES, x.lane);
+        }
         change.decay = load_pair(decays.all[0] + at);
         return;
     }
     half = make_float2(pow2(half.x), pow2(half.y));
     store_pair((x.second ? decays.second_half[0] : decays.first_half[0]) + at, half);
     float2 other = make_float2(__shfl_xor_sync(~0u, half.x, 4), __shfl_xor_sync(~0u, half.y, 4));
-    if (!x.second) store_pair(to_middle + at, change.decay * half);
-    change.decay = change.decay * half * other;
-    __syncwarp(); // each lane needs those of all heads, and the tokens are read
-    Part parts[HEADS]{};
+    if (!x.second) store_pair(to_middle + at, FIRST ? half : change.decay * half);
+    change.decay = FIRST ? half * other : change.decay * half * other;
+    __syncwarp(); // each lane needs those of all heads
 #pragma unroll
     for (int i = 0; i < HEADS; i++) {
         TokenRows<T, SIZE> queries = rows_of<T>(q[i]), keys = rows_of<T>(k[i]);
-        Part& part = parts[i];
-        part.q = operand_of<SIZE>([&](int h, int c) { return queries.at(h, c) * x.scale * pow2(away[i].at(h, c)); });
+        parts[i].q = operand_of<SIZE>([&](int h, int c) { return queries.at(h, c) * x.scale * pow2(away[i].at(h, c)); });
         Operand key = operand_of<SIZE>([&](int h, int c) { return keys.at(h, c) * pow2(-away[i].at(h, c)); });
         Operand value = operand(rows_of<T>(v[i])), keys_by = transpose<SIZE>(key); // value: of[0], of[1]
         Product pairs{}, even{}, odd{};
-        multiply<BLOCK_TOKENS, SIZE>(pairs, part.q, key);
-        multiply<SIZE>(part.out, masked(operand<BLOCK_TOKENS>(pairs), x.causal), as_transposed(value));
+        multiply<BLOCK_TOKENS, SIZE>(pairs, parts[i].q, key);
+        parts[i].out = Product{};
+        multiply<SIZE>(parts[i].out, masked(operand<BLOCK_TOKENS>(pairs), x.causal), as_transposed(value));
         // Of even tokens with their keys in the first rows, of odd ones with theirs in the others.
         multiply<SIZE, SIZE>(even, value, Operand{{keys_by.of[0]}});
         multiply<SIZE, SIZE>(odd, value, Operand{{keys_by.of[2]}});
         float2 added = make_float2(even.of[0][0] + odd.of[0][2], even.of[0][1] + odd.of[0][3]);
-        float2 before = change.added[i] * load_pair(decays.first_half[i] + x.channel);
-        multiply<SIZE, SIZE>(part.out, part.q, to_read(before));
-        change.added[i] = (before + added) * load_pair(decays.second_half[i] + x.channel);
+        if (!FIRST) {
+            float2 at_middle = change.added[i] * load_pair(decays.first_half[i] + x.channel);
+            multiply<SIZE, SIZE>(parts[i].out, parts[i].q, to_read(at_middle));
+            added = added + at_middle;
+        }
+        change.added[i] = added * load_pair(decays.second_half[i] + x.channel);
     }
-#pragma unroll
-    for (int i = 0; i < HEADS; i++) parts[i].store(tile + i * Part::BYTES, x.lane);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __cluster_dims__(CLUSTER, 1, 1)
@@ -229,9 +235,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
     Line line(p.shape.sequences, first_head, blockIdx.x / CLUSTER);
     int n = (rank * WARPS + warp) * BLOCKS, first = n * BLOCK_TOKENS, left = line.sequence.length - first;
     u32 memory = shared_memory() + warp * (BLOCKS * TILE_BYTES);
-    auto piece = [&](const Sequence& sequence, const TensorView& view, int head, int token) {
-        i64 at = (u32)sequence.batch * view.batch + (u32)head * view.head;
-        at += ((int)sequence.start + (first + token) * sequence.step) * view.time;
+    auto piece = [&](const TensorView& view, int head, int token) {
+        i64 at = (u32)line.sequence.batch * view.batch + (u32)head * view.head;
+        at += ((int)line.sequence.start + (first + token) * line.sequence.step) * view.time;
         return static_cast<u16*>(view.data) + at;
     };
     int its_head = first_head + lane % HEADS;
@@ -242,7 +248,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
     // Every eighth lane copies two tokens of an input at once.
     int input = lane / 8, token = lane / HEADS % 2;
     const TensorView& view = p.inputs[input];
-    const u16* from = piece(line.sequence, view, input == 0 || p.shape.group == 1 ? its_head : its_head / p.shape.group, token);
+    const u16* from = piece(view, input == 0 || p.shape.group == 1 ? its_head : its_head / p.shape.group, token);
     i64 stride = (line.sequence.step < 0 ? -view.time : view.time) * 2;
     u32 piece_at = memory + input * INPUT_BYTES + lane % 8 * 16;
     auto fetch = [&](int b) {
@@ -257,8 +263,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
     };
     fetch(0);
     Constants constants(p.scale, lane); // while copies begin
-#pragma unroll
-    for (int b = 1; b < BLOCKS; b++) fetch(b);
+    if (BLOCKS > 1) fetch(1);
     // A thread has an element of a state.
     u32 element = threadIdx.x;
     auto dense = [&] {
@@ -269,16 +274,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
 
     Blocks::wait(); // all have begun
 
+    Part parts[BLOCKS][HEADS]{};
     Change change;
     Decays& its_decays = decays[warp];
     float* its_states = &states[warp][lane * 2];
-#pragma unroll 1
-    for (int b = 0; b < BLOCKS; b++) {
+    if (left > 0) {
         copy_async_wait<BLOCKS - 1>();
-        copy_async_commit();
         __syncwarp(); // what other lanes have copied
-        if (left > b * BLOCK_TOKENS)
-            attend(change, states[warp], its_decays, its_decays.to_middle[b][0], memory + b * TILE_BYTES, constants);
+        attend<0>(parts[0], change, states[warp], its_decays, memory, constants);
+        if (BLOCKS > 1) {
+            __syncwarp(); // its tokens are read: parts take their place, which leaves registers for the next block
+#pragma unroll
+            for (int i = 0; i < HEADS; i++) parts[0][i].store(memory + i * Part::BYTES, lane);
+        }
+    }
+    if (BLOCKS > 1 && left > BLOCK_TOKENS) {
+        copy_async_wait<0>();
+        __syncwarp();
+        attend<BLOCKS - 1>(parts[BLOCKS - 1], change, states[warp], its_decays, memory + TILE_BYTES, constants);
     }
 #pragma unroll
     for (int i = 0; i < HEADS; i++) store_pair(its_states + i * STATE, change.added[i]);
@@ -286,8 +299,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
     __syncthreads();
 
     // Sums of elements. States of a block's warps follow one another, and so do the blocks'.
-    Sequence sequence(p.shape.sequences, opaque(line.sequence.index)); // once more, rather than kept in registers
-    Rows<u16> to{piece(sequence, p.o, its_head, lane / HEADS), sequence.step < 0 ? -p.o.time : p.o.time};
+    Rows<u16> to{piece(p.o, its_head, lane / HEADS), line.sequence.step < 0 ? -p.o.time : p.o.time};
     if (element < STATES) {
         float added[WARPS], decay[WARPS];
         float2 all = make_float2(0.f, 1.f);
@@ -315,31 +327,35 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
     }
     __syncthreads();
 
+    if (BLOCKS > 1) {
+#pragma unroll
+        for (int i = 0; i < HEADS; i++) parts[0][i].load(memory + i * Part::BYTES, lane);
+        __syncwarp();
+    }
     float2 before[HEADS];
 #pragma unroll
     for (int i = 0; i < HEADS; i++) before[i] = load_pair(its_states + i * STATE);
-#pragma unroll 1
+#pragma unroll
     for (int b = 0; b < BLOCKS; b++) {
-        u32 tile = memory + b * TILE_BYTES, outputs[2][HEADS];
+        u32 outputs[2][HEADS];
 #pragma unroll
         for (int i = 0; i < HEADS; i++) {
-            Part part;
-            part.load(tile + i * Part::BYTES, lane);
+            Part& part = parts[b][i];
             float2 state = before[i] * load_pair(its_decays.to_middle[b][i] + constants.channel);
             multiply<SIZE, SIZE>(part.out, part.q, to_read(state));
 #pragma unroll
             for (int h = 0; h < 2; h++) outputs[h][i] = Pair<T>::pack(part.out.at(h, 0), part.out.at(h, 1));
         }
-        __syncwarp(); // the parts are read
+        u32 tile = memory + b * TILE_BYTES;
 #pragma unroll
         for (int h = 0; h < 2; h++) stmatrix_x4(tile + place(lane % 8 * 2 + h, lane / 8), outputs[h]);
-        __syncwarp();
+    }
+    __syncwarp();
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int token = lane / HEADS + i * 8;
-            if (b * BLOCK_TOKENS + token < left)
-                *reinterpret_cast<uint4*>(to[b * BLOCK_TOKENS + i * 8]) = shared_load<uint4>(tile + place(token, lane % HEADS));
-        }
+    for (int i = 0; i < 2 * BLOCKS; i++) {
+        int token = lane / HEADS + i * 8;
+        u32 at = memory + i / 2 * TILE_BYTES + place(token % BLOCK_TOKENS, lane % HEADS);
+        if (token < left) *reinterpret_cast<uint4*>(to[i * 8]) = shared_load<uint4>(at);
     }
     if (p.states && n % SAVED_BLOCKS == 0 && left > 0) {
         constexpr int COUNT = StateElement<SIZE, SIZE>::COUNT;

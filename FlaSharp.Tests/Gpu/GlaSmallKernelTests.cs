@@ -85,7 +85,7 @@ public sealed class GlaSmallKernelTests
         Check(packed with { K = 8, V = 8, H = 4, KvHeads = 2, Decay = GlaCase.SomeResets });
     }
 
-    // On a Hopper GPU clusters of 1 to 8 blocks, of 128 or 256 tokens each; then a block alone.
+    // On a Hopper GPU clusters of 1 to 8 blocks; then a block alone.
     [GpuTheory]
     [InlineData(1)]
     [InlineData(128)]
@@ -100,6 +100,12 @@ public sealed class GlaSmallKernelTests
         Check(shape);
         Check(shape with { Decay = GlaCase.MixedGate, KvHeads = 2, HasInitialState = false });
     }
+
+    [GpuTheory]
+    [InlineData(13)] // clusters of three blocks
+    [InlineData(26)]
+    public void Many_clusters(int batch) =>
+        Check(new GlaCase { B = batch, T = 600, H = 8, K = 8, V = 8, Decay = GlaCase.MixedGate });
 
     [GpuTheory]
     [InlineData(GlaCase.ZeroGate)]
