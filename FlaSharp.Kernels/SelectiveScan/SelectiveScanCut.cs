@@ -17,7 +17,7 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
     public int States => Segments * Parts;
 
     /// <summary>
-    /// For the forward pass. With 1 or 2 wide blocks to a multiprocessor a step took 37 or 62 ns on an H200; with as many narrow
+    /// For the forward pass. With 1 or 2 wide blocks to a multiprocessor a step took 34 or 58 ns on an H200; with as many narrow
     /// ones, which do half as much, 23 or 38. Segments add two thirds to the work, and fill the GPU: they pay where wide blocks
     /// would leave a third of it idle, unless nearly every multiprocessor would have just one narrow block.
     /// </summary>
@@ -60,7 +60,8 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
         var unit = SelectiveScanTile.SavedSteps * parts;
         var units = Math.Max(1, (length + unit - 1) / unit);
         var each = (units + segments - 1) / segments;
-        return new SelectiveScanCut(isNarrow, (units + each - 1) / each, each * unit, parts);
+        var count = (units + each - 1) / each;
+        return new SelectiveScanCut(isNarrow, count, each * unit, count == 1 ? 1 : parts);
     }
 
     // For six blocks to a multiprocessor, more than it has at a time: those of a single wave would all begin and end together.

@@ -48,9 +48,10 @@ private:
 };
 
 // A thread's next steps: what does not depend on the states is made AHEAD steps before, what that is made of is loaded LOADED
-// steps earlier. Exponentials are evenly spread this way: many at once would wait for each other.
+// steps earlier. A short way ahead spreads the exponentials evenly, where many at once would wait for each other; it is too short
+// for the few states of narrow blocks.
 struct Window {
-    static constexpr int AHEAD = 2, LOADED = 4;
+    static constexpr int AHEAD = LANES == 4 ? 2 : 8, LOADED = 4;
     States decays[AHEAD], inputs[AHEAD];
     float2 steps[LOADED];
     States b[LOADED];

@@ -96,6 +96,10 @@ public sealed class SelectiveScanKernelTests
     }
 
     [GpuFact]
+    public void More_blocks_than_have_room_with_long_tiles() =>
+        Check(Inputs(140, 40, 64, 16), dtype: ScalarType.BFloat16);
+
+    [GpuFact]
     public void Packed_sequences()
     {
         foreach (var segments in new[] { 1, 2, 3 })

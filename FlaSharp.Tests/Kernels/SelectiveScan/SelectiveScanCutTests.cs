@@ -32,7 +32,7 @@ public sealed class SelectiveScanCutTests
     [InlineData(2048, 4, 4096, 2, 4)]
     [InlineData(4096, 1, 8192, 4, 4)]
     [InlineData(2048, 1, 65536, 8, 4)]
-    [InlineData(2048, 1, 1500, 4, 2)]
+    [InlineData(2048, 1, 1500, 5, 2)]
     [InlineData(32, 1, 512, 2, 2)]
     [InlineData(32, 1, 300, 1, 1)]
     public void Backward_time_is_cut_into_as_many_blocks_as_there_is_room_for(
@@ -51,9 +51,13 @@ public sealed class SelectiveScanCutTests
     [InlineData(1, 33, 1, 64)]
     [InlineData(5, 0, 1, 32)]
     [InlineData(3, 320, 3, 128, 2)]
-    [InlineData(3, 320, 2, 256, 4)]
+    [InlineData(3, 320, 3, 128, 4)]
     public void Segments_are_equal(int wanted, int length, int count, int steps, int parts = 1) =>
         Assert.Equal(new SelectiveScanCut(true, count, steps, parts), SelectiveScanCut.Of(true, wanted, length, parts));
+
+    [Fact]
+    public void A_single_segment_has_no_parts() =>
+        Assert.Equal(new SelectiveScanCut(true, 1, 96), SelectiveScanCut.Of(true, 2, 1, 3));
 
     private static void Covers(SelectiveScanCut cut, int segments, int length)
     {
