@@ -10,7 +10,7 @@ namespace FlaSharp.Kernels.Attention;
 /// </summary>
 internal sealed class AttentionDecodeKernels(AttentionProblem problem)
 {
-    private const int MinRun = 2 * AttentionDecodeTile.Step; // of which a warp takes two steps
+    private const int MinRun = AttentionDecodeTile.Step;
 
     private static readonly ConcurrentDictionary<AttentionDecodeTile, Passes> s_variants = new();
 
@@ -80,7 +80,7 @@ internal sealed class AttentionDecodeKernels(AttentionProblem problem)
                 O = o,
                 Parts = parts,
                 Weights = weights,
-            });
+            }, startsEarly: true);
     }
 
     /// <summary>Keys that a row's queries see, of any length of theirs.</summary>
@@ -95,9 +95,10 @@ internal sealed class AttentionDecodeKernels(AttentionProblem problem)
         return (int)Math.Clamp(steps * AttentionDecodeTile.Step, MinRun, int.MaxValue / 2 / MinRun * MinRun);
     }
 
-    private void Launch<TParameters>(KernelVariant variant, long blocks, in TParameters parameters)
+    private void Launch<TParameters>(KernelVariant variant, long blocks, in TParameters parameters, bool startsEarly = false)
         where TParameters : unmanaged =>
-        KernelLibrary.Get(problem.Device, variant).Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, parameters);
+        KernelLibrary.Get(problem.Device, variant).Launch(
+            checked((uint)blocks), 1, 1, LaunchStream.Current, parameters, startsEarly);
 
     private sealed record Passes(KernelVariant Decode, KernelVariant Join);
 

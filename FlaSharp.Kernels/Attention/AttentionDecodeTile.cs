@@ -42,8 +42,7 @@ internal sealed record AttentionDecodeTile(ElementType Element, int Rows, int Ke
         select Of(element, keySize, keySize, rows, isAligned);
 
     /// <summary>As registers allow.</summary>
-    public int BlocksPerMultiprocessor =>
-        Math.Max(2, (KeyChunks + 2 * ValueChunks) switch { <= 4 => 4, <= 8 => 3, _ => 2 } - (Rows > RowTile ? 1 : 0));
+    public int BlocksPerMultiprocessor => KeyChunks + 2 * ValueChunks > 4 ? 2 : Rows > RowTile ? 3 : 4;
 
     /// <param name="element">Of all tensors.</param>
     /// <param name="keySize">K.</param>

@@ -11,6 +11,10 @@ internal sealed class AttentionForwardKernels
 
     private const int MostMaps = 1024;
 
+    // Measured on an H200.
+    private const int LongQueries = 4096; // of a sequence
+    private const int BusyRows = 1024;    // of a multiprocessor, which then has several blocks
+
     private static readonly ConcurrentDictionary<(AttentionTile, int), KernelVariant> s_variants = new();
     private static readonly ConcurrentDictionary<MappedTensor, TensorMap> s_maps = new();
 
@@ -37,6 +41,7 @@ internal sealed class AttentionForwardKernels
             foreach (var (keys, values) in new[] { (32, 32), (64, 64), (128, 128), (256, 256), (64, 256), (256, 64) })
                 foreach (var hasOptions in new[] { false, true })
                     yield return Variant(AttentionTile.Choose(keys, values, BFloat16, hasOptions, true), TensorView.MostVector);
+            yield return Variant(AttentionTile.Choose(64, 64, BFloat16, false, true, isLong: true), TensorView.MostVector);
             yield return Variant(AttentionTile.Choose(128, 128, Float16, true, true), TensorView.MostVector);
         }
         (int keys, int values, ElementType element, bool hasOptions, int vector)[] cases =
@@ -63,7 +68,7 @@ internal sealed class AttentionForwardKernels
     {
         var usesHopper = !IsPortable && FitsHopper(problem, q, k, v, o);
         var tile = AttentionTile.Choose(
-            problem.KeySize, problem.ValueSize, problem.Element, problem.HasOptions, usesHopper);
+            problem.KeySize, problem.ValueSize, problem.Element, problem.HasOptions, usesHopper, IsLong(problem));
         var call = Call(problem, tile, o, logSumExp);
         if (call.Tiles == 0)
             return;
@@ -86,6 +91,14 @@ internal sealed class AttentionForwardKernels
         var vector = TensorView.Vector(problem.Element, problem.KeySize | problem.ValueSize, q, k, v, o);
         Launch(problem.Device, Variant(tile, vector), call.Tiles,
             new AttentionParameters.PortableForward { Q = q, K = k, V = v, Call = call });
+    }
+
+    /// <summary>See <see cref="AttentionTile.IsLong"/>.</summary>
+    private static bool IsLong(AttentionProblem problem)
+    {
+        var queries = problem.Queries;
+        return queries.Offsets == 0 && queries.Length >= LongQueries
+            && (long)queries.Length * queries.Count * problem.Heads >= BusyRows * (long)problem.Device.Info.MultiprocessorCount;
     }
 
     private static KernelVariant Variant(AttentionTile tile, int vector) =>

@@ -41,6 +41,7 @@ template <int N> __device__ __forceinline__ float product(const T* x, const T* y
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_backward_delta(const __grid_constant__ AttentionDelta p) {
+    follow_stream();
     int head = blockIdx.x % p.shape.heads, block = blockIdx.x / p.shape.heads % p.blocks;
     Sequence sequence(p.shape.queries, blockIdx.x / p.shape.heads / p.blocks);
     int first = block * QUERY_BLOCK, warp = threadIdx.x / 32, lane = threadIdx.x % 32;

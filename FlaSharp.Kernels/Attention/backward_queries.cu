@@ -17,6 +17,7 @@ constexpr int K = KEY_TILE, QUERIES = QUERY_TILE, THREADS = 256, PIECES = K / 8;
 typedef FloatTile<QUERIES, SUM_COLUMNS> Sums;
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_queries(const __grid_constant__ AttentionQueries p) {
+    follow_stream();
     int head = blockIdx.x % p.shape.heads, block = blockIdx.x / p.shape.heads % p.blocks;
     AttentionSequence sequence(p.shape, blockIdx.x / p.shape.heads / p.blocks);
     if (block * QUERY_BLOCK >= sequence.queries.length) return;

@@ -12,6 +12,7 @@ struct AttentionSinks {
 constexpr int THREADS = 256;
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_backward_sinks(const __grid_constant__ AttentionSinks p) {
+    follow_stream();
     int head = blockIdx.x;
     float sum = 0.f;
     for (int s = 0; s < p.shape.queries.count; s++) {

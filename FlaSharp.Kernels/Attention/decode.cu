@@ -174,6 +174,7 @@ struct Shared {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) attention_decode(const __grid_constant__ AttentionDecode p) {
+    follow_stream();
     __shared__ Shared shared;
     const DecodeShape& shape = p.shape;
     int block = blockIdx.x, kv_head = block % shape.kv_heads;

@@ -14,6 +14,7 @@ struct AttentionDecodeJoin {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) attention_decode_join(const __grid_constant__ AttentionDecodeJoin p) {
+    follow_stream();
     __shared__ float2 weights[WARPS];
     __shared__ float values[WARPS][32 * COLUMNS];
     const DecodeShape& shape = p.shape;

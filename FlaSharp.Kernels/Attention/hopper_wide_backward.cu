@@ -247,6 +247,7 @@ __device__ __forceinline__ void differentiate(const Work& work) {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_hopper_backward(const __grid_constant__ AttentionHopperBackward p) {
+    follow_stream();
     Work work(p.call);
     if (work.keys.first >= work.keys.end) return;
     if (threadIdx.x == 0) {

@@ -83,6 +83,7 @@ __device__ __forceinline__ void store(Products<KEYS, COLS>& sums, float factor, 
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 attention_portable_backward(const __grid_constant__ AttentionBackward p) {
+    follow_stream();
     Work work(p);
     const AttentionSequence& sequence = work.sequence;
     Range keys = work.keys;

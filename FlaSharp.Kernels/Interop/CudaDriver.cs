@@ -81,8 +81,7 @@ internal static unsafe partial class CudaDriver
     public static partial CudaResult cuFuncGetParamInfo(nint function, nuint index, out nuint offset, out nuint size);
 
     [LibraryImport(Library)]
-    public static partial CudaResult cuLaunchKernel(nint function, uint gridX, uint gridY, uint gridZ,
-        uint blockX, uint blockY, uint blockZ, uint sharedBytes, nint stream, void** parameters, void** extra);
+    public static partial CudaResult cuLaunchKernelEx(LaunchConfig* config, nint function, void** parameters, void** extra);
 
     [LibraryImport(Library)]
     public static partial CudaResult cuEventCreate(out nint handle, uint flags);

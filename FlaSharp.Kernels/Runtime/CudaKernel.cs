@@ -62,8 +62,11 @@ internal sealed unsafe class CudaKernel
     /// <param name="gridZ">See <paramref name="gridY"/>.</param>
     /// <param name="stream">See <see cref="LaunchStream"/>.</param>
     /// <param name="parameters">The kernel's one parameter. What it points to is the caller's to keep alive.</param>
+    /// <param name="startsEarly">Whether it may start, where the GPU can do that, before the kernel ahead of it in the stream has
+    /// ended: it begins with fla::follow_stream.</param>
     /// <exception cref="CudaException">It could not be started; with FLASHARP_SYNC=1, or it failed.</exception>
-    public void Launch<TParameters>(uint gridX, uint gridY, uint gridZ, nint stream, in TParameters parameters)
+    public void Launch<TParameters>(
+        uint gridX, uint gridY, uint gridZ, nint stream, in TParameters parameters, bool startsEarly = false)
         where TParameters : unmanaged
     {
         if (sizeof(TParameters) != _parameterBytes && _parameterBytes != 0)
@@ -73,8 +76,21 @@ internal sealed unsafe class CudaKernel
         fixed (TParameters* address = &parameters)
         {
             void* argument = address;
-            var result = CudaDriver.cuLaunchKernel(
-                _function, gridX, gridY, gridZ, _threads, 1, 1, _sharedBytes, stream, &argument, null);
+            var early = new LaunchAttribute { Id = LaunchAttribute.ProgrammaticStreamSerialization, Value = 1 };
+            var config = new LaunchConfig
+            {
+                GridX = gridX,
+                GridY = gridY,
+                GridZ = gridZ,
+                BlockX = _threads,
+                BlockY = 1,
+                BlockZ = 1,
+                SharedBytes = _sharedBytes,
+                Stream = stream,
+                Attributes = &early,
+                AttributeCount = startsEarly && Device.Target is { IsHopper: true } ? 1u : 0,
+            };
+            var result = CudaDriver.cuLaunchKernelEx(&config, _function, &argument, null);
             if (result == CudaResult.Success && CudaRuntime.Synchronous)
                 result = CudaDriver.cuStreamSynchronize(stream);
             if (result != CudaResult.Success)

@@ -55,6 +55,7 @@ public sealed class SmallGridTests
             var shape = new AttentionCase { K = keySize, V = valueSize, Dtype = dtype, Portable = portable };
             shape.Check();
             (shape with { Queries = 70, H = 4, KvHeads = 2, Keys = 200, Causal = false, HasSinks = true, Softcap = 5 }).Check();
+            (shape with { KvHeads = 1, Offsets = s_longOffsets }).Check();
             (shape with { KvHeads = 1, Offsets = s_longOffsets, Window = 20, HasSlopes = true }).Check();
 
             using var scope = NewDisposeScope();

@@ -156,16 +156,16 @@ def call(case, shape, o, log, rows, section, turns_back=0):
 
 
 def hopper(keys, values, rows, groups=1, stages=2, query_stages=1, options=0, section=2, grid=2,
-           turns_back=0):
+           turns_back=0, values_first=0):
     """Launches the kernel for Hopper with these tiles."""
     def launch(case, shape, q, k, v, o, log, buffers):
         shared = 128 * groups * keys * query_stages + stages * rows * (keys + values) * 2
-        shared += (2 * query_stages + 4 * stages) * 8
+        shared += (2 * query_stages + 4 * stages) * 8 + (query_stages + 1) * 104
         maps = [emulate.tensor_map(x, min(64, size), n) for x, size, n in ((q, keys, 64 * groups), (k, keys, rows), (v, values, rows))]
         parameters = Hopper(*maps, call(case, shape, o, log, 64 * groups, section, turns_back))
         emulate.launch(ATTENTION / "hopper_forward.cu", "attention_forward", {
             "TYPE": case.element, "KEY_TILE": keys, "VALUE_TILE": values, "KEY_ROWS": rows, "GROUPS": groups, "STAGES": stages,
-            "QUERY_STAGES": query_stages, "PRODUCER_REGISTERS": 0, "CONSUMER_REGISTERS": 0, "MIN_BLOCKS": 1, "PINGPONG": int(groups > 1), "OPTIONS": options,
+            "QUERY_STAGES": query_stages, "PRODUCER_REGISTERS": 0, "CONSUMER_REGISTERS": 0, "MIN_BLOCKS": 1, "PINGPONG": int(groups > 1), "OPTIONS": options, "VALUES_FIRST": values_first,
             "SHARED": shared}, min(grid, parameters.call.tiles), 128 * (groups + 1), shared, parameters, seed=case.seed, buffers=buffers)
     return launch
 
@@ -207,12 +207,13 @@ class AttentionForwardTests(unittest.TestCase):
         for seed in range(3):
             self.check(Case(300, 300, 64, 64, H=2, seed=seed), hopper(64, 64, 128, groups=2, turns_back=seed % 2))
             self.check(Case(250, 250, 32, 32, H=4, seed=seed), hopper(32, 32, 64, groups=2, stages=4, query_stages=2, turns_back=1))
-        self.check(Case(300, 300, 40, 56, H=2), hopper(64, 64, 128, groups=3))
+            self.check(Case(200, 250, 64, 64, H=2, seed=seed), hopper(64, 64, 64, query_stages=2, values_first=1))
+        self.check(Case(300, 300, 40, 56, H=2), hopper(64, 64, 128, groups=3, query_stages=2))
         self.check(Case(200, 260, 128, 128), hopper(128, 128, 80, groups=2))
 
     def test_hopper_packed(self):
         self.check(Case(0, 0, 64, 64, H=2, offsets=PACKED), hopper(64, 64, 64, groups=2))
-        self.check(Case(0, 0, 64, 64, H=2, offsets=PACKED, causal=False), hopper(64, 64, 64, query_stages=2))
+        self.check(Case(0, 0, 64, 64, H=2, offsets=PACKED, causal=False), hopper(64, 64, 64, query_stages=2, values_first=1))
 
     def test_hopper_next_sequence_is_not_finite(self):
         case = Case(0, 0, 64, 64, offsets=([0, 40, 200], [0, 70, 230]), causal=False)

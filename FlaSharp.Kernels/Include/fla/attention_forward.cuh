@@ -28,20 +28,13 @@ struct AttentionTurn {
 };
 
 // A block of ROWS queries of one head with its tiles of KEYS keys. Those with the most keys come first in a section.
-template <int ROWS, int KEYS> struct AttentionTile {
-    int line, head;
+template <int ROWS, int KEYS> struct alignas(16) AttentionTile {
+    int head;
     AttentionSequence sequence;
     Range block;
-    int last, count; // key tiles, visited from the last one down
+    int last, count; // key tiles, visited from the last one down; at least one if the block exists
 
-    __device__ __forceinline__ AttentionTile(const AttentionCall& call, int n)
-        : line(line_of(call, n)), head(line % call.shape.heads), sequence(call.shape, line / call.shape.heads) {
-        block.first = block_of(call, n) * ROWS;
-        block.end = min(sequence.queries.length, block.first + ROWS);
-        Range keys = sequence.seen(call.shape, block);
-        last = (keys.end - 1) / KEYS;
-        count = exists() && keys.end > keys.first ? last - keys.first / KEYS + 1 : 0;
-    }
+    __device__ __forceinline__ AttentionTile(const AttentionCall& call, int n) : AttentionTile(call, Place(call, n)) {}
 
     // Not beyond the end of a short sequence.
     __device__ __forceinline__ bool exists() const { return block.end > block.first; }
@@ -49,15 +42,25 @@ template <int ROWS, int KEYS> struct AttentionTile {
     __device__ __forceinline__ int key(int i) const { return (last - i) * KEYS; }
 
 private:
-    static __device__ __forceinline__ int width(const AttentionCall& call, int section) {
-        return min(call.section, call.shape.queries.count * call.shape.heads - section * call.section);
-    }
-    static __device__ __forceinline__ int line_of(const AttentionCall& call, int n) {
-        int section = n / (call.blocks * call.section);
-        return section * call.section + n % (call.blocks * call.section) % width(call, section);
-    }
-    static __device__ __forceinline__ int block_of(const AttentionCall& call, int n) {
-        return call.blocks - 1 - n % (call.blocks * call.section) / width(call, n / (call.blocks * call.section));
+    // The place of the n-th one: which head of all sequences, and block of its queries. Divides without signs, which is faster.
+    struct Place {
+        u32 line, block;
+
+        __device__ __forceinline__ Place(const AttentionCall& call, u32 n) {
+            u32 lines = call.shape.queries.count * call.shape.heads, whole = call.blocks * call.section, section = n / whole;
+            u32 rest = n - section * whole, width = min(call.section, lines - section * call.section), back = rest / width;
+            line = section * call.section + rest - back * width;
+            block = call.blocks - 1 - back;
+        }
+    };
+
+    __device__ __forceinline__ AttentionTile(const AttentionCall& call, Place place)
+        : head(place.line % (u32)call.shape.heads), sequence(call.shape, place.line / (u32)call.shape.heads) {
+        block.first = place.block * ROWS;
+        block.end = min(sequence.queries.length, block.first + ROWS);
+        Range keys = sequence.seen(call.shape, block);
+        last = max(0, (keys.end - 1) / KEYS);
+        count = exists() ? max(1, last - keys.first / KEYS + 1) : 0;
     }
 };
 
@@ -72,8 +75,7 @@ template <bool HAS_OPTIONS> struct AttentionRows {
     float decay[2];       // by what the products so far are to be multiplied
 
     __device__ __forceinline__ AttentionRows(const AttentionShape& shape, int head, int query, int lane)
-        : query(query), lane(lane), factor(HAS_OPTIONS ? 1.f : AttentionScore(shape, head).factor), top{hidden(), hidden()},
-          sum{} {
+        : query(query), lane(lane), factor(HAS_OPTIONS ? 1.f : LOG2E * shape.scale), top{hidden(), hidden()}, sum{} {
         if (HAS_OPTIONS && shape.sinks) {
             float sink = LOG2E * shape.sinks[head];
             top[0] = top[1] = sink;
@@ -108,7 +110,7 @@ template <bool HAS_OPTIONS> struct AttentionRows {
         for (int r = 0; r < 2; r++) {
             int row = query + r * 8;
             bool exists = row < tile.block.end;
-            float total = quad_sum(sum[r]), inverse = total == 0.f ? 0.f : 1 / total;
+            float total = quad_sum(sum[r]), inverse = total == 0.f ? 0.f : reciprocal(total);
             if (exists && call.log_sum_exp && lane % 4 == 0)
                 call.log_sum_exp[line * call.time + tile.sequence.queries.start + row] =
                     total == 0.f ? hidden() : LN2 * (top[r] * factor + __log2f(total));
@@ -122,7 +124,7 @@ template <bool HAS_OPTIONS> struct AttentionRows {
                     quad_transpose(words, lane);
                     int col = n * 8 + lane % 4 * 8;
                     if (exists && col < call.shape.value_size)
-                        *reinterpret_cast<uint4*>(target[row] + col) = make_uint4(words[0], words[1], words[2], words[3]);
+                        store_16_bytes(target[row] + col, words);
                 }
             } else {
 #pragma unroll

@@ -100,6 +100,25 @@ template <class T> __device__ __forceinline__ void shared_store(u32 address, T x
                      : "memory");
 }
 
+// A structure of whole 16 bytes.
+template <class T> __device__ __forceinline__ void shared_store_whole(u32 address, const T& x) {
+#pragma unroll
+    for (int i = 0; i < (int)sizeof(T); i += 16) shared_store(address + i, reinterpret_cast<const uint4*>(&x)[i / 16]);
+}
+template <class T> __device__ __forceinline__ T shared_load_whole(u32 address) {
+    uint4 parts[sizeof(T) / 16];
+#pragma unroll
+    for (int i = 0; i < (int)sizeof(T); i += 16) parts[i / 16] = shared_load<uint4>(address + i);
+    return reinterpret_cast<const T&>(parts);
+}
+
+// To global memory, in one instruction: of an ordinary store the compiler may make several.
+__device__ __forceinline__ void store_16_bytes(void* there, const u32 (&words)[4]) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(there), "r"(words[0]), "r"(words[1]), "r"(words[2]),
+                 "r"(words[3])
+                 : "memory");
+}
+
 // Copies BYTES (4, 8 or 16) to shared memory in the background. Where `valid` is false it writes zeros and reads nothing,
 // whatever `global` is. Both addresses are aligned to BYTES.
 template <int BYTES> __device__ __forceinline__ void copy_async(u32 shared, const void* global, bool valid) {
@@ -180,6 +199,15 @@ template <int COUNT, int SHARE> __device__ __forceinline__ void set_registers() 
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
     else if constexpr (COUNT > 0)
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+// The first thing in a kernel that may start before the one ahead of it in the stream has ended: waits for what that one writes.
+// And in that one, to let the next kernel start once all blocks have.
+__device__ __forceinline__ void follow_stream() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 // Named barriers 1 to 15 for some of a block's warps; barrier 0 is __syncthreads. `threads` counts those that wait and those that

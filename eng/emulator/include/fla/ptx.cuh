@@ -46,6 +46,19 @@ template <class T> __forceinline__ void shared_store(u32 address, T x) {
     emulator::note_write(to, sizeof x);
 }
 
+template <class T> inline void shared_store_whole(u32 address, const T& x) {
+    for (u32 i = 0; i < sizeof(T); i += 16) shared_store(address + i, reinterpret_cast<const uint4*>(&x)[i / 16]);
+}
+template <class T> inline T shared_load_whole(u32 address) {
+    uint4 parts[sizeof(T) / 16];
+    for (u32 i = 0; i < sizeof(T); i += 16) parts[i / 16] = shared_load<uint4>(address + i);
+    return reinterpret_cast<const T&>(parts);
+}
+
+inline void store_16_bytes(void* there, const u32 (&words)[4]) {
+    *static_cast<uint4*>(there) = make_uint4(words[0], words[1], words[2], words[3]);
+}
+
 template <int BYTES> __forceinline__ void copy_async(u32 shared, const void* global, bool valid) {
     static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16);
     emulator::copy_async(emulator::shared_pointer("copy_async", shared, BYTES), global, BYTES, valid);
@@ -172,6 +185,7 @@ template <class T> __forceinline__ void mma_m16n8k8(float (&d)[4], const u32 (&a
 // ---- Named barriers
 
 template <int COUNT, int SHARE> __forceinline__ void set_registers() {}
+inline void follow_stream() {}
 
 __forceinline__ void barrier_wait(int id, int threads) {
     emulator::barrier("barrier_wait", id, threads, emulator::Arrival::Wait);
