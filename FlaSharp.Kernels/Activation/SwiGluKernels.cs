@@ -7,7 +7,7 @@ namespace FlaSharp.Kernels.Activation;
 internal sealed class SwiGluKernels(GpuDevice device)
 {
     private const int Threads = 256;
-    private const int BlocksPerMultiprocessor = 32;
+    private const int BlocksPerMultiprocessor = 64;
     private const int Alignment = 16;
 
     // By element type.

@@ -118,8 +118,11 @@ internal sealed class GlaChunkKernels
                     continue;
                 foreach (var pass in gradients ? Enum.GetValues<Pass>() : [Pass.Forward, Pass.State])
                     yield return Variant(tile, pass, vector);
+                var portable = tile with { IsPortable = true };
                 if (tile.UsesHopper)
-                    yield return Variant(tile with { IsPortable = true }, Pass.Forward, vector);
+                    yield return Variant(portable, Pass.Forward, vector);
+                if (tile.BackwardUsesHopper && gradients && keys == values)
+                    yield return Variant(portable, Pass.Backward, vector);
                 if (gradients && keys == values && tile.Narrow() != tile)
                     foreach (var pass in new[] { Pass.Forward, Pass.State, Pass.StateBackward })
                         yield return Variant(tile.Narrow(), pass, vector);

@@ -20,6 +20,7 @@ internal sealed record GlaChunkTile(
     private const int MostHopperStages = 4;
     private const int FewestStages = 2;
     private const int BarrierBytes = 2 * sizeof(long); // of a chunk on its way
+    private const int HopperSlice = 32; // values of a state in backward's shared memory
     private const int MarkBytes = 64; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
     private static readonly int[] s_sizes = [16, 32, 64, 128, 256];
@@ -43,14 +44,17 @@ internal sealed record GlaChunkTile(
         : Keys > 64 ? ShortChunk
         : Chunk;
 
-    /// <summary>Whether forward does without Hopper's products (wgmma) where it could use them.</summary>
+    /// <summary>Whether all passes do without Hopper's products (wgmma) where they could use them.</summary>
     public bool IsPortable { get; init; }
 
     /// <summary>
     /// Whether forward uses Hopper's products (wgmma): four warps share 64 value channels, with the state of them all in registers.
     /// </summary>
-    public bool UsesHopper =>
-        Target.IsHopper && !IsPortable && Element != ElementType.Float32 && Keys >= 64 && Values >= 64 && !HasManyWarps;
+    public bool UsesHopper => BackwardUsesHopper && !HasManyWarps;
+
+    /// <summary>Whether backward uses Hopper's products: four warps share the tokens of a chunk.</summary>
+    public bool BackwardUsesHopper =>
+        Target.IsHopper && !IsPortable && Element != ElementType.Float32 && Keys >= 64 && Values >= 64;
 
     // The warps that carry a state hold 16 or 32 of its value channels and all key channels. 256 of these leave each warp 16 of the
     // others: twice the warps, and on Hopper more registers for those that carry it than for those that load and scale.
@@ -64,6 +68,12 @@ internal sealed record GlaChunkTile(
     private int MostWarps => Math.Min(16, Chunk * Keys / 64);
 
     private bool FitsBackward => Fits(Math.Max(BackwardBytes(MostWarps), BackwardPairsBytes + MarkBytes));
+
+    // Slices of states and of their gradients that backward's shared memory holds: with Hopper's products, for which copies in
+    // the background bring small ones, as many as fit and are of use.
+    private int FewestStateSlots => BackwardUsesHopper ? 4 : 2;
+
+    private int MostStateSlots => BackwardUsesHopper ? Math.Min(8, 2 * AllValues / HopperSlice) : 2;
 
     private int StateMinBlocks => Math.Max(Keys, Values) > 32 ? 1 : 2; // more registers for larger states
 
@@ -116,8 +126,11 @@ internal sealed record GlaChunkTile(
     {
         // Sixteen warps on a multiprocessor, of one block or of two.
         var (blocks, warps) = Fits(BackwardBytes(8), blocks: 2) ? (2, 8) : (1, MostWarps);
-        return Variant("backward", vector, 32 * warps, blocks, BackwardBytes(warps), AllValues, $"CHUNK={Chunk}",
-            $"BACKWARD_WARPS={warps}");
+        var slots = FewestStateSlots;
+        while (slots < MostStateSlots && Fits(BackwardBytes(warps, slots + 1), blocks))
+            slots++;
+        return Variant("backward", vector, 32 * warps, blocks, BackwardBytes(warps, slots), AllValues, $"CHUNK={Chunk}",
+            $"BACKWARD_WARPS={warps}", $"STATE_SLOTS={slots}", $"HOPPER={(BackwardUsesHopper ? 1 : 0)}");
     }
 
     /// <summary>As <see cref="Forward"/>; of the pairs that <see cref="Backward"/> leaves.</summary>
@@ -203,17 +216,21 @@ internal sealed record GlaChunkTile(
         return stages * (bytes * (2 * Keys + Values + chunk) + Gate.Bytes() * chunk * Keys + output + BarrierBytes);
     }
 
-    private int BackwardBytes(int warps)
+    private int BackwardBytes(int warps) => BackwardBytes(warps, FewestStateSlots);
+
+    private int BackwardBytes(int warps, int slots)
     {
-        const int SliceBytes = 128; // of a key's values in a state
+        const int SliceBytes = 128; // of a key's values in a state, without Hopper's products
         const int Alignment = 256; // of the gradients
         var bytes = Element.Bytes() * Chunk;
-        var (values, states) = (2 * bytes * AllValues, 2 * Keys * Math.Min(Element.Bytes() * AllValues, SliceBytes));
+        var slice = BackwardUsesHopper ? Element.Bytes() * HopperSlice : Math.Min(Element.Bytes() * AllValues, SliceBytes);
+        var (values, states) = (2 * bytes * AllValues, slots * Keys * slice);
         var gradients = sizeof(float) * Chunk * Keys; // of queries or keys: over values or states, where these are larger
         // Sums over threads lie where A is later; in short chunks they are larger.
-        var sums = sizeof(float) * (3 * 32 * warps + 2 * Keys);
+        var sums = sizeof(float) * (3 * 32 * warps + (BackwardUsesHopper ? 4 : 2) * Keys);
         return 2 * bytes * Keys + values + states + Math.Max(bytes * Chunk, sums) + bytes * Chunk + Alignment
-            + (values < gradients ? gradients : 0) + (states < gradients ? gradients : 0);
+            + (values < gradients ? gradients : 0) + (states < gradients ? gradients : 0)
+            + (BackwardUsesHopper ? slots * sizeof(long) : 0); // barriers
     }
 
     private bool FitsForward(int chunk) => Fits(ForwardBytes(chunk, FewestStages));

@@ -13,6 +13,7 @@ namespace FlaSharp.Kernels.Gla;
 internal sealed class GlaSmallKernels
 {
     private static readonly ConcurrentDictionary<(GlaSmallTile, bool, int), KernelVariant> s_variants = new();
+    private static readonly ConcurrentDictionary<GlaSmallCluster, KernelVariant> s_clusters = new();
     private static readonly ExpectedKernels<(GlaSmallTile Tile, int Vector)> s_expected =
         new(static call => [Variant(call.Tile, backward: true, call.Vector)]);
 
@@ -81,6 +82,12 @@ internal sealed class GlaSmallKernels
             yield return Variant(tile, backward: false, vector);
             yield return Variant(tile, backward: true, vector);
         }
+        if (!target.IsHopper)
+            yield break;
+        foreach (var tiles in new[] { 1, 2 })
+            foreach (var blocks in new[] { 1, 2, 4, 8 })
+                yield return new GlaSmallCluster(8, tiles, blocks, ElementType.BFloat16, cases[0].tile.Tokens).Forward();
+        yield return new GlaSmallCluster(11, 2, 3, ElementType.BFloat16, cases[0].tile.Tokens).Forward();
     }
 
     /// <summary>o and the final state.</summary>
@@ -98,7 +105,7 @@ internal sealed class GlaSmallKernels
         var vector = Vector(g, q, k, v);
         if (savedStates != 0)
             s_expected.Begin(Device, (Tile, vector));
-        Launch(backward: false, vector, new GlaSmallParameters.Forward
+        var parameters = new GlaSmallParameters.Forward
         {
             Shape = Shape,
             Q = q,
@@ -110,7 +117,13 @@ internal sealed class GlaSmallKernels
             Final = finalState,
             States = savedStates,
             Scale = Scale,
-        });
+        };
+        var cluster = GlaSmallCluster.Choose(Tile, KeySize, ValueSize, Sequences.Count, Heads, Sequences.Length, vector,
+            (Device.Target!, Device.Info.MultiprocessorCount));
+        if (cluster is not null)
+            LaunchClusters(cluster, parameters);
+        else
+            Launch(backward: false, vector, parameters);
     }
 
     /// <summary>The gradients of q, k, v, g and the initial state.</summary>
@@ -154,6 +167,14 @@ internal sealed class GlaSmallKernels
     /// <summary>Of the inputs, and so of dense outputs.</summary>
     private int Vector(TensorView g, params ReadOnlySpan<TensorView> others) => Math.Min(
         TensorView.Vector(Tile.Gate, KeySize | ValueSize, g), TensorView.Vector(Tile.Element, KeySize | ValueSize, others));
+
+    private void LaunchClusters(GlaSmallCluster cluster, in GlaSmallParameters.Forward parameters)
+    {
+        if (Lines > 0)
+            KernelLibrary.Get(Device, s_clusters.GetOrAdd(cluster, static cluster => cluster.Forward())).Launch(
+                checked((uint)(cluster.Blocks * Sequences.Count)), (uint)(Heads / GlaSmallCluster.Heads), 1, LaunchStream.Current,
+                parameters);
+    }
 
     private void Launch<TParameters>(bool backward, int vector, in TParameters parameters)
         where TParameters : unmanaged

@@ -107,7 +107,7 @@ __device__ __forceinline__ void add_chunk(const GlaChunkBackward& p, const Chunk
     PairTile pair_tile(memory + PAIRS), grad_pairs(memory + GRAD_PAIRS);
     Gates::Totals totals(memory + TOTALS);
     Gates gates(thread);
-    u64 limited = load_gates<G, VECTOR>(p, chunk, gates, [&] {
+    bool limited = load_gates<G, VECTOR>(p, chunk, gates, [&] {
         load<VECTOR, THREADS>(chunk, q, p.q, chunk.block.head, p.shape.key_size);
         load<VECTOR, THREADS>(chunk, k, p.k, chunk.kv_head, p.shape.key_size);
         load<VECTOR, THREADS>(chunk, v, p.v, chunk.kv_head, p.shape.value_size);
@@ -152,14 +152,15 @@ __device__ __forceinline__ void add_chunk(const GlaChunkBackward& p, const Chunk
 
     float2 beyond = make_float2(0.f, 0.f);
     gates.sum_to_end(grad_g, beyond, totals, [] { __syncthreads(); });
+#pragma unroll
+    for (int i = 0; i < Gates::ROWS; i++) grad_g[i][0] += beyond.x, grad_g[i][1] += beyond.y;
+    if (limited) clear_limited<G, VECTOR>(p, chunk, gates, grad_g);
     auto gate_target = chunk.rows_of<G>(p.grad_g, chunk.block.head);
     int cols = p.shape.key_size - gates.col;
 #pragma unroll
     for (int i = 0; i < Gates::ROWS; i++)
         if (gates.row + i < chunk.rows && cols > 0)
-            add_pair(gate_target[chunk.first + gates.row + i] + gates.col, cols,
-                     limited >> 2 * i & 1 ? 0.f : grad_g[i][0] + beyond.x,
-                     limited >> (2 * i + 1) & 1 ? 0.f : grad_g[i][1] + beyond.y);
+            add_pair(gate_target[chunk.first + gates.row + i] + gates.col, cols, grad_g[i][0], grad_g[i][1]);
     __syncthreads();
 }
 

@@ -1,15 +1,23 @@
+using FlaSharp.Kernels.Runtime;
+
 namespace FlaSharp.Kernels.SelectiveScan;
 
 /// <summary>How a call is cut into blocks that keep a GPU busy.</summary>
 /// <param name="IsNarrow"><see cref="SelectiveScanTile.IsNarrow"/>.</param>
 /// <param name="Segments">Parts of each sequence that are worked on at the same time.</param>
-/// <param name="Steps">Steps in each but the last, a multiple of <see cref="SelectiveScanTile.SavedSteps"/>.</param>
-internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, int Steps)
+/// <param name="Steps">Steps in each but the last, a multiple of <see cref="SelectiveScanTile.SavedSteps"/> in each part.</param>
+/// <param name="Parts">Of each segment, for the states that segments start from: the blocks that make them do little.</param>
+internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, int Steps, int Parts = 1)
 {
     private const int FewestSteps = 256;
+    private const int PartSteps = 128;
+    private const int MostParts = 4;
+
+    /// <summary>States that segment_state.cu makes for each sequence.</summary>
+    public int States => Segments * Parts;
 
     /// <summary>
-    /// For the forward pass. With 1 or 2 wide blocks to a multiprocessor a step took 37 or 62 ns on an H200; with as many narrow
+    /// For the forward pass. With 1 or 2 wide blocks to a multiprocessor a step took 34 or 58 ns on an H200; with as many narrow
     /// ones, which do half as much, 23 or 38. Segments add two thirds to the work, and fill the GPU: they pay where wide blocks
     /// would leave a third of it idle, unless nearly every multiprocessor would have just one narrow block.
     /// </summary>
@@ -34,25 +42,32 @@ internal readonly record struct SelectiveScanCut(bool IsNarrow, int Segments, in
     }
 
     /// <summary>
-    /// For the backward pass: segments, which increase the work by a fifth, where multiprocessors would have a single block.
+    /// For the backward pass: as many segments as blocks fit beside each other. Their states add a sixth to the work, but for the
+    /// first segment; half as many blocks take a fifth more time.
     /// </summary>
     /// <inheritdoc cref="Forward"/>
-    public static SelectiveScanCut Backward(long channels, long groups, long sequences, int length, int multiprocessors)
+    public static SelectiveScanCut Backward(
+        long channels, long groups, long sequences, int length, int multiprocessors, ElementType element)
     {
         var blocks = sequences * new SelectiveScanTile(IsAligned: true).Blocks(channels, groups);
-        return Of(false, 2 * blocks >= 3L * multiprocessors ? 1 : Wanted(blocks, length, multiprocessors), length);
+        var segments = AtMost(SelectiveScanTile.BackwardBlocks(element) * (long)multiprocessors, blocks, length);
+        return Of(false, segments, length, segments == 1 ? 1 : Math.Clamp(length / segments / PartSteps, 1, MostParts));
     }
 
     /// <summary>At most so many segments of equal length, the last one perhaps shorter.</summary>
-    public static SelectiveScanCut Of(bool isNarrow, int segments, int length)
+    public static SelectiveScanCut Of(bool isNarrow, int segments, int length, int parts = 1)
     {
-        const int Unit = SelectiveScanTile.SavedSteps;
-        var units = Math.Max(1, (length + Unit - 1) / Unit);
+        var unit = SelectiveScanTile.SavedSteps * parts;
+        var units = Math.Max(1, (length + unit - 1) / unit);
         var each = (units + segments - 1) / segments;
-        return new SelectiveScanCut(isNarrow, (units + each - 1) / each, each * Unit);
+        var count = (units + each - 1) / each;
+        return new SelectiveScanCut(isNarrow, count, each * unit, count == 1 ? 1 : parts);
     }
 
     // For six blocks to a multiprocessor, more than it has at a time: those of a single wave would all begin and end together.
-    private static int Wanted(long blocks, int length, int multiprocessors) =>
-        (int)Math.Clamp(6L * multiprocessors / Math.Max(1, blocks), 1, Math.Max(1, length / FewestSteps));
+    private static int Wanted(long blocks, int length, int multiprocessors) => AtMost(6L * multiprocessors, blocks, length);
+
+    // Segments that make at most so many of the blocks, and are not too short.
+    private static int AtMost(long wanted, long blocks, int length) =>
+        (int)Math.Clamp(wanted / Math.Max(1, blocks), 1, Math.Max(1, length / FewestSteps));
 }

@@ -70,7 +70,8 @@ internal sealed class SelectiveScanKernels
     /// <summary>The backward pass's: it leaves gradients of A, D and the bias for each sequence and segment.</summary>
     public SelectiveScanCut BackwardCut => Cut is { } cut
         ? cut with { IsNarrow = false }
-        : SelectiveScanCut.Backward(Channels, Groups, Sequences.Count, Sequences.Length, _device.Info.MultiprocessorCount);
+        : SelectiveScanCut.Backward(
+            Channels, Groups, Sequences.Count, Sequences.Length, _device.Info.MultiprocessorCount, Element);
 
     /// <summary>States [E, N] that <see cref="Forward"/> saves for <see cref="Backward"/>.</summary>
     public long SavedStates => Tokens / SelectiveScanTile.SavedSteps + Sequences.Count;
@@ -112,15 +113,17 @@ internal sealed class SelectiveScanKernels
     /// <param name="finalState">0 if unwanted; it may be <paramref name="initialState"/>.</param>
     /// <param name="savedStates"><see cref="SavedStates"/> [E, N], or 0 if there is no backward pass.</param>
     /// <param name="waiting">[S, segments, E, N] with <see cref="ForwardCut"/>, for <see cref="HasSlices"/>; else 0.</param>
-    /// <param name="segmentStates">[S, segments, E, N] if <see cref="ForwardCut"/> has several; else 0.</param>
-    /// <param name="segmentDeltas">[S, segments, E] if <see cref="ForwardCut"/> has several; else 0.</param>
+    /// <param name="segmentStates">[S, states, E, N] if <see cref="ForwardCut"/> has several segments; else 0.</param>
+    /// <param name="segmentDeltas">[S, states, E] if <see cref="ForwardCut"/> has several segments; else 0.</param>
     public void Forward(in SelectiveScanInputs inputs, nint initialState, TensorView y, nint finalState, nint savedStates,
         nint waiting, nint segmentStates, nint segmentDeltas)
     {
         var (cut, isAligned) = (ForwardCut, IsAligned(inputs) && IsAligned(y));
         var scan = Parameters(inputs, cut);
-        // A narrow tile that is long leaves no room for a second block.
-        var isLong = isAligned && (!cut.IsNarrow || cut.Segments == 1) && HasRoom(_device.Info.MaxSharedBytesPerBlock);
+        // A narrow tile that is long leaves no room for a second block, and a wide one for a third.
+        var blocks = Sequences.Count * new SelectiveScanTile(isAligned).Blocks(Channels, Groups) * cut.Segments;
+        var isLong = isAligned && HasRoom(_device.Info.MaxSharedBytesPerBlock)
+            && (cut.IsNarrow ? cut.Segments == 1 : blocks <= 2L * _device.Info.MultiprocessorCount);
         Launch(Pass.Forward, new SelectiveScanTile(isAligned, cut.IsNarrow, isLong), inputs, cut.Segments, new ForwardParameters
         {
             Scan = scan,
@@ -137,8 +140,8 @@ internal sealed class SelectiveScanKernels
     /// <param name="outputs">Where the gradients go, and what comes in.</param>
     /// <param name="savedStates">Of <see cref="Forward"/>.</param>
     /// <param name="waiting">[S, segments, E, N] with <see cref="BackwardCut"/>, for <see cref="HasSlices"/>; else 0.</param>
-    /// <param name="segmentStates">[S, segments, E, N] if <see cref="BackwardCut"/> has several; else 0.</param>
-    /// <param name="segmentDeltas">[S, segments, E] if <see cref="BackwardCut"/> has several; else 0.</param>
+    /// <param name="segmentStates">[S, states, E, N] if <see cref="BackwardCut"/> has several segments; else 0.</param>
+    /// <param name="segmentDeltas">[S, states, E] if <see cref="BackwardCut"/> has several segments; else 0.</param>
     public void Backward(in SelectiveScanInputs inputs, in SelectiveScanGradients outputs, nint savedStates, nint waiting,
         nint segmentStates, nint segmentDeltas)
     {
@@ -165,15 +168,16 @@ internal sealed class SelectiveScanKernels
         });
     }
 
-    /// <summary>The states that segments start from, or the gradients of those that they end with.</summary>
+    /// <summary>The states that segments start from, or the gradients of those that they end with; one of each's parts.</summary>
     private nint Join(in ScanParameters scan, TensorView outputGradient, nint start, nint states, nint deltas, bool isAligned,
         bool isBackward)
     {
         if (scan.Segments == 1)
             return start;
+        var ofParts = scan with { Segments = scan.Segments * scan.Parts, SegmentSteps = scan.SegmentSteps / scan.Parts };
         Launch(isBackward ? Pass.BackwardSegments : Pass.ForwardSegments, new SelectiveScanTile(isAligned), scan.Inputs,
-            scan.Segments * (long)Slices,
-            new SegmentStateParameters { Scan = scan, Y = outputGradient, States = states, Deltas = deltas });
+            ofParts.Segments * (long)Slices,
+            new SegmentStateParameters { Scan = ofParts, Y = outputGradient, States = states, Deltas = deltas });
 
         var kernel = KernelLibrary.Get(_device, s_join);
         var blocks = ((long)Sequences.Count * Channels * States + JoinThreads - 1) / JoinThreads;
@@ -186,11 +190,12 @@ internal sealed class SelectiveScanKernels
             Sequences = Sequences.Count,
             Channels = Channels,
             StateCount = States,
-            Segments = scan.Segments,
+            Segments = ofParts.Segments,
+            Parts = scan.Parts,
             Backward = isBackward ? 1 : 0,
             IsLog = scan.IsLog,
         });
-        return states;
+        return states + (isBackward ? (nint)(scan.Parts - 1) * Channels * States * sizeof(float) : 0);
     }
 
     private ScanParameters Parameters(in SelectiveScanInputs inputs, SelectiveScanCut cut) => new()
@@ -204,6 +209,7 @@ internal sealed class SelectiveScanKernels
         SegmentSteps = cut.Steps,
         Groups = Groups,
         IsLog = inputs.AIsLog ? 1 : 0,
+        Parts = cut.Parts,
     };
 
     private static bool HasRoom(int sharedBytes) => sharedBytes >= 160 << 10;
@@ -252,6 +258,7 @@ internal sealed class SelectiveScanKernels
         public int SegmentSteps;
         public int Groups;
         public int IsLog;
+        public int Parts;
     }
 
     /// <summary>SelectiveScanForward of scan_forward.cu.</summary>
@@ -309,6 +316,7 @@ internal sealed class SelectiveScanKernels
         public int Channels;
         public int StateCount;
         public int Segments;
+        public int Parts;
         public int Backward;
         public int IsLog;
     }

@@ -42,6 +42,15 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false, 
     // A number for each step and channel.
     private int SumBytes => Float * Steps * (Channels + 32 / Lanes);
 
+    /// <summary>Blocks of scan_backward.cu that a multiprocessor of Hopper has at a time.</summary>
+    /// <param name="element">Of u.</param>
+    public static int BackwardBlocks(ElementType element) => element == ElementType.BFloat16 ? 4 : 3;
+
+    /// <summary>The type of a block's part of the gradients of B and C.</summary>
+    /// <param name="element">Of B and C.</param>
+    public static ElementType KeptAs(ElementType element) =>
+        element == ElementType.BFloat16 ? ElementType.BFloat16 : ElementType.Float32;
+
     /// <summary>Blocks of a group's channels.</summary>
     /// <param name="channels">E.</param>
     /// <param name="groups">G.</param>
@@ -59,7 +68,7 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false, 
     public KernelVariant Backward(ElementType element, bool isGated, bool hasSoftplus) =>
         Variant("scan_backward",
             Float * Steps * (9 * Channels + Warps * Slice) // delta, delta u, g, three sums of two warps each; dB and dC
-                + 2 * Steps * Channels * (element == ElementType.BFloat16 ? 2 : Float) // slopes
+                + 2 * Steps * Channels * KeptAs(element).Bytes() // slopes
                 + 2 * Steps * Slice * element.Bytes() // B, C
                 + Float * (Steps / PartSteps - 2) * Threads * (Slice / Lanes) // states before parts
                 + BlockBytes,

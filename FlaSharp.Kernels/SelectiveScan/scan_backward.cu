@@ -24,18 +24,24 @@ constexpr int GROUPS = WARPS / 2;
 constexpr bool PRECISE = !same<Element, bf16>();
 static_assert(CHANNELS == ROWS * GROUPS && HALF == 8 && PARTS % 2 == 0, "matrix instructions have 16 rows and 8 columns");
 
+// What is kept of numbers that end in the tensors.
+template <bool> struct KeptAs { using Type = bf16; };
+template <> struct KeptAs<true> { using Type = float; };
+using Kept = KeptAs<PRECISE>::Type;
+
 struct SelectiveScanBackward {
     SelectiveScan scan;
     TensorView dy, du, ddelta, dz;  // [B, T, 1, E]
     const float* saved;             // [tokens / STEPS + S, E, N]: of the forward pass
-    const float* final_gradient;    // [S, segments, E, N]: that of the state after a segment; or null for zeros
+    const float* final_gradient;    // [S, segments, parts, E, N]: that of the state after a segment, in the first part's place;
+                                    // or null for zeros
     float* initial_gradient;        // [S, E, N], or null
     float* running;                 // [S, segments, E, N]: where gradients of states wait; needed where N is more than a slice
     float* a_parts;                 // [S, segments, E, N]
     float* d_parts;                 // [S, segments, E], or null
     float* bias_parts;              // [S, segments, E], or null
-    float* b_parts;                 // [blocks of a group, tokens, G, N]
-    float* c_parts;                 // [blocks of a group, tokens, G, N]
+    Kept* b_parts;                  // [blocks of a group, tokens, G, N]
+    Kept* c_parts;                  // [blocks of a group, tokens, G, N]
     i64 tokens;
 };
 
@@ -321,9 +327,7 @@ template <> struct ProductsOf<true> {
 };
 using Products = ProductsOf<PRECISE>;
 
-template <bool> struct StoredAs { using Type = bf16; };
-template <> struct StoredAs<true> { using Type = float; };
-using Stored = Vector<StoredAs<PRECISE>::Type, 4>;
+using Stored = Vector<Kept, 4>;
 
 // What two warps have of a part.
 struct GroupPart {
@@ -550,7 +554,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         for (int slice = 0; slice < slices; slice++) {
             if (block.segment == 0 && p.initial_gradient)
                 states_at(slice, block.sequence.index)
-                    .store(p.initial_gradient, states_at(slice, block.part(p.scan)).load(p.final_gradient));
+                    .store(p.initial_gradient, states_at(slice, block.part(p.scan) * p.scan.parts).load(p.final_gradient));
             states_at(slice, block.part(p.scan)).store(p.a_parts, da);
         }
     }
@@ -590,7 +594,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll 1
         for (int slice = 0; slice < slices; slice++) {
             if (slices > 1 || first == last) {
-                dh = states_at(slice, block.part(p.scan)).load(first == last ? p.final_gradient : p.running);
+                dh = states_at(slice, block.part(p.scan) * (first == last ? p.scan.parts : 1))
+                         .load(first == last ? p.final_gradient : p.running);
                 da = first == last ? States{} : states_at(slice, block.part(p.scan)).load(p.a_parts);
                 rates = states_at(slice, 0).load(p.scan.a);
 #pragma unroll
@@ -632,7 +637,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             int step = thread / FOURS, matrix = thread / (FOURS / 2) % 2, state = thread % (FOURS / 2) * 4;
             int present = p.scan.states - slice * SLICE - state;
             i64 token = (block.group_block * p.tokens + block.first_token(p.scan) + first + step) * p.scan.groups + block.group;
-            float* to = (matrix == 0 ? p.c_parts : p.b_parts) + token * p.scan.states + slice * SLICE + state;
+            Kept* to = (matrix == 0 ? p.c_parts : p.b_parts) + token * p.scan.states + slice * SLICE + state;
 #pragma unroll
             for (int i = 0; i < STEPS; i += THREADS / FOURS, to += (i64)THREADS / FOURS * p.scan.groups * p.scan.states) {
                 int row = i + step;
@@ -640,19 +645,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                 auto of_group = [&](int group) {
                     return *reinterpret_cast<const float4*>(shared.groups[group][row / PART].sums[row % PART][matrix] + state);
                 };
-                float4 sum = of_group(0);
+                float4 x = of_group(0);
+                float sum[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
                 for (int group = 1; group < GROUPS; group++) {
                     float4 more = of_group(group);
-                    sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+                    sum[0] += more.x, sum[1] += more.y, sum[2] += more.z, sum[3] += more.w;
                 }
                 if (p.scan.states % 4 == 0) {
-                    if (present > 0) *reinterpret_cast<float4*>(to) = sum;
+                    Stored four;
+                    four.set(sum);
+                    if (present > 0) four.store(to);
                 } else {
-                    if (present > 0) to[0] = sum.x;
-                    if (present > 1) to[1] = sum.y;
-                    if (present > 2) to[2] = sum.z;
-                    if (present > 3) to[3] = sum.w;
+#pragma unroll
+                    for (int n = 0; n < 4; n++)
+                        if (n < present) to[n] = from_float<Kept>(sum[n]);
                 }
             }
         }

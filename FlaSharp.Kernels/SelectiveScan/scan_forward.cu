@@ -13,7 +13,7 @@ using namespace fla;
 struct SelectiveScanForward {
     SelectiveScan scan;
     TensorView y;          // [B, T, 1, E]
-    const float* initial;  // [S, segments, E, N], or null for zeros
+    const float* initial;  // [S, segments, parts, E, N], or null for zeros: before the first part of each segment
     float* final;          // [S, E, N], or null; it may be `initial`
     float* running;        // [S, segments, E, N]: where states wait; needed where N is more than a slice
     float* saved;          // [tokens / SAVED_STEPS + S, E, N], or null: before every SAVED_STEPS-th step of a sequence
@@ -26,7 +26,9 @@ struct Shared {  // of two tiles, or turns of a slice
     u64 barriers[4];
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
-static_assert(SAVED_STEPS % (2 * LANES) == 0, "states are saved between pairs of batches");
+
+constexpr int SPAN = 2 * LANES;  // steps of one pass through the loop: longer ones do not stay in the instruction cache
+static_assert(SAVED_STEPS % SPAN == 0 && STEPS % SAVED_STEPS == 0, "states are saved between spans");
 
 // What one kind of warps has done in a turn, for the other one: barriers of even and of odd turns. Each thread arrives for
 // itself, as compute-sanitizer does not see what orders a warp's threads or named barriers that some only arrive at.
@@ -45,25 +47,32 @@ private:
     __device__ __forceinline__ Mbarrier at(int what, int turn) const { return {barriers + (what + turn % 2) * Mbarrier::BYTES}; }
 };
 
-// LANES steps of a thread's states: what does not depend on those before, and comes while they are under way. What it is made of
-// is loaded a batch before.
-struct Batch {
-    States decays[LANES], inputs[LANES];
-    float2 steps[LANES];
-    States b[LANES];
+// A thread's next steps: what does not depend on the states is made AHEAD steps before, what that is made of is loaded LOADED
+// steps earlier. A short way ahead spreads the exponentials evenly, where many at once would wait for each other; it is too short
+// for the few states of narrow blocks.
+struct Window {
+    static constexpr int AHEAD = LANES == 4 ? 2 : 8, LOADED = 4;
+    States decays[AHEAD], inputs[AHEAD];
+    float2 steps[LOADED];
+    States b[LOADED];
 
-    // The i-th.
+    __device__ __forceinline__ void load(int i, const float2* step, const float* b_tile, int row) {
+        steps[i % LOADED] = step[row * PAIR_ROW];
+        b[i % LOADED] = load_states(b_tile + row * SLICE);
+    }
     __device__ __forceinline__ void prepare(int i, const States& rates) {
+        float2 step = steps[i % LOADED];
 #pragma unroll
         for (int n = 0; n < STATES; n++) {
-            decays[i].at[n] = pow2(steps[i].x * rates.at[n]);
-            inputs[i].at[n] = steps[i].y * b[i].at[n];
+            decays[i % AHEAD].at[n] = pow2(step.x * rates.at[n]);
+            inputs[i % AHEAD].at[n] = step.y * b[i % LOADED].at[n];
         }
     }
 };
 
-// Of a multiprocessor: more would leave no registers for loads ahead.
-constexpr int BLOCKS = SHARED_BYTES > 112 << 10 ? 1 : 2;
+// Of a multiprocessor: more would leave no registers.
+constexpr bool SHORT = LANES == 4 && STEPS == SAVED_STEPS && VECTOR > 1 && sizeof(Element) == 2;
+constexpr int BLOCKS = SHARED_BYTES > 112 << 10 ? 1 : SHORT ? 3 : 2;
 
 extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
     selective_scan_forward(const __grid_constant__ SelectiveScanForward p) {
@@ -164,66 +173,75 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
         };
         if (block.first >= end) {
             for (int slice = 0; slice < slices; slice++)
-                store_end(slice, place(slice, block.part(p.scan)).load(p.initial), false);
+                store_end(slice, place(slice, block.part(p.scan) * p.scan.parts).load(p.initial), false);
             return;
         }
 
         States h, rates;
+        Window window;
         int turn = 0;
 #pragma unroll 1
         for (int first = block.first; first < end; first += STEPS) {
-            auto& step = shared.step[first / STEPS % 2];
-            Sums& all_sums = shared.sums[first / STEPS % 2];
-            int steps = min(STEPS, end - first);
+            int tile = first / STEPS % 2, steps = min(STEPS, end - first);
+            Sums& all_sums = shared.sums[tile];
 #pragma unroll 1
             for (int slice = 0; slice < slices; slice++, turn++) {
-                auto& matrices = shared.matrices[turn % 2];
-                auto save = [&](int pair) {
-                    if (p.saved && (first + pair) % SAVED_STEPS == 0)
-                        place(slice, slot + (first + pair) / SAVED_STEPS).store(p.saved, h);
-                };
-                Batch batch;
-                auto load = [&](int i, int at) {
-                    batch.steps[i] = step[at][lane.position];
-                    batch.b[i] = load_states(matrices[0][at] + lane.state);
-                };
-                // Each step leaves its place in the batch to the one LANES steps later, whose loads to another one, if there are
-                // so many.
-                auto run = [&](int from, bool next, bool second) {
-                    float sums[LANES] = {};
+                bool more = slices == 1 && first + STEPS < end;  // steps of the same states: there is no stop before them
+                auto step_tile = [&](int i) { return shared.step[i][0] + lane.position; };
+                auto b_tile = [&](int i) { return shared.matrices[i % 2][0][0] + lane.state; };
+                const float2* step = step_tile(tile);
+                const float* b = b_tile(turn);
+                if (slices > 1 || first == block.first) {
+                    bool begin = first == block.first;
+                    h = place(slice, block.part(p.scan) * (begin ? p.scan.parts : 1)).load(begin ? p.initial : p.running);
+                    rates = place(slice, 0).load_decays(p.scan);
+                    turns.wait(Turns::PREPARED, turn);
 #pragma unroll
-                    for (int i = 0; i < LANES; i++) {
-                        States c = load_states(matrices[1][from + i] + lane.state);
+                    for (int i = 0; i < Window::LOADED; i++) window.load(i, step, b, i);
+#pragma unroll
+                    for (int i = 0; i < Window::AHEAD; i++) {
+                        window.prepare(i, rates);
+                        window.load(i, step, b, i + Window::LOADED);
+                    }
+                }
+                // Steps from `at` on; those that come after them are loaded meanwhile.
+                auto run = [&](int at, const float2* next_step, const float* next_b) {
+                    float sums[LANES];
+#pragma unroll
+                    for (int i = 0; i < SPAN; i++) {
+                        States c = load_states(b + (STEPS + i) * SLICE);
+                        float sum = 0;
 #pragma unroll
                         for (int n = 0; n < STATES; n++) {
-                            h.at[n] = fmaf(batch.decays[i].at[n], h.at[n], batch.inputs[i].at[n]);
-                            sums[i] = fmaf(c.at[n], h.at[n], sums[i]);
+                            h.at[n] = fmaf(window.decays[i % Window::AHEAD].at[n], h.at[n],
+                                           window.inputs[i % Window::AHEAD].at[n]);
+                            sum = fmaf(c.at[n], h.at[n], sum);
                         }
-                        if (next) batch.prepare(i, rates);
-                        if (second) load(i, from + 2 * LANES + i);
+                        sums[i % LANES] = sum;
+                        window.prepare(i + Window::AHEAD, rates);
+                        int row = i + Window::AHEAD + Window::LOADED;
+                        if (row < SPAN)
+                            window.load(row, step, b, row);
+                        else
+                            window.load(row, next_step, next_b, row - SPAN);
+                        if (i % LANES == LANES - 1) {
+                            float all = lane.sum(sums), &to = all_sums.at(at + i + 1 - LANES + lane.index, lane.position);
+                            to = slice > 0 ? to + all : all;
+                        }
                     }
-                    float sum = lane.sum(sums), &to = all_sums.at(from + lane.index, lane.position);
-                    to = slice > 0 ? to + sum : sum;
+                    step = next_step, b = next_b;
                 };
-                if (slices > 1 || first == block.first) {
-                    h = place(slice, block.part(p.scan)).load(first == block.first ? p.initial : p.running);
-                    rates = place(slice, 0).load_decays(p.scan);
-                }
-                turns.wait(Turns::PREPARED, turn);
-#pragma unroll
-                for (int i = 0; i < LANES; i++) load(i, i);
-#pragma unroll
-                for (int i = 0; i < LANES; i++) batch.prepare(i, rates), load(i, LANES + i);
-                int pair = 0;
 #pragma unroll 1
-                for (; pair + 2 * LANES < steps; pair += 2 * LANES) {
-                    save(pair);
-                    run(pair, true, true);
-                    run(pair + LANES, true, true);
+                for (int at = 0; at < steps; at += SAVED_STEPS) {
+                    if (p.saved) place(slice, slot + (first + at) / SAVED_STEPS).store(p.saved, h);
+                    int last = at + (min(SAVED_STEPS, steps - at) - 1) / SPAN * SPAN;
+#pragma unroll 1
+                    for (int i = at; i < last; i += SPAN) run(i, step + SPAN * PAIR_ROW, b + SPAN * SLICE);
+                    bool ends = at + SAVED_STEPS >= steps;
+                    if (ends && more) turns.wait(Turns::PREPARED, turn + 1);
+                    run(last, ends ? step_tile(more ? tile ^ 1 : tile) : step + SPAN * PAIR_ROW,
+                        ends ? b_tile(more ? turn + 1 : turn) : b + SPAN * SLICE);
                 }
-                save(pair);
-                run(pair, true, false);
-                run(pair + LANES, false, false);
                 if (slices > 1 || first + STEPS >= end) store_end(slice, h, first + STEPS < end);
                 turns.arrive(Turns::SCANNED, turn);
             }

@@ -12,7 +12,7 @@ struct SelectiveScanSegmentJoin {
     const float* initial;     // [S, E, N], or null for zeros
     i64 sequences;
     int channels, states_count;  // E, N
-    int segments, backward, is_log;
+    int segments, parts, backward, is_log;  // parts: that many segments at one end are not needed, but for what joins them
 };
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -21,11 +21,12 @@ extern "C" __global__ void __launch_bounds__(256)
     if (i >= p.sequences * size) return;
     i64 sequence = i / size, place = i % size;
     float rate = LOG2E * decay_rate(p.a[place], p.is_log), carry = p.initial ? p.initial[i] : 0.f;
-    for (int n = 0; n < p.segments; n++) {
+    int count = p.segments - p.parts + 1;
+    for (int n = 0; n < count; n++) {
         i64 segment = sequence * p.segments + (p.backward ? p.segments - 1 - n : n);
         float& state = p.states[segment * size + place];
         float next = carry;
-        if (n + 1 < p.segments) next = carry * pow2(rate * p.delta_sums[segment * p.channels + place / p.states_count]) + state;
+        if (n + 1 < count) next = carry * pow2(rate * p.delta_sums[segment * p.channels + place / p.states_count]) + state;
         state = carry;
         carry = next;
     }

@@ -3,7 +3,8 @@
 // backwards the gradient of the state before each, with g the gradient of C h + D u:
 //     dh_{t-1}[n] = exp(delta_t A[n]) (dh_t[n] + g_t C_t[n])
 // and the sum of delta over each: exp(sum A[n]) is what a segment does to what it starts from. Segments whose result nobody
-// needs, the last ones forwards and the first ones backwards, are left out.
+// needs, the last ones forwards and the first ones backwards, are left out. What is a segment here is a part of one elsewhere:
+// these blocks do little, so that more of them are wanted.
 //
 // Constants: those of fla/selective_scan.cuh, SHARED_BYTES, BACKWARD.
 #include "fla/selective_scan.cuh"
@@ -23,12 +24,12 @@ struct Shared {
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 
-extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS)
+extern "C" __global__ void __launch_bounds__(THREADS, 20 / WARPS)
     selective_scan_segment_state(const __grid_constant__ SelectiveScanSegmentState p) {
     Shared& shared = shared_memory_as<Shared>();
     int slices = (p.scan.states + SLICE - 1) / SLICE, slice = blockIdx.x % slices;
     ScanBlock block(p.scan, blockIdx.x / slices);
-    if (block.segment == (BACKWARD ? 0 : p.scan.segments - 1)) return;
+    if (BACKWARD ? block.segment < p.scan.parts : block.segment >= p.scan.segments - p.scan.parts) return;
     Column column(block);
     Cells cells;
     Lane lane(threadIdx.x);

@@ -85,18 +85,69 @@ public sealed class GlaSmallKernelTests
         Check(packed with { K = 8, V = 8, H = 4, KvHeads = 2, Decay = GlaCase.SomeResets });
     }
 
+    // On a Hopper GPU clusters of 1 to 8 blocks; then a block alone.
+    [GpuTheory]
+    [InlineData(1)]
+    [InlineData(128)]
+    [InlineData(129)]
+    [InlineData(257)]
+    [InlineData(1000)]
+    [InlineData(2048)]
+    [InlineData(2049)]
+    public void Clusters(int time)
+    {
+        var shape = new GlaCase { B = 3, T = time, H = 8, K = 8, V = 8 };
+        Check(shape);
+        Check(shape with { Decay = GlaCase.MixedGate, KvHeads = 2, HasInitialState = false });
+    }
+
+    [GpuTheory]
+    [InlineData(13)] // clusters of three blocks
+    [InlineData(26)]
+    public void Many_clusters(int batch) =>
+        Check(new GlaCase { B = batch, T = 600, H = 8, K = 8, V = 8, Decay = GlaCase.MixedGate });
+
+    [GpuTheory]
+    [InlineData(GlaCase.ZeroGate)]
+    [InlineData(GlaCase.WeakGate)]
+    [InlineData(GlaCase.FarGate)]
+    [InlineData(GlaCase.FarShortGate)]
+    [InlineData(GlaCase.StrongGate)]
+    [InlineData(GlaCase.StrongerGate)]
+    [InlineData(GlaCase.SomeResets)]
+    [InlineData(GlaCase.AllResets)]
+    [InlineData(GlaCase.AlternatingGate)]
+    public void Decays_of_clusters(string decay)
+    {
+        var shape = new GlaCase { T = 600, H = 4, K = 8, V = 8, Decay = decay };
+        Check(shape);
+        Check(shape with { Dtype = ScalarType.Float16 });
+    }
+
+    [GpuTheory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Packed_sequences_of_clusters(bool reverse) => Check(new GlaCase
+    {
+        T = 1601, H = 8, KvHeads = 4, K = 8, V = 8, Offsets = [0, 0, 20, 20, 90, 600, 1601, 1601], Reverse = reverse,
+        Decay = GlaCase.SomeResets,
+    });
+
     [GpuFact]
     public void Many_heads() => Check(new GlaCase { B = 40, T = 300, H = 8, KvHeads = 2, K = 16, V = 16 });
 
     [GpuFact]
     public void Results_repeat_bit_by_bit()
     {
-        using var scope = NewDisposeScope();
-        var shape = new GlaCase { B = 8, T = 1000, H = 16, K = 16, V = 16 };
-        var inputs = shape.Inputs();
-        var first = shape.Run(LinearAttentionMode.FusedChunk, inputs);
-        for (var i = 0; i < 10; i++)
-            GlaCase.Same(first, shape.Run(LinearAttentionMode.FusedChunk, inputs), $"run {i}");
+        foreach (var size in new[] { 8, 16 })
+        {
+            using var scope = NewDisposeScope();
+            var shape = new GlaCase { B = 8, T = 1000, H = 16, K = size, V = size };
+            var inputs = shape.Inputs();
+            var first = shape.Run(LinearAttentionMode.FusedChunk, inputs);
+            for (var i = 0; i < 10; i++)
+                GlaCase.Same(first, shape.Run(LinearAttentionMode.FusedChunk, inputs), $"size {size}, run {i}");
+        }
     }
 
     [GpuFact]

@@ -96,6 +96,10 @@ public sealed class SelectiveScanKernelTests
     }
 
     [GpuFact]
+    public void More_blocks_than_have_room_with_long_tiles() =>
+        Check(Inputs(140, 40, 64, 16), dtype: ScalarType.BFloat16);
+
+    [GpuFact]
     public void Packed_sequences()
     {
         foreach (var segments in new[] { 1, 2, 3 })
@@ -289,7 +293,9 @@ public sealed class SelectiveScanKernelTests
         var (u, delta, b, c) = (inputs["u"].cuda(), inputs["delta"].cuda(), inputs["b"].cuda(), inputs["c"].cuda());
         Tensor? Optional(string name) => inputs.GetValueOrDefault(name)?.cuda();
         var sequences = Sequences.Of(u.size(0), u.size(1), offsets is null ? null : tensor(offsets));
-        SelectiveScanCut? cut = segments is { } count ? SelectiveScanCut.Of(count % 2 == 0, count, sequences.MaxLength) : null;
+        SelectiveScanCut? cut = segments is { } count
+            ? SelectiveScanCut.Of(count % 2 == 0, count, sequences.MaxLength, parts: 1 + count % 3)
+            : null;
         var outputs = new SelectiveScanCudaFunction(sequences, softplus, outputFinalState: true, cut: cut).Run(
             u, delta, inputs["a"].cuda(), b, c, Optional("d"), Optional("z"), Optional("deltaBias"), Optional("initialState"));
         return (outputs[0]!.cpu(), outputs[1]!.cpu());

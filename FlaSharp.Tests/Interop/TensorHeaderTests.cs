@@ -20,6 +20,7 @@ public sealed class TensorHeaderTests
             Assert.Equal(tensor.stride(), Enumerable.Range(0, tensor.Rank()).Select(i => tensor.Stride(i)).ToArray());
         }
         Assert.Equal(4, x.LastSize());
+        Assert.Equal((x.device_type, x.device_index), x.Place());
         Assert.Throws<InvalidOperationException>(() =>
         {
             x.Dispose();

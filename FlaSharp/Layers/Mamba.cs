@@ -14,9 +14,9 @@ namespace FlaSharp.Layers;
 /// </summary>
 /// <remarks>
 /// On a CUDA GPU the convolution and the scan, with its gate, run on kernels in float32, float16 and bfloat16, forward and
-/// backward; both read their parts of in_proj's output where they lie. Under <c>torch.no_grad()</c> the states of a
-/// <see cref="LayerState"/> are written over in place. Runs are bitwise repeatable, states and sums are float32. See
-/// <see cref="FlaOps.SelectiveScan"/> and <see cref="FlaOps.CausalConv1d"/>.
+/// backward; both read their parts of in_proj's output where they lie, and write their gradients into that of the whole. Under
+/// <c>torch.no_grad()</c> the states of a <see cref="LayerState"/> are written over in place. Runs are bitwise repeatable, states
+/// and sums are float32. See <see cref="FlaOps.SelectiveScan"/> and <see cref="FlaOps.CausalConv1d"/>.
 /// </remarks>
 public sealed class Mamba : SequenceLayer
 {

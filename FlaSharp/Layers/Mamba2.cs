@@ -16,9 +16,9 @@ namespace FlaSharp.Layers;
 /// On a CUDA GPU the convolution and the norm run on kernels in float32, float16 and bfloat16, forward and backward, and the
 /// state space in float16 and bfloat16 (head and state sizes up to 256); in float32 only a few tokens without gradients do, and
 /// longer sequences are libtorch's products over chunks, which keep all digits. All read their parts of in_proj's output where
-/// they lie. Under <c>torch.no_grad()</c> a few tokens write over the states of a <see cref="LayerState"/> in place. Runs are
-/// bitwise repeatable, states and sums are float32. See <see cref="FlaOps.Ssd"/>, <see cref="FlaOps.CausalConv1d"/> and
-/// <see cref="FlaOps.GatedRmsNorm"/>.
+/// they lie, and write their gradients into that of the whole. Under <c>torch.no_grad()</c> a few tokens write over the states of
+/// a <see cref="LayerState"/> in place. Runs are bitwise repeatable, states and sums are float32. See <see cref="FlaOps.Ssd"/>,
+/// <see cref="FlaOps.CausalConv1d"/> and <see cref="FlaOps.GatedRmsNorm"/>.
 /// </remarks>
 public sealed class Mamba2 : SequenceLayer
 {

@@ -125,9 +125,9 @@ public static partial class FlaOps
         if (plan.Path != CudaPath)
             return plan;
         var gpu = GpuDevice.Get(Math.Max(0, u.device_index));
-        SelectiveScanCut Cut(Func<long, long, long, int, int, SelectiveScanCut> choose) =>
-            choose(u.Size(2), groups, sequences.Count, sequences.MaxLength, gpu.Info.MultiprocessorCount);
-        var (forward, backward) = (Cut(SelectiveScanCut.Forward), Cut(SelectiveScanCut.Backward));
+        var (count, length, multiprocessors) = (sequences.Count, sequences.MaxLength, gpu.Info.MultiprocessorCount);
+        var forward = SelectiveScanCut.Forward(u.Size(2), groups, count, length, multiprocessors);
+        var backward = SelectiveScanCut.Backward(u.Size(2), groups, count, length, multiprocessors, u.dtype.Element()!.Value);
         return plan with
         {
             Reason = $"{plan.Reason} To keep {gpu.Info.MultiprocessorCount} multiprocessors busy, time is cut into "

@@ -18,7 +18,7 @@ internal static class OperationPaths
         new(nameof(FlaOps.RmsNorm), Cpu: true, Cuda: true),
         new(nameof(FlaOps.GatedRmsNorm), Cpu: true, Cuda: true),
         new(nameof(FlaOps.AddRmsNorm), Cpu: true, Cuda: true),
-        new(nameof(FlaOps.RotaryEmbedding), Cpu: true, Cuda: false),
+        new(nameof(FlaOps.RotaryEmbedding), Cpu: true, Cuda: true),
         new(nameof(FlaOps.SwiGlu), Cpu: true, Cuda: true),
     ];
 

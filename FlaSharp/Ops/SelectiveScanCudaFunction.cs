@@ -60,8 +60,9 @@ internal sealed class SelectiveScanCudaFunction(
         var gradA = call.States(taken.Segments);
         var gradD = needs[5] ? call.Floats(sequences.Count * taken.Segments, call.Channels) : null;
         var gradBias = needs[7] ? call.Floats(sequences.Count * taken.Segments, call.Channels) : null;
-        var gradMatrices = call.Floats([2, kernels.GroupBlocks, .. call.B.shape]);
-        var matrixBytes = gradMatrices.numel() / 2 * sizeof(float);
+        var kept = SelectiveScanTile.KeptAs(call.U.dtype.Element()!.Value) == ElementType.Float32 ? float32 : call.B.dtype;
+        var gradMatrices = Scratch.Empty([2, kernels.GroupBlocks, .. call.B.shape], kept, call.B.device);
+        var matrixBytes = gradMatrices.numel() / 2 * gradMatrices.element_size();
         var waiting = kernels.HasSlices ? call.States(taken.Segments) : null;
         var (segmentStates, segmentDeltas) = call.Segments(taken);
         kernels.Backward(call.Inputs,
@@ -143,6 +144,6 @@ internal sealed class SelectiveScanCudaFunction(
         /// <summary>Room for what <see cref="SelectiveScanKernels"/> does with several segments.</summary>
         public (Tensor? states, Tensor? deltas) Segments(SelectiveScanCut cut) => cut.Segments == 1
             ? (null, null)
-            : (States(cut.Segments), Floats((long)_sequences.Count * cut.Segments, Channels));
+            : (States(cut.States), Floats((long)_sequences.Count * cut.States, Channels));
     }
 }

@@ -15,7 +15,8 @@ class Scan(ctypes.Structure):
     _fields_ = [
         *((name, emulate.TensorView) for name in ("u", "delta", "z", "b", "c")),
         *((name, ctypes.c_void_p) for name in ("a", "d", "delta_bias")), ("sequences", emulate.Sequences),
-        *((name, ctypes.c_int) for name in ("channels", "group_channels", "states", "segments", "segment_steps", "groups", "is_log")),
+        *((name, ctypes.c_int) for name in ("channels", "group_channels", "states", "segments", "segment_steps", "groups",
+                                            "is_log", "parts")),
     ]
 
 
@@ -47,7 +48,7 @@ class SegmentJoin(ctypes.Structure):
     """SelectiveScanSegmentJoin."""
 
     _fields_ = [*((name, ctypes.c_void_p) for name in ("states", "delta_sums", "a", "initial")), ("sequences", ctypes.c_int64),
-                *((name, ctypes.c_int) for name in ("channels", "states_count", "segments", "backward", "is_log"))]
+                *((name, ctypes.c_int) for name in ("channels", "states_count", "segments", "parts", "backward", "is_log"))]
 
 
 @dataclass(frozen=True)

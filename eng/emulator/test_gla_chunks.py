@@ -67,7 +67,7 @@ class ChunkCase(Case):
     """A call of the kernels over chunks, with the launches of GlaChunkKernels.cs and the tile of GlaChunkTile.cs."""
 
     def __init__(self, K, V, *, segments=1, stages=2, producers=4, consumers=4, values=None, all_values=None, backward_warps=8,
-                 forward_chunk=None, hopper=False, **options):
+                 forward_chunk=None, hopper=False, state_slots=4, **options):
         super().__init__(K, V, **{"element": "bf16", **options})
         T, self.bytes, self.chunk = self.q.shape[1], 4 if self.element == "float" else 2, CHUNKS[self.element]
         self.length = T if self.offsets is None else int(np.diff(self.offsets).max())
@@ -82,7 +82,8 @@ class ChunkCase(Case):
         self.pairs_threads = min(512, self.chunk * self.keys // 2)
         self.shorter = self.chunk // self.forward_chunk
         self.producers, self.consumers, self.backward_warps = producers, min(consumers, self.values // 16), backward_warps
-        self.hopper = hopper
+        self.state_slots = state_slots
+        self.hopper = int(hopper)
         self.value_tiles = -(-V // self.values)
 
     def shared_bytes(self, kernel):
@@ -90,6 +91,8 @@ class ChunkCase(Case):
         keys, values, all_values = (self.bytes * self.chunk * size for size in (self.keys, self.values, self.all_values))  # tiles
         pairs, row, gradients = self.bytes * self.chunk**2, 4 * self.chunk, 4 * self.chunk * self.keys
         states, barriers = 2 * self.keys * min(self.bytes * self.all_values, 128), 16
+        if self.hopper:
+            states = 64 * self.keys * self.state_slots
         if kernel == "chunk_forward":
             output = values if self.values > self.keys else 0
             return self.stages * ((3 * keys + output + values) // self.shorter + self.bytes * self.forward_chunk**2 + barriers)
@@ -97,8 +100,9 @@ class ChunkCase(Case):
             return self.stages * (2 * keys + values + barriers) + 256 * self.producers
         if kernel == "chunk_backward":
             own = sum(gradients for place in (2 * all_values, states) if place < gradients)
-            sums = 384 * self.backward_warps + 8 * self.keys
-            return 2 * keys + 2 * all_values + states + max(pairs, sums) + pairs + 256 + own
+            sums = 384 * self.backward_warps + (16 if self.hopper else 8) * self.keys
+            barriers = 8 * self.state_slots * self.hopper
+            return 2 * keys + 2 * all_values + states + max(pairs, sums) + pairs + 256 + own + barriers
         return 3 * keys + 2 * pairs + row + 8 * self.pairs_threads + max(2 * all_values, gradients)
 
     def run(self):
@@ -171,9 +175,10 @@ class ChunkCase(Case):
         o, final, states, plain = output("o", V, self.element), floats("ST", self.count, H, K, V), saved("states"), marks("plain")
         first = join_segments(0, initial)
         shape.segment_chunks *= self.shorter
-        forward_roles = {**roles, "HOPPER": 1, "CONSUMERS": self.values // 16} if self.hopper else {**roles, "HOPPER": 0}
-        launch("chunk_forward", self.values, grid, 32 * (self.producers + forward_roles["CONSUMERS"]), Forward(
-            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale), **forward_roles)
+        consumers = self.values // 16 if self.hopper else self.consumers
+        launch("chunk_forward", self.values, grid, 32 * (self.producers + consumers), Forward(
+            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale),
+            **{**roles, "HOPPER": self.hopper, "CONSUMERS": consumers})
         shape.segment_chunks //= self.shorter
 
         d_initial, state_gradients, plain_gradients = floats("dS0", self.count, H, K, V), saved("state gradients"), marks("plain gradients")
@@ -185,7 +190,8 @@ class ChunkCase(Case):
         backward = Backward(
             Shape(sequences, H, group, K, V, self.chunks, 1), *map(emulate.view, (q, k, v, g, do, *gradients)),
             *map(address, (states, state_gradients, plain, plain_gradients)), self.value_tiles * self.values, self.scale, blocks)
-        launch("chunk_backward", self.all_values, blocks, 32 * self.backward_warps, backward, BACKWARD_WARPS=self.backward_warps)
+        launch("chunk_backward", self.all_values, blocks, 32 * self.backward_warps, backward, BACKWARD_WARPS=self.backward_warps,
+               HOPPER=self.hopper, STATE_SLOTS=self.state_slots if self.hopper else 2)
         launch("chunk_backward_pairs", self.all_values, min(blocks, MULTIPROCESSORS), self.pairs_threads, backward)
 
         dq, dk, dv, dg = gradients
@@ -280,6 +286,10 @@ class GlaChunkTests(_ChunkTests):
         for gates in ("none", "weak", "-5", "resets", "wide", "half"):
             with self.subTest(gates):
                 self.check(ChunkCase(64, 64, T=140, H=1, gates=gates, hopper=True, forward_chunk=32))
+
+    def test_hopper_more_warps(self):
+        self.check(ChunkCase(128, 64, T=100, H=1, hopper=True, backward_warps=16, state_slots=8))
+        self.check(ChunkCase(256, 64, T=70, H=1, hopper=True, backward_warps=16, state_slots=5, all_values=256))
 
     def test_hopper_layouts(self):
         offsets = [0, 20, 20, 170, 171]

@@ -28,9 +28,10 @@ class Backward(ctypes.Structure):
 class SmallCase(Case):
     """A call of the kernels for small heads, with the launches of GlaSmallKernels.cs."""
 
-    def __init__(self, K, V, *, warps=4, blocks=2, **options):
+    def __init__(self, K, V, *, warps=4, blocks=2, cluster=None, **options):
         super().__init__(K, V, **{"element": "bf16", **options})
         self.warps, self.blocks = warps, blocks
+        self.cluster = cluster  # the kernel of clusters is to run forward: its WARPS, BLOCKS and CLUSTER
         self.length = self.q.shape[1] if self.offsets is None else int(np.diff(self.offsets).max())
         self.keys, self.values = (8 if size <= 8 else 16 for size in (K, V))
 
@@ -54,11 +55,11 @@ class SmallCase(Case):
         def address(array):
             return None if array is None else array.ctypes.data
 
-        def launch(kernel, parameters, shared=0, **defines):
+        def launch(kernel, parameters, shared=0, grid=self.count * H, **defines):
             defines = {"TYPE": self.element, "GATE_TYPE": self.gate, "KEY_TILE": self.keys, "VALUE_TILE": self.values,
                        "WARPS": self.warps, "VECTOR": vector, **defines}
-            emulate.launch(GLA / f"small_{kernel}.cu", f"gla_small_{kernel}", defines, self.count * H, 32 * defines["WARPS"],
-                           shared, parameters, seed=self.seed, buffers=buffers)
+            emulate.launch(GLA / f"small_{kernel}.cu", f"gla_small_{kernel}", defines, grid, 32 * defines["WARPS"], shared,
+                           parameters, seed=self.seed, buffers=buffers, in_order=self.cluster is not None)
 
         q, k, v, do = (tensor(n, x, self.element) for n, x in (("q", self.q), ("k", self.k), ("v", self.v), ("do", self.do)))
         g, o = tensor("g", self.g, self.gate), output("o", V, self.element)
@@ -74,10 +75,15 @@ class SmallCase(Case):
         states = floats("states", np.full((slots, H, 16 * self.keys), np.nan))
 
         token_bytes = 2 * (2 * self.keys + self.values) + self.keys * (4 if self.gate == "float" else 2)
-        warps = max(self.warps // 2, 4)
-        launch("forward", Forward(
-            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (initial, final, states)), self.scale),
-            BLOCK_TOKENS * warps * self.blocks * token_bytes, WARPS=warps, BLOCKS=self.blocks, SAVED_EVERY=saved_tokens)
+        forward = Forward(shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (initial, final, states)), self.scale)
+        if self.cluster:
+            warps, blocks, cluster = self.cluster
+            launch("forward_cluster", forward, warps * blocks * 4096, (cluster * self.count, H // 4), WARPS=warps, BLOCKS=blocks,
+                   CLUSTER=cluster, SAVED_EVERY=saved_tokens)
+        else:
+            warps = max(self.warps // 2, 4)
+            launch("forward", forward, BLOCK_TOKENS * warps * self.blocks * token_bytes, WARPS=warps, BLOCKS=self.blocks,
+                   SAVED_EVERY=saved_tokens)
         results = {"o": fetch(o, self.element), "final": final}
         gradients = [output(name, size, kind) for name, size, kind in (
             ("dq", K, self.element), ("dk", K, self.element), ("dv", V, self.element), ("dg", K, self.gate))]
@@ -155,6 +161,20 @@ class GlaSmallTests(unittest.TestCase):
         for seed in range(6):
             with self.subTest(seed):
                 self.check(SmallCase(8, 8, T=200, H=1, seed=seed))
+
+    def test_clusters(self):
+        for warps, blocks, cluster, T in ((8, 1, 1, 20), (8, 1, 4, 400), (9, 2, 3, 702)):
+            for gates in ("normal", "mixed", "-20"):
+                with self.subTest(warps=warps, blocks=blocks, cluster=cluster, gates=gates):
+                    case = SmallCase(8, 8, B=2, T=T, H=4, Hkv=2, cluster=(warps, blocks, cluster), gates=gates)
+                    self.check(case, without=("dg",) if gates == "-20" else ())
+
+    def test_clusters_packed(self):
+        offsets = [0, 0, 20, 20, 170, 171, 171]
+        for seed in range(4):
+            with self.subTest(seed):
+                self.check(SmallCase(8, 8, T=171, H=8, Hkv=8, offsets=offsets, reverse=True, gates="resets", seed=seed,
+                                     element="fp16", cluster=(8, 2, 1), states=seed < 2))
 
     def test_far_frames(self):
         # In range each, but their decays together are not; and a way to the middle that would lose the state.

@@ -25,15 +25,16 @@ class Case:
     """A call with random inputs; what it should give, in float64, and what the kernels give."""
 
     def __init__(self, E=32, N=16, B=1, T=40, G=1, z=True, d=True, bias=True, softplus=True, states=True, offsets=None,
-                 strength=1.0, shift=-1.0, element="float", gap=0, segments=1, backward_segments=1, narrow=False, long=False,
-                 log=False, seed=0):
+                 strength=1.0, shift=-1.0, element="float", gap=0, segments=1, backward_segments=1, parts=1, narrow=False,
+                 long=False, log=False, seed=0):
         random = np.random.default_rng([E, N, T, seed])
         normal = lambda *shape: random.standard_normal(shape)
         wide = lambda x: fetch(store(x, element), element)
         single = lambda x: x.astype(np.float32).astype(np.float64)
         self.element, self.gap, self.seed, self.narrow, self.long = element, gap, seed, narrow, long
         self.log = log
-        self.segments, self.backward_segments, self.offsets, self.softplus = segments, backward_segments, offsets, softplus
+        self.segments, self.backward_segments, self.parts = segments, backward_segments, parts
+        self.offsets, self.softplus = offsets, softplus
         self.count = B if offsets is None else len(offsets) - 1
         self.u, self.dy = wide(normal(B, T, E)), wide(normal(B, T, E))
         self.delta = wide((normal(B, T, E) + shift) * strength if softplus else np.abs(normal(B, T, E)) * 0.2 * strength)
@@ -125,12 +126,17 @@ class Case:
         aligned = E // G % 8 == 0 and N % 8 == 0 and self.gap * (4 if element == "float" else 2) % 16 == 0
         states = (self.count, E, N)
 
-        def scan(segments):
-            steps = -(-length // segments // SAVED_STEPS) * SAVED_STEPS
-            steps = max(SAVED_STEPS, steps if steps * segments >= length else steps + SAVED_STEPS)
+        def scan(segments, of_parts=False):
+            parts = self.parts if segments > 1 else 1
+            unit = SAVED_STEPS * parts
+            steps = max(1, -(-length // segments // unit)) * unit
+            steps = steps if steps * segments >= length else steps + unit
+            if of_parts:
+                segments, steps = segments * parts, steps // parts
             return launcher.Scan(
                 view(u), view(delta), view(z), view(b), view(c), address(a), address(d), address(bias),
-                emulate.Sequences(address(offsets), self.count, length, 0), E, E // G, N, segments, steps, G, int(self.log))
+                emulate.Sequences(address(offsets), self.count, length, 0), E, E // G, N, segments, steps, G, int(self.log),
+                parts)
 
         tile = launcher.Tile(element, z is not None, self.softplus, 8 if aligned else 1)
         slices = -(-N // launcher.SLICE)
@@ -144,13 +150,16 @@ class Case:
             """The state before each segment, or the gradient of that after it."""
             if segments == 1:
                 return start
-            joined, sums = unknown(self.count, segments, E, N), unknown(self.count, segments, E)
-            launch("segment_state", tile, self.count * segments * tile.blocks(E, G) * slices, tile.state_bytes,
-                   launcher.SegmentState(scan(segments), view(dy), joined.ctypes.data, sums.ctypes.data), BACKWARD=int(backward))
+            parts = segments * self.parts
+            joined, sums = unknown(self.count, parts, E, N), unknown(self.count, parts, E)
+            launch("segment_state", tile, self.count * parts * tile.blocks(E, G) * slices, tile.state_bytes,
+                   launcher.SegmentState(scan(segments, True), view(dy), joined.ctypes.data, sums.ctypes.data),
+                   BACKWARD=int(backward))
             emulate.launch(SCAN / "segment_join.cu", "selective_scan_segment_join", None, -(-self.count * E * N // 256), 256, 0,
                            launcher.SegmentJoin(joined.ctypes.data, sums.ctypes.data, address(a), address(start), self.count,
-                                                E, N, segments, int(backward), int(self.log)), seed=self.seed)
-            return joined
+                                                E, N, parts, self.parts, int(backward), int(self.log)), seed=self.seed)
+            keep.append(joined)
+            return joined.reshape(-1)[(self.parts - 1) * E * N if backward else 0:]
 
         running = lambda segments: address(unknown(self.count * segments, E, N)) if slices > 1 else None
         y, saved = result(), unknown(B * T // SAVED_STEPS + self.count, E, N)
@@ -165,13 +174,15 @@ class Case:
         du, ddelta, dz = result(), result(), None if z is None else result()
         parts = self.count * self.backward_segments
         d_initial, da, dd, dbias = unknown(*states), unknown(parts, E, N), unknown(parts, E), unknown(parts, E)
-        db, dc = (unknown(tile.group_blocks(E, G), B, T, G, N) for _ in range(2))
+        kept = "bf16" if element == "bf16" else "float"
+        db, dc = (emulate.guarded(store(np.full((tile.group_blocks(E, G), B, T, G, N), np.nan), kept)) for _ in range(2))
         launch("scan_backward", tile, parts * tile.blocks(E, G), tile.backward_bytes, launcher.Backward(
             scan(self.backward_segments), view(dy), view(du), view(ddelta), view(dz), address(saved),
             address(join(self.backward_segments, final_gradient, True)), address(d_initial), running(self.backward_segments),
             address(da), address(dd), address(dbias), address(db), address(dc), B * T))
         results |= {"du": fetch(du, element), "ddelta": fetch(ddelta, element), "d_initial": d_initial}
-        results |= {name: x.sum(0, np.float64) for name, x in (("da", da), ("db", db), ("dc", dc), ("dd", dd), ("dbias", dbias))}
+        results |= {name: x.sum(0, np.float64) for name, x in (("da", da), ("db", fetch(db, kept)), ("dc", fetch(dc, kept)),
+                                                                ("dd", dd), ("dbias", dbias))}
         if z is not None:
             results["dz"] = fetch(dz, element)
         return results
@@ -240,6 +251,12 @@ class SelectiveScanTests(unittest.TestCase):
                 with self.subTest(T=T, segments=segments, N=N):
                     self.check(Case(N=N, T=T, B=2, segments=segments, backward_segments=segments, seed=segments))
         self.check(Case(offsets=[0, 0, 1, 70, 70, 190], T=190, segments=3, backward_segments=4, z=False))
+
+    def test_parts_of_segments(self):
+        for N, element in ((16, "bf16"), (20, "float")):
+            with self.subTest(N=N, element=element):
+                self.check(Case(N=N, T=200, B=2, segments=2, backward_segments=3, parts=2, element=element))
+        self.check(Case(offsets=[0, 0, 1, 70, 70, 330], T=330, segments=2, backward_segments=2, parts=4, E=40))
 
     def test_narrow_blocks(self):
         for T in (1, 16, 40, 64, 130):

@@ -23,6 +23,8 @@ constexpr float MAX_FACTOR = 125.f;
 // Log-decays as stored to base 2, limited. NaN stays NaN.
 __device__ __forceinline__ float log2_decay(float g) { return max_nan(g * LOG2E, MIN_LOG2_DECAY); }
 
+__device__ __forceinline__ bool is_limited(float g) { return g * LOG2E < MIN_LOG2_DECAY; }
+
 // Two neighbouring log-decays of a tile.
 template <class G, int ROWS, int COLS>
 __device__ __forceinline__ float2 load_gates(const PlainTile<G, ROWS, COLS>& tile, int row, int col) {
@@ -34,16 +36,14 @@ __device__ __forceinline__ float2 load_gates(const PlainTile<G, ROWS, COLS>& til
     }
 }
 
-// The same from global memory, two of `cols` with VEC known to be aligned.
-template <int VEC, class G> __device__ __forceinline__ float2 load_gates(const G* from, int cols) {
-    if constexpr (VEC == 1) {
-        return make_float2(to_float(from[0]), cols > 1 ? to_float(from[1]) : 0.f);
-    } else if constexpr (sizeof(G) == 4) {
-        return *reinterpret_cast<const float2*>(from);
-    } else {
-        u32 pair = *reinterpret_cast<const u32*>(from);
-        return make_float2(Pair<G>::low(pair), Pair<G>::high(pair));
-    }
+// The same from global memory as they are stored, two of `cols` with VEC known to be aligned.
+template <int VEC, class G> __device__ __forceinline__ typename Pair<G>::Type load_pair(const G* from, int cols) {
+    if constexpr (VEC > 1)
+        return *reinterpret_cast<const typename Pair<G>::Type*>(from);
+    else if constexpr (sizeof(G) == 4)
+        return make_float2(from[0], cols > 1 ? from[1] : 0.f);
+    else
+        return from[0].bits | (cols > 1 ? (u32)from[1].bits << 16 : 0);
 }
 
 // One thread's part of a chunk's decays: two neighbouring key channels over a strip of rows. THREADS threads cover C x K.
@@ -126,7 +126,8 @@ template <int C, int K, int THREADS> struct ChunkGates {
 
     // 2^(sign (G - origin)) of row `i` of the strip.
     __device__ __forceinline__ float2 decay(int i, float sign, const float (&origin)[2]) const {
-        return make_float2(pow2(sign * (sum[i][0] + before[0] - origin[0])), pow2(sign * (sum[i][1] + before[1] - origin[1])));
+        return make_float2(pow2(sign * (sum[i][0] + (before[0] - origin[0]))),
+                           pow2(sign * (sum[i][1] + (before[1] - origin[1]))));
     }
 
     // x 2^(sign (G - origin)) factor, in place: from numbers of type T to operands.

@@ -37,29 +37,46 @@ template <int C> struct GlaChunk {
 };
 
 // The chunk's log-decays, from global memory: they are needed at the beginning and at the end. meanwhile() is called while they
-// are on their way. Bit 2 i + c of the result tells that number c of row i was limited and so has no gradient.
+// are on their way. The result tells whether some of the thread's were limited and so have no gradient.
 template <class G, int VEC, int C, int K, int THREADS, class Meanwhile>
-__device__ __forceinline__ u64 load_gates(const GlaChunkBackward& p, const GlaChunk<C>& chunk, ChunkGates<C, K, THREADS>& gates,
+__device__ __forceinline__ bool load_gates(const GlaChunkBackward& p, const GlaChunk<C>& chunk, ChunkGates<C, K, THREADS>& gates,
                                           Meanwhile meanwhile) {
     typedef ChunkGates<C, K, THREADS> Gates;
     auto g = chunk.template rows_of<G>(p.g, chunk.kv_head);
     int cols = p.shape.key_size - gates.col;
-    const G* from = g[chunk.first + min(gates.row, chunk.rows - 1)] + (cols > 0 ? gates.col : 0);
-    float2 pairs[Gates::ROWS];
+    const G* from = g[chunk.first + gates.row] + gates.col;
+    typename Pair<G>::Type pairs[Gates::ROWS];
+    if (chunk.rows == C && p.shape.key_size == K) // without conditions
 #pragma unroll
-    for (int i = 0; i < Gates::ROWS;
-         i++) {  // without conditions, so that all are under way at once; beyond the end the last row again
-        pairs[i] = load_gates<VEC>(from, cols);
-        if (gates.row + i + 1 < chunk.rows) from += g.stride;
-    }
+        for (int i = 0; i < Gates::ROWS; i++, from += g.stride) pairs[i] = load_pair<VEC>(from, 2);
+    else
+#pragma unroll
+        for (int i = 0; i < Gates::ROWS; i++, from += g.stride)
+            pairs[i] = gates.row + i < chunk.rows && cols > 0 ? load_pair<VEC>(from, cols) : typename Pair<G>::Type{};
     meanwhile();
-    u64 limited = 0;
+    float lowest = 0.f;
     gates.sum_up([&](int row, int) {
-        float2 pair = row < chunk.rows && cols > 0 ? pairs[row - gates.row] : make_float2(0.f, 0.f);
-        limited |= (u64)((pair.x * LOG2E < MIN_LOG2_DECAY) | (pair.y * LOG2E < MIN_LOG2_DECAY) << 1) << 2 * (row - gates.row);
-        return pair;
+        float x = Pair<G>::low(pairs[row - gates.row]), y = Pair<G>::high(pairs[row - gates.row]);
+        lowest = fminf(lowest, fminf(x, y));
+        return make_float2(x, y);
     });
-    return limited;
+    return is_limited(lowest);
+}
+
+// Makes the gradients of limited log-decays 0.
+template <class G, int VEC, int C, int K, int THREADS>
+__device__ __forceinline__ void clear_limited(const GlaChunkBackward& p, const GlaChunk<C>& chunk,
+                                              const ChunkGates<C, K, THREADS>& gates,
+                                              float (&grads)[ChunkGates<C, K, THREADS>::ROWS][2]) {
+    auto g = chunk.template rows_of<G>(p.g, chunk.kv_head);
+    int cols = p.shape.key_size - gates.col;
+#pragma unroll
+    for (int i = 0; i < ChunkGates<C, K, THREADS>::ROWS; i++) {
+        if (gates.row + i >= chunk.rows || cols <= 0) continue;
+        auto pair = load_pair<VEC>(g[chunk.first + gates.row + i] + gates.col, cols);
+        if (is_limited(Pair<G>::low(pair))) grads[i][0] = 0.f;
+        if (is_limited(Pair<G>::high(pair))) grads[i][1] = 0.f;
+    }
 }
 
 // Begins to copy the chunk's rows of one tensor and head.

@@ -157,7 +157,12 @@ __device__ __forceinline__ u32 transpose_8x8(u32 x) {
     return y;
 }
 
-// The way back to shared memory, as ldmatrix_x4_trans; Hopper only.
+// The way back to shared memory, as ldmatrix_x4 and ldmatrix_x4_trans; Hopper only.
+__device__ __forceinline__ void stmatrix_x4(u32 row, const u32 (&r)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(r[0]), "r"(r[1]), "r"(r[2]),
+                 "r"(r[3])
+                 : "memory");
+}
 __device__ __forceinline__ void stmatrix_x4_trans(u32 row, const u32 (&r)[4]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(r[0]), "r"(r[1]),
                  "r"(r[2]), "r"(r[3])

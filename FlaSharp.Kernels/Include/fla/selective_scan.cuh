@@ -57,6 +57,7 @@ struct SelectiveScan {
     int segments, segment_steps;           // parts of each sequence, for blocks of their own; steps in each but the last
     int groups;                            // G
     int is_log;                            // whether a is log(-A)
+    int parts;                             // of a segment: a state of segment_state.cu for each
 };
 
 // What a block works on.
@@ -190,15 +191,14 @@ private:
 
 // log(1 + x) for x in [0, 1], to 2e-7 of itself. 1 + x would lose the digits of a small x.
 __device__ __forceinline__ float log_of_one_plus(float x) {
-    float y = 0.0052326415f;
-    y = fmaf(y, x, -0.029505027f);
-    y = fmaf(y, x, 0.078225605f);
-    y = fmaf(y, x, -0.13663217f);
-    y = fmaf(y, x, 0.19105993f);
-    y = fmaf(y, x, -0.24842979f);
-    y = fmaf(y, x, 0.33319098f);
-    y = fmaf(y, x, -0.49999493f);
-    y = fmaf(y, x, 0.99999994f);
+    float y = -0.008539183f;
+    y = fmaf(y, x, 0.044089537f);
+    y = fmaf(y, x, -0.10768157f);
+    y = fmaf(y, x, 0.17745231f);
+    y = fmaf(y, x, -0.24495459f);
+    y = fmaf(y, x, 0.33275479f);
+    y = fmaf(y, x, -0.49997404f);
+    y = fmaf(y, x, 0.99999982f);
     return x * y;
 }
 

@@ -24,4 +24,11 @@ template <class Tile> __device__ __forceinline__ u64 operand_transposed(const Ti
     return operand_at(tile, row, col, Tile::ROWS * Tile::PITCH); // from panel to panel
 }
 
+// An operand in blocks of 8 x 8 numbers, each of 128 bytes: `lead` bytes from block to block along its 16 columns, `stride` along
+// its rows. The rows of a block are its own or, of a transposed one, its columns.
+constexpr u32 BLOCK_BYTES = 128;
+__device__ __forceinline__ u64 block_operand(u32 address, u32 lead, u32 stride) {
+    return (u64)(stride / 16) << 32 | (lead / 16 << 16) + address / 16;
+}
+
 } // namespace fla

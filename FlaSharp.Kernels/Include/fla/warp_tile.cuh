@@ -21,10 +21,29 @@ template <int ROWS, int COLS> struct FloatTile {
     static __device__ __forceinline__ int key(int row) { return row & (PIECES < 8 ? PIECES - 1 : 7); }
 };
 
-// Fragment is what an operand is in a warp's registers, of numbers of type T.
-template <int ROWS, int COLS, int WARPS, class Fragment = u32[4], class T = bf16> struct WarpTile {
-    // Wide rectangles need the fewest operand loads; narrow products leave no choice, the smallest ones leave warps without work.
-    static constexpr int ROW_WARPS = COLS >= 16 * (WARPS / 2) ? 2 : ROWS / 16,
+// Sums each of the first COUNT numbers over the lanes that differ in the binary digits MASK, MASK / 2 ... LAST. With every digit,
+// as long as more than one number is left, a lane keeps half of them: those from the result on, which become the first ones.
+template <int MASK, int LAST, int COUNT, int N> __device__ __forceinline__ int sum_over_lanes(float (&x)[N], int lane) {
+    constexpr int KEPT = COUNT > 1 ? COUNT / 2 : 1;
+    bool upper = COUNT > 1 && (lane & MASK);
+#pragma unroll
+    for (int i = 0; i < KEPT; i++) {
+        float kept = upper ? x[i + COUNT - KEPT] : x[i], given = upper ? x[i] : x[i + COUNT - KEPT];
+        x[i] = kept + __shfl_xor_sync(~0u, given, MASK);
+    }
+    int first = upper ? KEPT : 0;
+    if constexpr (MASK > LAST) first += sum_over_lanes<MASK / 2, LAST, KEPT>(x, lane);
+    return first;
+}
+
+// Wide rectangles need the fewest operand loads; narrow products leave no choice, the smallest ones leave warps without work.
+constexpr int row_warps(int rows, int cols, int warps) { return cols >= 16 * (warps / 2) ? 2 : rows / 16; }
+
+// Fragment is what an operand is in a warp's registers, of numbers of type T. With as many ROW_WARPS as warps the accumulators
+// are those of Hopper's products.
+template <int ROWS, int COLS, int WARPS, class Fragment = u32[4], class T = bf16, int ROW_WARPS_ = row_warps(ROWS, COLS, WARPS)>
+struct WarpTile {
+    static constexpr int ROW_WARPS = ROW_WARPS_,
                          COL_WARPS = WARPS / ROW_WARPS < COLS / 16 ? WARPS / ROW_WARPS : COLS / 16;
     static constexpr int ROW_TILES = ROWS / 16 / ROW_WARPS, COL_TILES = COLS / 16 / COL_WARPS;
 

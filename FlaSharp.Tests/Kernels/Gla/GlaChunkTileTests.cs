@@ -149,6 +149,29 @@ public sealed class GlaChunkTileTests
         Assert.False(elsewhere.UsesHopper);
     }
 
+    [Theory]
+    [InlineData(64, 64, BFloat16, true, 4)] // all of them
+    [InlineData(128, 128, BFloat16, true, 4)]
+    [InlineData(256, 256, BFloat16, true, 5)] // whose forward pass does without
+    [InlineData(100, 200, BFloat16, true, 8)]
+    [InlineData(128, 128, Float32, false, 2)]
+    [InlineData(32, 128, BFloat16, false, 2)]
+    [InlineData(128, 32, BFloat16, false, 2)]
+    public void On_Hopper_backward_takes_products_of_four_warps(
+        int keySize, int valueSize, object element, bool usesHopper, int slots)
+    {
+        var type = (ElementType)element;
+        var tile = GlaChunkTile.Choose(keySize, valueSize, type, type, true, CompilerTarget.Sm90a, out _)!;
+        var variant = tile.Backward(8);
+        Assert.Equal(usesHopper, tile.BackwardUsesHopper);
+        Assert.Equal((usesHopper ? 1 : 0, slots), (Define(variant, "HOPPER"), Define(variant, "STATE_SLOTS")));
+
+        var portable = tile with { IsPortable = true };
+        Assert.Equal((0, 2), (Define(portable.Backward(8), "HOPPER"), Define(portable.Backward(8), "STATE_SLOTS")));
+        Assert.Equal(variant.Threads, portable.Backward(8).Threads);
+        Assert.Equal(tile.BackwardPairs(8), portable.BackwardPairs(8));
+    }
+
     [Fact]
     public void Backward_has_all_values_in_one_block()
     {

@@ -1,3 +1,4 @@
+using FlaSharp.Kernels.Runtime;
 using FlaSharp.Kernels.SelectiveScan;
 using Xunit;
 
@@ -26,17 +27,20 @@ public sealed class SelectiveScanCutTests
     }
 
     [Theory]
-    [InlineData(1536, 8, 2048, 1)]
-    [InlineData(6336, 1, 4096, 1)] // 198 blocks: three for two multiprocessors
-    [InlineData(6304, 1, 4096, 4)]
-    [InlineData(4096, 1, 8192, 6)]
-    [InlineData(2048, 1, 65536, 12)]
-    [InlineData(32, 1, 300, 1)]
-    public void Backward_time_is_cut_where_multiprocessors_have_a_single_block(
-        long channels, long sequences, int length, int segments)
+    [InlineData(1536, 8, 2048, 1, 1)] // 384 blocks, and room for 528
+    [InlineData(8448, 1, 4096, 2, 4)]
+    [InlineData(2048, 4, 4096, 2, 4)]
+    [InlineData(4096, 1, 8192, 4, 4)]
+    [InlineData(2048, 1, 65536, 8, 4)]
+    [InlineData(2048, 1, 1500, 5, 2)]
+    [InlineData(32, 1, 512, 2, 2)]
+    [InlineData(32, 1, 300, 1, 1)]
+    public void Backward_time_is_cut_into_as_many_blocks_as_there_is_room_for(
+        long channels, long sequences, int length, int segments, int parts)
     {
-        var cut = SelectiveScanCut.Backward(channels, 1, sequences, length, 132);
+        var cut = SelectiveScanCut.Backward(channels, 1, sequences, length, 132, ElementType.BFloat16);
         Assert.False(cut.IsNarrow);
+        Assert.Equal(parts, cut.Parts);
         Covers(cut, segments, length);
     }
 
@@ -46,13 +50,19 @@ public sealed class SelectiveScanCutTests
     [InlineData(20, 33, 2, 32)]
     [InlineData(1, 33, 1, 64)]
     [InlineData(5, 0, 1, 32)]
-    public void Segments_are_equal(int wanted, int length, int count, int steps) =>
-        Assert.Equal(new SelectiveScanCut(true, count, steps), SelectiveScanCut.Of(true, wanted, length));
+    [InlineData(3, 320, 3, 128, 2)]
+    [InlineData(3, 320, 3, 128, 4)]
+    public void Segments_are_equal(int wanted, int length, int count, int steps, int parts = 1) =>
+        Assert.Equal(new SelectiveScanCut(true, count, steps, parts), SelectiveScanCut.Of(true, wanted, length, parts));
+
+    [Fact]
+    public void A_single_segment_has_no_parts() =>
+        Assert.Equal(new SelectiveScanCut(true, 1, 96), SelectiveScanCut.Of(true, 2, 1, 3));
 
     private static void Covers(SelectiveScanCut cut, int segments, int length)
     {
         Assert.Equal(segments, cut.Segments);
-        Assert.Equal(0, cut.Steps % SelectiveScanTile.SavedSteps);
+        Assert.Equal(0, cut.Steps % (cut.Parts * SelectiveScanTile.SavedSteps));
         Assert.True((long)cut.Segments * cut.Steps >= length, cut.ToString());
         Assert.True(length == 0 || (cut.Segments - 1) * cut.Steps < length, $"{cut}: the last one is empty.");
     }

@@ -116,17 +116,26 @@ __forceinline__ u32 transpose_8x8(u32 x) {
 
 struct MatrixRow { u16* row; u32 r[4]; };
 
+template <bool TRANSPOSED> inline void store_matrices(const void* const* in, void* const*, u32 mask) {
+    using namespace emulator;
+    if (mask != ~0u) fail("stmatrix in a warp of fewer than 32 threads");
+    for (int lane = 0; lane < WARP; lane++)
+        for (int matrix = 0; matrix < 4; matrix++)
+            for (int half = 0; half < 2; half++) {
+                int major = lane / 4, minor = 2 * (lane % 4) + half;
+                input_of<MatrixRow>(in, 8 * matrix + (TRANSPOSED ? minor : major)).row[TRANSPOSED ? major : minor] =
+                    input_of<MatrixRow>(in, lane).r[matrix] >> 16 * half & 0xffffu;
+            }
+}
+
+__forceinline__ void stmatrix_x4(u32 row, const u32 (&r)[4]) {
+    MatrixRow input{(u16*)emulator::shared_pointer("stmatrix_x4", row, 16), {r[0], r[1], r[2], r[3]}};
+    emulator::collective<MatrixRow, int>("stmatrix_x4", 0, ~0u, input, store_matrices<false>);
+    emulator::note_write(input.row, 16);
+}
 __forceinline__ void stmatrix_x4_trans(u32 row, const u32 (&r)[4]) {
     MatrixRow input{(u16*)emulator::shared_pointer("stmatrix_x4_trans", row, 16), {r[0], r[1], r[2], r[3]}};
-    emulator::collective<MatrixRow, int>("stmatrix_x4_trans", 0, ~0u, input, [](const void* const* in, void* const*, u32 mask) {
-        using namespace emulator;
-        if (mask != ~0u) fail("stmatrix in a warp of fewer than 32 threads");
-        for (int lane = 0; lane < WARP; lane++)
-            for (int matrix = 0; matrix < 4; matrix++)
-                for (int half = 0; half < 2; half++)
-                    input_of<MatrixRow>(in, 8 * matrix + 2 * (lane % 4) + half).row[lane / 4] =
-                        input_of<MatrixRow>(in, lane).r[matrix] >> 16 * half & 0xffffu;
-    });
+    emulator::collective<MatrixRow, int>("stmatrix_x4_trans", 0, ~0u, input, store_matrices<true>);
     emulator::note_write(input.row, 16);
 }
 

@@ -11,11 +11,16 @@ inline void fence_for_products() { emulator::fence_writes(); }
 template <class T> inline float operand_element(u64 operand, bool transposed, u32 row, u32 k) {
     u32 swizzle = operand >> 62, width = 256u >> swizzle, start = (operand & 0x3fff) << 4; // width: of the pattern, in bytes
     u32 lead = (operand >> 16 & 0x3fff) << 4, stride = (operand >> 32 & 0x3fff) << 4;
-    if (swizzle == 0 || operand & 0x3fffc000c000c000ull)
-        emulator::fail("wgmma: the operand 0x%016llx is not one of ours", operand);
-    u32 address = start + (transposed ? row / (width / 2) * lead + k / 8 * stride + k % 8 * width + row % (width / 2) * 2
-                                      : row / 8 * stride + row % 8 * width + k * 2);
-    address ^= (address >> 7 & (width / 16 - 1)) << 4;
+    if (operand & 0x3fffc000c000c000ull) emulator::fail("wgmma: the operand 0x%016llx is not one of ours", operand);
+    u32 address = start;
+    if (swizzle == 0) { // blocks of 8 x 8
+        u32 within = transposed ? k % 8 * 16 + row % 8 * 2 : row % 8 * 16 + k % 8 * 2;
+        address += row / 8 * stride + k / 8 * lead + within;
+    } else {
+        address += transposed ? row / (width / 2) * lead + k / 8 * stride + k % 8 * width + row % (width / 2) * 2
+                              : row / 8 * stride + row % 8 * width + k * 2;
+        address ^= (address >> 7 & (width / 16 - 1)) << 4;
+    }
     u16 bits;
     memcpy(&bits, emulator::shared_pointer("wgmma", address, 2), 2);
     emulator::check_fenced("wgmma", address);
