@@ -11,6 +11,5 @@ namespace FlaSharp.Kernels.SelectiveScan;
 /// <param name="A">[E, N]: A, or log(-A).</param>
 /// <param name="D">[E], or 0.</param>
 /// <param name="DeltaBias">[E], or 0.</param>
-/// <param name="AIsLog">Whether A is given as log(-A).</param>
 internal readonly record struct SelectiveScanInputs(
-    TensorView U, TensorView Delta, TensorView Z, TensorView B, TensorView C, nint A, nint D, nint DeltaBias, bool AIsLog);
+    TensorView U, TensorView Delta, TensorView Z, TensorView B, TensorView C, nint A, nint D, nint DeltaBias);

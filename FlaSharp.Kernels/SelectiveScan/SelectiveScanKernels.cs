@@ -60,6 +60,9 @@ internal sealed class SelectiveScanKernels
 
     public required bool HasSoftplus { get; init; }
 
+    /// <summary>Whether A is given as log(-A).</summary>
+    public required bool AIsLog { get; init; }
+
     /// <summary>Another cut than the one that keeps the GPU busy; null for that.</summary>
     public SelectiveScanCut? Cut { get; init; }
 
@@ -208,7 +211,7 @@ internal sealed class SelectiveScanKernels
         Segments = cut.Segments,
         SegmentSteps = cut.Steps,
         Groups = Groups,
-        IsLog = inputs.AIsLog ? 1 : 0,
+        IsLog = AIsLog ? 1 : 0,
         Parts = cut.Parts,
     };
 

@@ -26,7 +26,7 @@ internal sealed class SelectiveScanCudaFunction(
     /// <param name="saved">The inputs, the states on the way, and the offsets.</param>
     protected override Tensor?[] Forward(Tensor?[] inputs, SavedTensors? saved)
     {
-        var call = new Call(inputs, sequences, sequences.OffsetsOn(inputs[0]!.device), aIsLog);
+        var call = new Call(inputs, sequences, sequences.OffsetsOn(inputs[0]!.device));
         var (kernels, initialState) = (Kernels(call), inputs[8]?.Dense());
         var taken = kernels.ForwardCut;
         var y = Scratch.Dense(call.U, call.U.dtype);
@@ -48,7 +48,7 @@ internal sealed class SelectiveScanCudaFunction(
         var inputs = new Tensor?[InputCount];
         for (var i = 0; i < InputCount; i++)
             inputs[i] = saved[i];
-        var call = new Call(inputs, sequences, saved[InputCount + 1], aIsLog);
+        var call = new Call(inputs, sequences, saved[InputCount + 1]);
         var (kernels, needs) = (Kernels(call), saved.NeedsGrad);
         var taken = kernels.BackwardCut;
         var gradY = gradOutputs[0]?.DenseChannels() ?? zeros_like(call.U);
@@ -93,6 +93,7 @@ internal sealed class SelectiveScanCudaFunction(
         States = call.StateSize,
         Element = call.U.dtype.Element()!.Value,
         HasSoftplus = deltaSoftplus,
+        AIsLog = aIsLog,
         Cut = cut,
     };
 
@@ -103,14 +104,14 @@ internal sealed class SelectiveScanCudaFunction(
         private readonly Tensor? _d, _bias;
         private readonly Sequences _sequences;
 
-        public Call(Tensor?[] inputs, Sequences sequences, Tensor? offsets, bool aIsLog)
+        public Call(Tensor?[] inputs, Sequences sequences, Tensor? offsets)
         {
             (_sequences, Offsets) = (sequences, offsets);
             (U, _delta, Z) = (inputs[0]!.DenseChannels(), inputs[1]!.DenseChannels(), inputs[6]?.DenseChannels());
             (B, _c) = (Dense(inputs[3]!), Dense(inputs[4]!));
             (_a, _d, _bias) = (inputs[2]!.Dense(), inputs[5]?.Dense(), inputs[7]?.Dense());
             Inputs = new SelectiveScanInputs(U.TokenView(), _delta.TokenView(), Z.TokenView(), View(B), View(_c),
-                TensorPointer.Of(_a), TensorPointer.Of(_d), TensorPointer.Of(_bias), aIsLog);
+                TensorPointer.Of(_a), TensorPointer.Of(_d), TensorPointer.Of(_bias));
         }
 
         public SelectiveScanInputs Inputs { get; }
