@@ -16,6 +16,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import tempfile
 import time
 import xml.etree.ElementTree as xml
 
@@ -90,8 +91,9 @@ def run_sanitizer(bundle: pathlib.Path, out: pathlib.Path, tool: str, grid: str,
 def run_main_job(bundle: pathlib.Path, out: pathlib.Path, layer: str, kernels: bool, arguments: list[str]) -> dict:
     command = ["LanguageModel", "--layer", layer, "--device", "cuda", *arguments]
     name = layer if kernels else f"{layer}-reference"
-    output, code, seconds = run(bundle, out / f"main-{name}.log", [*command, "--out", str(out / f"run-{name}")],
-                                **({} if kernels else {"FLASHARP_DISABLE_KERNELS": "1"}))
+    with tempfile.TemporaryDirectory() as folder:  # the checkpoint is large, and no part of the record
+        output, code, seconds = run(bundle, out / f"main-{name}.log", [*command, "--out", folder],
+                                    **({} if kernels else {"FLASHARP_DISABLE_KERNELS": "1"}))
     final = FINAL.search(output)
     return {
         "layer": layer, "kernels": kernels, "command": " ".join(command), "exit_code": code, "seconds": seconds,
