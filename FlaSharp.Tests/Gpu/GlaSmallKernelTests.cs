@@ -129,7 +129,13 @@ public sealed class GlaSmallKernelTests
     [InlineData(true)]
     public void Packed_sequences_of_clusters(bool reverse) => Check(new GlaCase
     {
-        T = 1601, H = 8, KvHeads = 4, K = 8, V = 8, Offsets = [0, 0, 20, 20, 90, 600, 1601, 1601], Reverse = reverse,
+        T = 1601,
+        H = 8,
+        KvHeads = 4,
+        K = 8,
+        V = 8,
+        Offsets = [0, 0, 20, 20, 90, 600, 1601, 1601],
+        Reverse = reverse,
         Decay = GlaCase.SomeResets,
     });
 

@@ -89,6 +89,12 @@ public sealed class KernelCompilationTests
             problems.Add($"{shared} bytes of shared memory, but a block has {target.MaxSharedBytes}");
         if (!target.IsPtx && report.Registers == 0)
             problems.Add($"the log does not say how many registers it needs:\n{compiled.Log}");
+        if (!target.IsPtx && KernelParameters.Types.TryGetValue(variant.Source, out var structure))
+        {
+            var (passed, taken) = (KernelParameters.SizeOf(structure), KernelParameters.SizeIn(compiled.Image, variant.Entry));
+            if (passed != taken)
+                problems.Add($"{structure} has {passed} bytes, the kernel's parameter {taken}");
+        }
         return problems;
     }
 }
