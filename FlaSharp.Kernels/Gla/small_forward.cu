@@ -7,16 +7,6 @@
 
 using namespace fla;
 
-struct GlaSmallForward {
-    GlaShape shape;
-    TensorView inputs[4]; // q, k, v, g
-    TensorView o;
-    const float* initial; // [sequences, H, K, V], or null for 0
-    float* final;         // the same, or null
-    float* states;        // for backward: the state every SAVED_EVERY tokens, [slots, H, StateElement::COUNT]; or null
-    float scale;
-};
-
 typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, V = VALUE_TILE, THREADS = 32 * WARPS;

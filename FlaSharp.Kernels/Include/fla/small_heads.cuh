@@ -14,6 +14,17 @@ namespace fla {
 
 constexpr int BLOCK_TOKENS = 16;
 
+// What the kernels of the forward pass take.
+struct GlaSmallForward {
+    GlaShape shape;
+    TensorView inputs[4]; // q, k, v, g
+    TensorView o;
+    const float* initial; // [sequences, H, K, V], or null for 0
+    float* final;         // the same, or null
+    float* states;        // for backward: the state every SAVED_EVERY tokens, [slots, H, StateElement::COUNT]; or null
+    float scale;
+};
+
 // A thread block's part, a head of a sequence. There is a saved state every SAVED tokens.
 template <int SAVED> struct GlaLine : GlaBlock<BLOCK_TOKENS, SAVED> {
     __device__ __forceinline__ GlaLine(const GlaShape& shape, u32 block)
