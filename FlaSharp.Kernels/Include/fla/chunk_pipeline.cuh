@@ -1,7 +1,7 @@
 // Chunks on their way through shared memory: producer warps load and prepare them, consumer warps use them, DEPTH of them at a
 // time.
 #pragma once
-#include "fla/mbarrier.cuh"
+#include "fla/cluster.cuh"
 
 namespace fla {
 
@@ -48,9 +48,39 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS, int BARRIERS> s
         }
     }
 
+    template <int OF_PRODUCERS, int OF_CONSUMERS, int BLOCKS = 1, class Produce, class Consume>
+    static __device__ __forceinline__ void run_cluster(Produce produce, Consume consume) {
+        constexpr int SHARE = registers<BLOCKS>(), PRODUCING_SHARE = OF_PRODUCERS == 0 ? SHARE : OF_PRODUCERS,
+                      CONSUMING_SHARE = OF_CONSUMERS == 0 ? SHARE : OF_CONSUMERS;
+        static_assert(is_share(PRODUCING_SHARE) && is_share(CONSUMING_SHARE), "registers: a multiple of 8 from 24 to 256");
+        static_assert(PRODUCING_SHARE * PRODUCER_THREADS + CONSUMING_SHARE * CONSUMER_THREADS <= SHARE * THREADS,
+                      "more registers than the block has: warps would wait for them forever");
+        if (threadIdx.x < DEPTH) {
+            full(threadIdx.x).init(PRODUCER_THREADS);
+            empty(threadIdx.x).init(CONSUMER_THREADS + CONSUMER_THREADS / 32);
+        }
+        __syncthreads();
+        Cluster<2>::arrive();
+        Cluster<2>::wait();
+        if (threadIdx.x < PRODUCER_THREADS) {
+            set_registers<OF_PRODUCERS, SHARE>();
+            produce();
+        } else {
+            set_registers<OF_CONSUMERS, SHARE>();
+            consume();
+        }
+        Cluster<2>::arrive();
+        Cluster<2>::wait();
+    }
+
     // The producers' part: load(n) begins to copy chunk `n`, and does nothing for one that does not exist; prepare(n) works on it
     // once it is there.
     template <class Load, class Prepare> static __device__ __forceinline__ void produce(int chunks, Load load, Prepare prepare) {
+        // Each thread arrives: compute-sanitizer does not see what __syncwarp orders.
+        produce(chunks, load, prepare, [](int n, Mbarrier full) { full.arrive(); });
+    }
+    template <class Load, class Prepare, class Pass>
+    static __device__ __forceinline__ void produce(int chunks, Load load, Prepare prepare, Pass pass) {
         for (int n = 0; n < DEPTH - 1; n++) {
             load(n);
             copy_async_commit();
@@ -59,7 +89,7 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS, int BARRIERS> s
             copy_async_wait<DEPTH - 2>();
             sync_producers();
             prepare(n);
-            full(n).arrive(); // each thread: compute-sanitizer does not see what __syncwarp orders
+            pass(n, full(n));
             int next = n + DEPTH - 1;
             if (n > 0 && next < chunks) empty(n - 1).wait((n - 1) / DEPTH); // has the memory of `next`
             load(next);
@@ -71,7 +101,6 @@ template <int DEPTH, int PRODUCER_THREADS, int CONSUMER_THREADS, int BARRIERS> s
     static __device__ __forceinline__ void wait(int n) { full(n).wait(n / DEPTH); }
     static __device__ __forceinline__ void release(int n) { empty(n).arrive(); }
 
-private:
     // Of chunk n's memory: phase n / DEPTH ends when all producers are done with the chunk, all consumers.
     static __device__ __forceinline__ Mbarrier full(int n) { return {shared_memory() + FULL + n % DEPTH * Mbarrier::BYTES}; }
     static __device__ __forceinline__ Mbarrier empty(int n) { return {shared_memory() + EMPTY + n % DEPTH * Mbarrier::BYTES}; }

@@ -183,7 +183,8 @@ template <int C, int K, int THREADS> struct ChunkGates {
                                           const Totals& totals) const {
         typedef typename Pair<T>::Type Loaded;
         // Loads before any store, which none of them passes, as registers allow.
-        constexpr int FIRST = ROWS * sizeof(Loaded) <= 128 ? ROWS : 0;
+        constexpr int FIRST = 0;
+        int row = opaque(this->row), col = opaque(this->col); // addresses do not wait in registers from level to level
         u32 top = x.operand_at(row, col), query_top = q.at(row, col), key_top = k.at(row, col);
         auto load = [&](int i, bool query) { return shared_load<Loaded>(x.step(query ? query_top : key_top, i, 0)); };
         Loaded pairs[ROWS];

@@ -48,7 +48,7 @@ template <int C, int WARPS> struct PairRows {
         for (int j = 0; j < BLOCKS; j++) {
             if (!has(block, first + j)) continue;
             float product[2][4] = {};
-#pragma unroll 4
+#pragma unroll 1
             for (int k = 0; k < Tile::COLS; k += 16) {
                 typename Tile::Fragment a, b;
                 load_left(a, x, block * 16, k, lane);
@@ -108,7 +108,7 @@ template <int C, int WARPS> struct PairRows {
 };
 
 // The level of binary splitting at which a pair of tokens is apart: half the size of its block.
-__device__ __forceinline__ bool apart(int i, int j, int half) { return (i ^ j) / half == 1; }
+__device__ __forceinline__ bool apart(int i, int j, int half) { return ((i ^ j) & -half) == half; }
 // Whether blocks of 16 tokens hold such pairs.
 __device__ __forceinline__ bool blocks_apart(int i, int j, int half) { return half < 16 ? i == j : apart(i, j, half / 16); }
 
