@@ -19,7 +19,9 @@ internal sealed record GlaChunkTile(
     private const int MostStages = 3;
     private const int MostHopperStages = 4;
     private const int FewestStages = 2;
+    private const int FewProducerWarps = 4;
     private const int BarrierBytes = 2 * sizeof(long); // of a chunk on its way
+    private const int ClusterSize = 2;
     private const int HopperSlice = 32; // values of a state in backward's shared memory
     private const int MarkBytes = 64; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
@@ -60,7 +62,9 @@ internal sealed record GlaChunkTile(
     // others: twice the warps, and on Hopper more registers for those that carry it than for those that load and scale.
     private bool HasManyWarps => Keys > 128 && Values > NarrowValues;
 
-    private int ProducerWarps => HasManyWarps ? 8 : 4;
+    private int ProducerWarps => HasManyWarps ? 8 : FewProducerWarps;
+
+    private int ClusterValues => Keys > 128 ? Values : NarrowValues;
 
     private int ConsumerWarps => HasManyWarps ? 8 : Math.Min(4, Values / 16);
 
@@ -113,6 +117,16 @@ internal sealed record GlaChunkTile(
             producers, consumers, "HOPPER=0");
     }
 
+    /// <summary>As <see cref="Forward"/>; in clusters.</summary>
+    public KernelVariant ForwardClusters(int vector)
+    {
+        // Two blocks of small states on a multiprocessor: one prepares while the other one multiplies.
+        var minBlocks = Keys > 128 ? 1 : 2;
+        var (loading, carrying) = minBlocks == 2 ? (104, 152) : ClusterValues > NarrowValues ? (104, 200) : (0, 0);
+        return StateVariant("forward_cluster", vector, ForwardChunk, MostStages, ClusterBytes, ClusterValues / 16,
+            loading, carrying, ClusterValues, FewProducerWarps, minBlocks);
+    }
+
     /// <summary>As <see cref="Forward"/>; of the states alone or, <paramref name="backward"/>, of their gradients.</summary>
     public KernelVariant State(int vector, bool backward)
     {
@@ -155,6 +169,17 @@ internal sealed record GlaChunkTile(
     /// <summary>Blocks that share the values of a head.</summary>
     /// <param name="valueSize">V.</param>
     public int ValueTiles(int valueSize) => (valueSize + Values - 1) / Values;
+
+    /// <summary>
+    /// Blocks that share the values of a head in forward's clusters, each two of which share the preparation of keys; 0 where
+    /// <see cref="Forward"/> has to do.
+    /// </summary>
+    /// <param name="valueSize">V.</param>
+    public int ClusterBlocks(int valueSize)
+    {
+        var blocks = ValueTiles(valueSize) * Values / ClusterValues; // of the same states
+        return BackwardUsesHopper && Keys > 64 && blocks % ClusterSize == 0 ? blocks : 0;
+    }
 
     /// <summary>Blocks of a call without segments.</summary>
     /// <param name="lines">Sequences times heads.</param>
@@ -216,6 +241,16 @@ internal sealed record GlaChunkTile(
         return stages * (bytes * (2 * Keys + Values + chunk) + Gate.Bytes() * chunk * Keys + output + BarrierBytes);
     }
 
+    // Of chunk_forward_cluster.cu.
+    private int ClusterBytes(int stages)
+    {
+        const int Alignment = 1 << 10;
+        var (bytes, keys, output) = (Element.Bytes() * ForwardChunk, Keys / ClusterSize, Element.Bytes() * ForwardChunk * ClusterValues);
+        var half = (bytes * ((2 * keys) + ForwardChunk)) + (5 * sizeof(float) * keys) + 16; // with factors of the state
+        half = (half + Alignment - 1) / Alignment * Alignment;
+        return stages * ((ClusterSize * half) + output + (Gate.Bytes() * ForwardChunk * keys) + BarrierBytes) + (2 * output);
+    }
+
     private int BackwardBytes(int warps) => BackwardBytes(warps, FewestStateSlots);
 
     private int BackwardBytes(int warps, int slots)
@@ -238,15 +273,22 @@ internal sealed record GlaChunkTile(
     private bool Fits(int sharedBytes, int blocks = 1) =>
         blocks * (sharedBytes + ReservedBytes) <= Target.MaxSharedBytes + ReservedBytes;
 
+    private KernelVariant StateVariant(string pass, int vector, int chunk, int stages, Func<int, int> bytes, int consumerWarps,
+        int producerRegisters, int consumerRegisters, string define) =>
+        StateVariant(pass, vector, chunk, stages, bytes, consumerWarps, producerRegisters, consumerRegisters, Values, ProducerWarps,
+            StateMinBlocks, define);
+
     // With as many chunks on their way as fit, with the blocks that registers leave room for.
     private KernelVariant StateVariant(string pass, int vector, int chunk, int stages, Func<int, int> bytes, int consumerWarps,
-        int producerRegisters, int consumerRegisters, string define)
+        int producerRegisters, int consumerRegisters, int values, int producerWarps, int minBlocks, params string[] defines)
     {
-        while (stages > FewestStages && !Fits(bytes(stages), StateMinBlocks))
+        while (stages > FewestStages && !Fits(bytes(stages), minBlocks))
             stages--;
-        return Variant(pass, vector, 32 * (ProducerWarps + consumerWarps), StateMinBlocks, bytes(stages), Values,
-            $"CHUNK={chunk}", $"STAGES={stages}", $"PRODUCERS={ProducerWarps}", $"CONSUMERS={consumerWarps}",
-            $"PRODUCER_REGISTERS={producerRegisters}", $"CONSUMER_REGISTERS={consumerRegisters}", define);
+        return Variant(pass, vector, 32 * (producerWarps + consumerWarps), minBlocks, bytes(stages), values,
+            [
+                $"CHUNK={chunk}", $"STAGES={stages}", $"PRODUCERS={producerWarps}", $"CONSUMERS={consumerWarps}",
+                $"PRODUCER_REGISTERS={producerRegisters}", $"CONSUMER_REGISTERS={consumerRegisters}", .. defines,
+            ]);
     }
 
     private KernelVariant Variant(

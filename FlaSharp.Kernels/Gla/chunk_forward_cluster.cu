@@ -29,7 +29,7 @@ struct GlaChunkForward {
 typedef TYPE T;
 typedef GATE_TYPE G;
 constexpr int K = KEY_TILE, HALF = K / 2, V = VALUE_TILE, C = CHUNK;
-constexpr int LEFT_KEYS = LEFT;
+constexpr int LEFT_KEYS = K > 128 ? 16 : 32;
 constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUMERS,
               THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
 static_assert(V % 64 == 0 && CONSUMERS == V / 16 && PRODUCERS % 4 == 0); // four warps share a product of 64 value channels
@@ -259,19 +259,27 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& b
     // A value that is not finite made its channel NaN all over the chunk: a product with the 0 of later pairs reaches tokens
     // before it.
     if (!__all_sync(~0u, isfinite(out[0][0]) && isfinite(out[0][2]))) output_one_by_one(out, stage, row, lane);
+    u32 left[2][LEFT_KEYS / 16][4]; // of products under way, and of the next ones
 #pragma unroll
-    for (int first_key = 0; first_key < K; first_key += LEFT_KEYS) { // o^T += S^T q^T
-        u32 left[LEFT_KEYS / 16][4];
+    for (int i = 0; i < K / LEFT_KEYS; i++) { // o^T += S^T q^T
+        if (i >= 2) wait_products<1>(left[i % 2]);
 #pragma unroll
-        for (int k = 0; k < LEFT_KEYS; k += 16)
-            pack_left(left[k / 16], state.sum[0][(first_key + k) / 8], state.sum[0][(first_key + k) / 8 + 1]);
-        begin_products(out, left);
+        for (int k = 0; k < LEFT_KEYS; k += 16) {
+            int n = (i * LEFT_KEYS + k) / 8;
+            pack_left(left[i % 2][k / 16], state.sum[0][n], state.sum[0][n + 1]);
+        }
+        if (i == 0)
+            begin_products(out, left[0]);
+        else
+            begin_products(left[i % 2]);
 #pragma unroll
-        for (int k = first_key; k < first_key + LEFT_KEYS; k += 16)
-            product<0>(out, left[(k - first_key) / 16], operand(stage.half(k / HALF).q(), 0, k % HALF));
+        for (int k = 0; k < LEFT_KEYS; k += 16) {
+            int key = i * LEFT_KEYS + k;
+            product<0>(out, left[i % 2][k / 16], operand(stage.half(key / HALF).q(), 0, key % HALF));
+        }
         commit_products();
-        wait_products<0>(out, left);
     }
+    wait_products<0>(out, left[0], left[1]);
 #pragma unroll
     for (int h = 0; h < 2; h++)
         if (stage.half(h).has_middle()) scale_half(half_of(state, h), stage.half(h).memory + Half::MIDDLE, lane);

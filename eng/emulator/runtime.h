@@ -132,6 +132,7 @@ struct Warp {
     int priority;
     std::vector<std::function<void()>> open;               // background products not yet committed
     std::deque<std::vector<std::function<void()>>> groups; // committed ones, the oldest first
+    std::map<const void*, int> awaited;                    // how many of them add to the same sums
 };
 
 enum class Arrival { Arrive, Wait, Reduce };
@@ -404,21 +405,28 @@ inline Region static_shared() {
 
 inline u64 dynamic_shared_offset() { return (machine.fixed.bytes + 1023) / 1024 * 1024; }
 
+// Of the blocks that run together each has its own addresses.
+inline u32 address_of(int rank, u32 address) { return (u32)rank << 24 | address % (1u << 24); }
+inline u32 own_address(u32 address) { return address_of(machine.rank, address); }
+
 // The 32-bit address in the shared window: static memory first, then the dynamic one.
 __attribute__((noinline)) u32 shared_address(const void* p, u64 bytes = 0) {
     u64 site = offset_of(__builtin_return_address(0));
     const u8* at = (const u8*)p;
     const u8* base = machine.shared_base;
     if (at >= base && at + bytes <= base + machine.launch->shared_bytes)
-        return (u32)(at - base + dynamic_shared_offset());
+        return own_address((u32)(at - base + dynamic_shared_offset()));
     const Region& fixed = machine.fixed;
-    if (at >= fixed.base && at + bytes <= fixed.base + fixed.bytes) return (u32)(at - fixed.base);
+    if (at >= fixed.base && at + bytes <= fixed.base + fixed.bytes) return own_address((u32)(at - fixed.base));
     fail("%llu bytes at %p are not in the block's shared memory: dynamic memory is %p + %lld, %llu bytes @0x%llx", bytes, p, base,
          (long long)(at - base), machine.launch->shared_bytes, site);
 }
 
-// The memory at an address that shared_address gave, after a look at bounds and alignment; that of the block with this base.
-__attribute__((noinline)) u8* shared_pointer(const char* operation, u32 address, u64 bytes, u8* base = machine.shared_base) {
+// The memory at an address that shared_address gave, after a look at bounds and alignment; that of one block.
+__attribute__((noinline)) u8* shared_pointer(const char* operation, u32 address, u64 bytes, int rank = machine.rank) {
+    if (address != address_of(rank, address)) fail("%s at 0x%x, which is in another block of the cluster", operation, address);
+    address %= 1u << 24;
+    u8* base = rank == machine.rank ? machine.shared_base : machine.cluster[rank].shared_base;
     u64 site = offset_of(__builtin_return_address(0)), dynamic = dynamic_shared_offset();
     const Region& fixed = machine.fixed;
     if (address % bytes) fail("%s of %llu bytes at the shared address %u @0x%llx", operation, bytes, address, site);
@@ -437,7 +445,7 @@ inline void note_write(const void* p, u64 bytes) {
 }
 inline void fence_writes() { machine.current->fenced = machine.writes; }
 inline void check_fenced(const char* operation, u32 address) {
-    const Write& write = machine.written[(address - dynamic_shared_offset()) / 2];
+    const Write& write = machine.written[(address % (1u << 24) - dynamic_shared_offset()) / 2];
     const Lane& writer = machine.lanes[write.thread];
     if (write.number > writer.fenced)
         fail("%s reads the shared address %u, which warp %d, lane %d wrote without a fence for it", operation, address, writer.warp,
@@ -503,9 +511,13 @@ inline void end_phase(Block& block, u32 address, Mbarrier& barrier) {
     wake(block, address);
 }
 
-inline void mbarrier_arrive(Block& block, u32 address, u64 bytes) {
+inline Block& block_of(int rank) { return rank == machine.rank ? machine : machine.cluster[rank]; }
+
+// In the block of that rank.
+inline void mbarrier_arrive(int rank, u32 address, u64 bytes) {
+    Block& block = block_of(rank);
     Mbarrier& barrier =
-        mbarrier_at(block, "mbarrier arrive", address, shared_pointer("mbarrier arrive", address, sizeof MBARRIER, block.shared_base));
+        mbarrier_at(block, "mbarrier arrive", address, shared_pointer("mbarrier arrive", address, sizeof MBARRIER, rank));
     auto& arrived = barrier.arrived;
     if (std::find(arrived.begin(), arrived.end(), machine.current) != arrived.end())
         fail("mbarrier arrive at %u: the thread arrives a second time, with %zu of %d arrivals there @0x%llx", address,
@@ -516,13 +528,14 @@ inline void mbarrier_arrive(Block& block, u32 address, u64 bytes) {
 }
 __attribute__((noinline)) void mbarrier_arrive(u32 address, u64 bytes = 0) {
     machine.current->site = (const u8*)__builtin_return_address(0) - 1;
-    mbarrier_arrive(machine, address, bytes);
+    mbarrier_arrive(machine.rank, address, bytes);
 }
 
 // A copy in the background has brought so many bytes.
-inline void mbarrier_complete(Block& block, u32 address, u64 bytes) {
+inline void mbarrier_complete(int rank, u32 address, u64 bytes) {
+    Block& block = block_of(rank);
     Mbarrier& barrier =
-        mbarrier_at(block, "mbarrier complete", address, shared_pointer("mbarrier complete", address, sizeof MBARRIER, block.shared_base));
+        mbarrier_at(block, "mbarrier complete", address, shared_pointer("mbarrier complete", address, sizeof MBARRIER, rank));
     barrier.expected -= bytes;
     end_phase(block, address, barrier);
 }
@@ -678,7 +691,7 @@ inline void prepare_block() {
     for (size_t w = 0; w < machine.warps.size(); w++) {
         int lanes = std::min(WARP, threads - (int)w * WARP);
         u32 mask = lanes == WARP ? ~0u : bit(lanes) - 1;
-        machine.warps[w] = {mask, mask, 0, 0, -1, 0, machine.random.below(1 << 20), {}, {}};
+        machine.warps[w] = {mask, mask, 0, 0, -1, 0, machine.random.below(1 << 20), {}, {}, {}};
     }
 }
 

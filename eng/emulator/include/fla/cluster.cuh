@@ -28,22 +28,22 @@ template <int SIZE> struct Cluster {
             emulator::fail("Cluster::store to block %d of %d from block %d", rank, SIZE, Cluster::rank());
         under_way[block() + rank - Cluster::rank()].push_back({shared, x});
     }
-    static __forceinline__ emulator::Block& other(const char* operation, int rank) {
+    static __forceinline__ void check_other(const char* operation, int rank) {
         if (!together() || rank == Cluster::rank() || rank < 0 || rank >= SIZE)
             emulator::fail("%s: block %d of %d from block %d", operation, rank, SIZE, Cluster::rank());
-        return emulator::machine.cluster[rank];
     }
     static __forceinline__ void copy(u32 shared, int rank, u32 bytes, Mbarrier barrier) {
-        emulator::Block& block = other("Cluster::copy", rank);
+        check_other("Cluster::copy", rank);
         if (shared % 16 || bytes % 16) emulator::fail("Cluster::copy: no whole 16 bytes");
         for (u32 i = 0; i < bytes; i += 2) emulator::check_fenced("Cluster::copy", shared + i);
         emulator::u8* from = bulk_pointer("Cluster::copy", shared, bytes);
-        memcpy(block.shared_base + (from - emulator::machine.shared_base), from, bytes);
-        emulator::mbarrier_complete(block, barrier.address, bytes);
+        memcpy(emulator::machine.cluster[rank].shared_base + (from - emulator::machine.shared_base), from, bytes);
+        emulator::mbarrier_complete(rank, emulator::address_of(rank, barrier.address), bytes);
     }
     static __forceinline__ void release(Mbarrier barrier, int rank) {
         __syncwarp();
-        if (threadIdx.x % 32 == 0) emulator::mbarrier_arrive(other("Cluster::release", rank), barrier.address, 0);
+        check_other("Cluster::release", rank);
+        if (threadIdx.x % 32 == 0) emulator::mbarrier_arrive(rank, emulator::address_of(rank, barrier.address), 0);
     }
 };
 

@@ -16,7 +16,7 @@ struct Mbarrier {
         if (threadIdx.x % 32 == 0) arrive();
     }
     // So many bytes have come.
-    __forceinline__ void complete(u32 bytes) const { emulator::mbarrier_complete(emulator::machine, address, bytes); }
+    __forceinline__ void complete(u32 bytes) const { emulator::mbarrier_complete(emulator::machine.rank, address, bytes); }
     __forceinline__ void wait(int n) const { emulator::mbarrier_wait(address, n & 1); }
 };
 
