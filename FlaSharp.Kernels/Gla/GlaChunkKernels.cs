@@ -118,7 +118,7 @@ internal sealed class GlaChunkKernels
                 if (GlaChunkTile.Choose(keys, values, element, gate, gradients, target, out _) is not { } tile)
                     continue;
                 foreach (var pass in gradients ? Enum.GetValues<Pass>() : [Pass.Forward, Pass.ForwardClusters, Pass.State])
-                    if (pass != Pass.ForwardClusters || tile.ClusterBlocks(values) > 0)
+                    if (pass != Pass.ForwardClusters || tile.UsesClusters(values))
                         yield return Variant(tile, pass, vector);
                 var portable = tile with { IsPortable = true };
                 if (tile.UsesHopper)
@@ -127,7 +127,7 @@ internal sealed class GlaChunkKernels
                     yield return Variant(portable, Pass.Backward, vector);
                 if (gradients && keys == values && tile.Narrow() != tile)
                     foreach (var pass in new[] { Pass.Forward, Pass.ForwardClusters, Pass.State, Pass.StateBackward })
-                        if (pass != Pass.ForwardClusters || tile.Narrow().ClusterBlocks(values) > 0)
+                        if (pass != Pass.ForwardClusters || tile.Narrow().UsesClusters(values))
                             yield return Variant(tile.Narrow(), pass, vector);
             }
     }
@@ -153,9 +153,8 @@ internal sealed class GlaChunkKernels
             initialState = JoinSegments(
                 new() { X = k, Y = v, G = g, Scale = 1, XGroup = Group, YGroup = Group }, Pass.State, vector, initialState,
                 segmentStates, segmentDecays);
-        var clusters = Tile.ClusterBlocks(ValueSize);
-        var (pass, tiles) = clusters > 0 ? (Pass.ForwardClusters, clusters) : (Pass.Forward, ValueTiles);
-        Launch(pass, vector, Lines * Segments.Count, tiles, new GlaChunkParameters.Forward
+        var pass = Tile.UsesClusters(ValueSize) ? Pass.ForwardClusters : Pass.Forward;
+        Launch(pass, vector, Lines * Segments.Count, ValueTiles, new GlaChunkParameters.Forward
         {
             Shape = Shape(Segments with { Chunks = Segments.Chunks * (Tile.Chunk / Tile.ForwardChunk) }),
             Q = q,

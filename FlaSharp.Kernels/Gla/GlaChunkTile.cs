@@ -19,7 +19,6 @@ internal sealed record GlaChunkTile(
     private const int MostStages = 3;
     private const int MostHopperStages = 4;
     private const int FewestStages = 2;
-    private const int FewProducerWarps = 4;
     private const int BarrierBytes = 2 * sizeof(long); // of a chunk on its way
     private const int ClusterSize = 2;
     private const int HopperSlice = 32; // values of a state in backward's shared memory
@@ -62,9 +61,7 @@ internal sealed record GlaChunkTile(
     // others: twice the warps, and on Hopper more registers for those that carry it than for those that load and scale.
     private bool HasManyWarps => Keys > 128 && Values > NarrowValues;
 
-    private int ProducerWarps => HasManyWarps ? 8 : FewProducerWarps;
-
-    private int ClusterValues => Keys > 128 ? Values : NarrowValues;
+    private int ProducerWarps => HasManyWarps ? 8 : 4;
 
     private int ConsumerWarps => HasManyWarps ? 8 : Math.Min(4, Values / 16);
 
@@ -109,29 +106,28 @@ internal sealed record GlaChunkTile(
         if (UsesHopper)
         {
             var (loading, carrying) = Values > NarrowValues ? (200, 152) : (0, 0);
-            return StateVariant("forward", vector, ForwardChunk, MostHopperStages, Bytes, Values / 16,
+            var loaders = Keys > 64 || Values > NarrowValues ? ProducerWarps : 8; // the longer chunks have more to prepare
+            return StateVariant("forward", vector, ForwardChunk, MostHopperStages, Bytes, loaders, Values / 16,
                 loading, carrying, "HOPPER=1");
         }
         var (producers, consumers) = HasManyWarps ? (80, 176) : (0, 0);
-        return StateVariant("forward", vector, ForwardChunk, MostStages, Bytes, ConsumerWarps,
+        return StateVariant("forward", vector, ForwardChunk, MostStages, Bytes, ProducerWarps, ConsumerWarps,
             producers, consumers, "HOPPER=0");
     }
 
-    /// <summary>As <see cref="Forward"/>; in clusters.</summary>
+    /// <summary>As <see cref="Forward"/>; in clusters, in which two blocks share the preparation of keys.</summary>
     public KernelVariant ForwardClusters(int vector)
     {
-        // Two blocks of small states on a multiprocessor: one prepares while the other one multiplies.
-        var minBlocks = Keys > 128 ? 1 : 2;
-        var (loading, carrying) = minBlocks == 2 ? (104, 152) : ClusterValues > NarrowValues ? (104, 200) : (0, 0);
-        return StateVariant("forward_cluster", vector, ForwardChunk, MostStages, ClusterBytes, ClusterValues / 16,
-            loading, carrying, ClusterValues, FewProducerWarps, minBlocks);
+        var (producers, consumers) = HasManyWarps ? (64, 192) : (0, 0);
+        return StateVariant("forward_cluster", vector, ForwardChunk, MostStages, ClusterBytes, ProducerWarps, Values / 16,
+            producers, consumers);
     }
 
     /// <summary>As <see cref="Forward"/>; of the states alone or, <paramref name="backward"/>, of their gradients.</summary>
     public KernelVariant State(int vector, bool backward)
     {
         var (producers, consumers) = HasManyWarps ? (96, 160) : (0, 0);
-        return StateVariant("state", vector, Chunk, MostStages, StateBytes, ConsumerWarps, producers, consumers,
+        return StateVariant("state", vector, Chunk, MostStages, StateBytes, ProducerWarps, ConsumerWarps, producers, consumers,
             $"BACKWARD={(backward ? 1 : 0)}");
     }
 
@@ -171,15 +167,11 @@ internal sealed record GlaChunkTile(
     public int ValueTiles(int valueSize) => (valueSize + Values - 1) / Values;
 
     /// <summary>
-    /// Blocks that share the values of a head in forward's clusters, each two of which share the preparation of keys; 0 where
-    /// <see cref="Forward"/> has to do.
+    /// Whether forward runs in clusters. Where every multiprocessor has work anyway, smaller states gain nothing from them.
     /// </summary>
     /// <param name="valueSize">V.</param>
-    public int ClusterBlocks(int valueSize)
-    {
-        var blocks = ValueTiles(valueSize) * Values / ClusterValues; // of the same states
-        return BackwardUsesHopper && Keys > 64 && blocks % ClusterSize == 0 ? blocks : 0;
-    }
+    public bool UsesClusters(int valueSize) =>
+        BackwardUsesHopper && (Keys > 128 || (Keys > 64 && Values == NarrowValues)) && ValueTiles(valueSize) % ClusterSize == 0;
 
     /// <summary>Blocks of a call without segments.</summary>
     /// <param name="lines">Sequences times heads.</param>
@@ -245,10 +237,11 @@ internal sealed record GlaChunkTile(
     private int ClusterBytes(int stages)
     {
         const int Alignment = 1 << 10;
-        var (bytes, keys, output) = (Element.Bytes() * ForwardChunk, Keys / ClusterSize, Element.Bytes() * ForwardChunk * ClusterValues);
-        var half = (bytes * ((2 * keys) + ForwardChunk)) + (5 * sizeof(float) * keys) + 16; // with factors of the state
+        var (bytes, keys) = (Element.Bytes() * ForwardChunk, Keys / ClusterSize);
+        var half = bytes * (2 * keys + ForwardChunk) + 5 * sizeof(float) * keys + 16; // with factors of the state
         half = (half + Alignment - 1) / Alignment * Alignment;
-        return stages * ((ClusterSize * half) + output + (Gate.Bytes() * ForwardChunk * keys) + BarrierBytes) + (2 * output);
+        return stages * (ClusterSize * half + bytes * Values + Gate.Bytes() * ForwardChunk * keys + BarrierBytes)
+            + 2 * bytes * Values; // outputs
     }
 
     private int BackwardBytes(int warps) => BackwardBytes(warps, FewestStateSlots);
@@ -273,18 +266,13 @@ internal sealed record GlaChunkTile(
     private bool Fits(int sharedBytes, int blocks = 1) =>
         blocks * (sharedBytes + ReservedBytes) <= Target.MaxSharedBytes + ReservedBytes;
 
-    private KernelVariant StateVariant(string pass, int vector, int chunk, int stages, Func<int, int> bytes, int consumerWarps,
-        int producerRegisters, int consumerRegisters, string define) =>
-        StateVariant(pass, vector, chunk, stages, bytes, consumerWarps, producerRegisters, consumerRegisters, Values, ProducerWarps,
-            StateMinBlocks, define);
-
     // With as many chunks on their way as fit, with the blocks that registers leave room for.
-    private KernelVariant StateVariant(string pass, int vector, int chunk, int stages, Func<int, int> bytes, int consumerWarps,
-        int producerRegisters, int consumerRegisters, int values, int producerWarps, int minBlocks, params string[] defines)
+    private KernelVariant StateVariant(string pass, int vector, int chunk, int stages, Func<int, int> bytes, int producerWarps,
+        int consumerWarps, int producerRegisters, int consumerRegisters, params string[] defines)
     {
-        while (stages > FewestStages && !Fits(bytes(stages), minBlocks))
+        while (stages > FewestStages && !Fits(bytes(stages), StateMinBlocks))
             stages--;
-        return Variant(pass, vector, 32 * (producerWarps + consumerWarps), minBlocks, bytes(stages), values,
+        return Variant(pass, vector, 32 * (producerWarps + consumerWarps), StateMinBlocks, bytes(stages), Values,
             [
                 $"CHUNK={chunk}", $"STAGES={stages}", $"PRODUCERS={producerWarps}", $"CONSUMERS={consumerWarps}",
                 $"PRODUCER_REGISTERS={producerRegisters}", $"CONSUMER_REGISTERS={consumerRegisters}", .. defines,

@@ -162,6 +162,22 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& b
         load_tile<VECTOR, PRODUCER_THREADS>(half.k(), k, 0, rows, keys, thread);
         load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, 0, rows, p.shape.value_size - (int)blockIdx.y * V, thread);
         g = g.from(C), q = q.from(C), k = k.from(C), v = v.from(C);
+#if AHEAD > 0
+        int row = thread % 32, ahead = (AHEAD - 1) * C + row;
+        if (row < block.rows(n + AHEAD)) {
+            auto fetch = [&](auto rows, int bytes) {
+#pragma unroll
+                for (int line = thread / 128; line < bytes / 128; line += PRODUCERS / 4)
+                    prefetch(reinterpret_cast<const char*>(rows[ahead]) + line * 128);
+            };
+            switch (thread / 32 % 4) {
+            case 0: fetch(q, HALF * 2); break;
+            case 1: fetch(k, HALF * 2); break;
+            case 2: fetch(g, HALF * sizeof(G)); break;
+            default: fetch(v, V * 2);
+            }
+        }
+#endif
     };
 
     float pending[2] = {0.f, 0.f};
@@ -245,6 +261,8 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& b
                                         int row, int lane) {
     constexpr int GROUP = 128;                      // threads that share products
     int first = row / 64 * 64, warp = row / 16 % 4; // the group's first value channel, the warp in the group
+#pragma unroll
+    for (int h = 0; h < 2; h++) scale_half(half_of(state, h), stage.half(h).memory + Half::START, lane);
     float out[C / 8][4] = {};
     begin_products(out);
 #pragma unroll
@@ -253,8 +271,6 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& b
         for (int j = 0; j < C; j += 16) // o^T = v^T A^T
             product<1, 0>(out, operand_transposed(stage.v(), j, first), operand(stage.half(h).pairs(), 0, j));
     commit_products();
-#pragma unroll
-    for (int h = 0; h < 2; h++) scale_half(half_of(state, h), stage.half(h).memory + Half::START, lane);
     wait_products<0>(out);
     // A value that is not finite made its channel NaN all over the chunk: a product with the 0 of later pairs reaches tokens
     // before it.
