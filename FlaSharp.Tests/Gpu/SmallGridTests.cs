@@ -29,6 +29,17 @@ public sealed class SmallGridTests
         (shape with { KvHeads = 1, Offsets = s_offsets, Decay = GlaCase.SomeResets }).Check();
     }
 
+    // On a Hopper GPU clusters of blocks have them: several blocks, and one.
+    [GpuTheory]
+    [InlineData(600)]
+    [InlineData(60)]
+    public void Gla_over_chunks_in_clusters(int time)
+    {
+        var shape = new GlaCase { T = time, H = 4, K = 8, V = 8 };
+        shape.Check();
+        (shape with { KvHeads = 2, Offsets = [0, 17, 17, 40, time], Decay = GlaCase.SomeResets }).Check();
+    }
+
     [GpuTheory]
     [InlineData(20, 33, ScalarType.Float32)]
     [InlineData(64, 64, ScalarType.BFloat16)]
