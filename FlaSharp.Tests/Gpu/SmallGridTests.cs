@@ -87,7 +87,7 @@ public sealed class SmallGridTests
         {
             using var scope = NewDisposeScope();
             manual_seed(1);
-            Tensor Input(params long[] shape) => randn(shape, device: CUDA).to(dtype).requires_grad_();
+            Tensor Input(params long[] shape) => randn(shape).to(CUDA).to(dtype).requires_grad_();
             var (x, z, weight) = (Input(9, size), Input(9, size), Input(size));
             var y = FlaOps.GatedRmsNorm(x, z, weight, normBeforeGate: normBeforeGate);
             var (normed, sum) = FlaOps.AddRmsNorm(x, z, weight);
@@ -205,7 +205,7 @@ public sealed class SmallGridTests
     public void Decay_gates()
     {
         using var scope = NewDisposeScope();
-        var x = randn(new long[] { 3, 33, 50 }, device: CUDA).requires_grad_();
+        var x = randn(new long[] { 3, 33, 50 }).to(CUDA).requires_grad_();
         new DecayGateCudaFunction(16, null).Run(x)[0]!.sum().Backward();
         Assert.True(x.grad!.isfinite().all().ToBoolean());
     }
@@ -214,7 +214,7 @@ public sealed class SmallGridTests
     public void Gated_activations()
     {
         using var scope = NewDisposeScope();
-        var gate = randn(new long[] { 3, 33, 50 }, device: CUDA).requires_grad_();
+        var gate = randn(new long[] { 3, 33, 50 }).to(CUDA).requires_grad_();
         FlaOps.SwiGlu(gate, gate + 1).sum().Backward();
         Assert.True(gate.grad!.isfinite().all().ToBoolean());
     }
