@@ -118,8 +118,9 @@ internal sealed record GlaChunkTile(
     /// <summary>As <see cref="Forward"/>; in clusters, in which two blocks share the preparation of keys.</summary>
     public KernelVariant ForwardClusters(int vector)
     {
-        var (producers, consumers) = HasManyWarps ? (64, 192) : (0, 0);
-        return StateVariant("forward_cluster", vector, ForwardChunk, MostStages, ClusterBytes, ProducerWarps, Values / 16,
+        const int Producers = 4; // for half of the keys
+        var (producers, consumers) = HasManyWarps ? (120, 192) : (0, 0);
+        return StateVariant("forward_cluster", vector, ForwardChunk, MostStages, ClusterBytes, Producers, Values / 16,
             producers, consumers);
     }
 

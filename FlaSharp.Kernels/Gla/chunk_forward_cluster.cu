@@ -4,27 +4,14 @@
 // What a block has made of its half of a chunk's queries and keys - themselves scaled, their products A of pairs, the factors of
 // the state - lies in one stretch of memory and goes to the other block as it is. The halves' pairs are not added up: both are
 // operands of products. So each half has decays too strong for a frame, or not, on its own.
-#include "fla/bulk.cuh"
-#include "fla/cluster.cuh"
 #include "fla/chunk_pipeline.cuh"
 #include "fla/gate_frame.cuh"
-#include "fla/gla.cuh"
+#include "fla/gla_forward.cuh"
 #include "fla/pair_rows.cuh"
 #include "fla/transposed_state.cuh"
 #include "fla/wgmma.cuh"
 
 using namespace fla;
-
-struct GlaChunkForward {
-    GlaShape shape;
-    TensorView q, k, v, g, o;
-    const float* initial; // [sequences, H, segments, K, V], or null for 0
-    float* final;         // [sequences, H, K, V], or null
-    // For backward: the scaled state every SAVED_TOKENS, [slots, H, V / 8, K / 8] blocks of 8 x 8; or null.
-    bf16* states;
-    int* plain;           // tells which of these are not scaled, [slots, H]
-    float scale;
-};
 
 typedef TYPE T;
 typedef GATE_TYPE G;
@@ -34,7 +21,6 @@ constexpr int PRODUCER_THREADS = 32 * PRODUCERS, CONSUMER_THREADS = 32 * CONSUME
               THREADS = PRODUCER_THREADS + CONSUMER_THREADS;
 static_assert(V % 64 == 0 && CONSUMERS == V / 16 && PRODUCERS % 4 == 0); // four warps share a product of 64 value channels
 
-typedef Cluster<2> Blocks;
 typedef ChunkGates<C, HALF, PRODUCER_THREADS> Gates;
 typedef SharedTile<bf16, C, HALF> KeyTile;
 typedef SharedTile<bf16, C, V> ValueTile;
@@ -77,7 +63,7 @@ struct Stage {
 };
 
 constexpr int OUTPUTS = STAGES * Stage::BYTES, BARRIERS = OUTPUTS + 2 * OutputTile::BYTES;
-typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS, BARRIERS> Pipeline;
+typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS, BARRIERS, 2> Pipeline;
 static_assert(Pipeline::END == SHARED);
 
 // Operands and A of a chunk whose decays are too strong for a frame.
@@ -147,7 +133,7 @@ __device__ __forceinline__ bool saves(const GlaChunkForward& p, const Block& blo
 
 __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& block) {
     // The rows of the chunk to be loaded next: they move on with it.
-    int first = block.first * C, kv_head = block.head / p.shape.group, rank = Blocks::rank();
+    int first = block.first * C, kv_head = block.head / p.shape.group, rank = blockIdx.y % 2;
     auto q = block.sequence.rows<bf16>(p.q, block.head).from(first), k = block.sequence.rows<bf16>(p.k, kv_head).from(first),
          v = block.sequence.rows<bf16>(p.v, kv_head).from(first);
     auto g = block.sequence.rows<G>(p.g, kv_head).from(first);
@@ -162,22 +148,6 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& b
         load_tile<VECTOR, PRODUCER_THREADS>(half.k(), k, 0, rows, keys, thread);
         load_tile<VECTOR, PRODUCER_THREADS>(stage.v(), v, 0, rows, p.shape.value_size - (int)blockIdx.y * V, thread);
         g = g.from(C), q = q.from(C), k = k.from(C), v = v.from(C);
-#if AHEAD > 0
-        int row = thread % 32, ahead = (AHEAD - 1) * C + row;
-        if (row < block.rows(n + AHEAD)) {
-            auto fetch = [&](auto rows, int bytes) {
-#pragma unroll
-                for (int line = thread / 128; line < bytes / 128; line += PRODUCERS / 4)
-                    prefetch(reinterpret_cast<const char*>(rows[ahead]) + line * 128);
-            };
-            switch (thread / 32 % 4) {
-            case 0: fetch(q, HALF * 2); break;
-            case 1: fetch(k, HALF * 2); break;
-            case 2: fetch(g, HALF * sizeof(G)); break;
-            default: fetch(v, V * 2);
-            }
-        }
-#endif
     };
 
     float pending[2] = {0.f, 0.f};
@@ -192,7 +162,7 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& b
         [&](int n, Mbarrier full) {
             if (threadIdx.x > 0) return full.arrive();
             full.arrive_expecting(Half::USED);
-            Blocks::copy(Stage(n).half(rank).memory, rank ^ 1, Half::USED, full);
+            Pipeline::Blocks::copy(Stage(n).half(rank).memory, Half::USED, rank ^ 1, full);
         });
 }
 
@@ -213,8 +183,8 @@ __device__ __forceinline__ void scale_half(HalfSum& sum, u32 factors, int lane) 
     }
 }
 
-__device__ __forceinline__ void save(const GlaChunkForward& p, const Block& block, const Stage& stage, int n, State& state, int value,
-                                     int lane) {
+__device__ __forceinline__ void save(const GlaChunkForward& p, const Block& block, const Stage& stage, int n, State& state,
+                                     int value, int lane) {
     i64 slot = block.slot(p.shape.sequences, n) * p.shape.heads + opaque(block.head);
     bool plain = stage.half(0).is_plain() || stage.half(1).is_plain();
     if (value == 0 && lane == 0) p.plain[slot] = plain;
@@ -259,8 +229,8 @@ __device__ __forceinline__ void output_one_by_one(float (&out)[C / 8][4], const 
 // value channel in the tiles.
 __device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& block, const Stage& stage, int n, State& state,
                                         int row, int lane) {
-    constexpr int GROUP = 128;                      // threads that share products
-    int first = row / 64 * 64, warp = row / 16 % 4; // the group's first value channel, the warp in the group
+    constexpr int GROUP = 128; // threads that share products
+    int first = row / 64 * 64; // the group's first value channel
 #pragma unroll
     for (int h = 0; h < 2; h++) scale_half(half_of(state, h), stage.half(h).memory + Half::START, lane);
     float out[C / 8][4] = {};
@@ -304,24 +274,14 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& b
     for (int h = 0; h < 2; h++)
 #pragma unroll
         for (int j = 0; j < C; j += 16) // S^T += v^T k
-            product<1, 1>(half_of(state, h), operand_transposed(stage.v(), j, first), operand_transposed(stage.half(h).k(), j, 0));
+            product<1, 1>(half_of(state, h), operand_transposed(stage.v(), j, first),
+                          operand_transposed(stage.half(h).k(), j, 0));
     commit_products();
 
     OutputTile output(shared_memory() + OUTPUTS + n % 2 * OutputTile::BYTES);
-#pragma unroll
-    for (int t = 0; t < C; t += 16) {
-        u32 pairs[4];
-#pragma unroll
-        for (int e = 0; e < 4; e++) pairs[e] = Pair<T>::pack(out[t / 8 + e / 2][e % 2 * 2], out[t / 8 + e / 2][e % 2 * 2 + 1]);
-        stmatrix_x4_trans(output.at(t + lane / 16 * 8 + lane % 8, row + (lane & 8)), pairs);
-    }
-    Pipeline::sync_group(row / 64, GROUP);
-    constexpr int ROWS = C / 4; // of the output, for each warp: whole lines
-    typedef SharedTile<T, ROWS, OutputTile::PANEL> Lines;
-    Lines lines(output.base + first / 64 * (C * Lines::PITCH) + warp * Lines::BYTES);
-    auto o = block.sequence.rows<T>(p.o, opaque(block.head));
-    store_tile<VECTOR, 64>(lines, 0, o, (block.first + n) * C + warp * ROWS, block.rows(n) - warp * ROWS, blockIdx.y * V + first,
-                           p.shape.value_size, lane);
+    store_transposed<VECTOR, C>(out, output, row, block.sequence.rows<T>(p.o, opaque(block.head)), (block.first + n) * C,
+                                block.rows(n), blockIdx.y * V, p.shape.value_size, lane,
+                                [=] { Pipeline::sync_group(row / 64, GROUP); });
     wait_products<0>(half_of(state, 0), half_of(state, 1));
 }
 
@@ -340,7 +300,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const Block& b
         if (saves(p, block, n)) save(p, block, stage, n, state, value, lane);
         advance(p, block, stage, n, state, row, lane);
         Pipeline::release(n);
-        Blocks::release(Pipeline::empty(n), Blocks::rank() ^ 1);
+        Pipeline::release_in(blockIdx.y % 2 ^ 1, n);
     }
 
     if (p.final && block.segment == shape.segments - 1) {
@@ -355,6 +315,5 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const Block& b
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) __cluster_dims__(1, 2, 1)
 gla_chunk_forward_cluster(const __grid_constant__ GlaChunkForward p) {
     Block block(p.shape, blockIdx.x);
-    Pipeline::run_cluster<PRODUCER_REGISTERS, CONSUMER_REGISTERS, MIN_BLOCKS>([&] { produce(p, block); },
-                                                                              [&] { consume(p, block); });
+    Pipeline::run<PRODUCER_REGISTERS, CONSUMER_REGISTERS>([&] { produce(p, block); }, [&] { consume(p, block); });
 }

@@ -20,8 +20,8 @@ constexpr float MAX_FRAME = 104.f;
 // Smaller powers of 2 than 2^-MAX_FACTOR come out as 0.
 constexpr float MAX_FACTOR = 125.f;
 
-// A log-decay as stored, limited. NaN stays NaN.
-__device__ __forceinline__ float limit_decay(float g) { return max_nan(g, MIN_LOG_DECAY); }
+// Log-decays as stored to base 2, limited. NaN stays NaN.
+__device__ __forceinline__ float log2_decay(float g) { return max_nan(g * LOG2E, MIN_LOG2_DECAY); }
 
 __device__ __forceinline__ bool is_limited(float g) { return g * LOG2E < MIN_LOG2_DECAY; }
 
@@ -66,8 +66,8 @@ template <int C, int K, int THREADS> struct ChunkGates {
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
             float2 g = load(row + i, col);
-            sum[i][0] = running[0] += limit_decay(g.x) * LOG2E;
-            sum[i][1] = running[1] += limit_decay(g.y) * LOG2E;
+            sum[i][0] = running[0] += log2_decay(g.x);
+            sum[i][1] = running[1] += log2_decay(g.y);
         }
     }
 
@@ -183,8 +183,7 @@ template <int C, int K, int THREADS> struct ChunkGates {
                                           const Totals& totals) const {
         typedef typename Pair<T>::Type Loaded;
         // Loads before any store, which none of them passes, as registers allow.
-        constexpr int FIRST = 0;
-        int row = opaque(this->row), col = opaque(this->col); // addresses do not wait in registers from level to level
+        constexpr int FIRST = ROWS * sizeof(Loaded) <= 128 ? ROWS : 0;
         u32 top = x.operand_at(row, col), query_top = q.at(row, col), key_top = k.at(row, col);
         auto load = [&](int i, bool query) { return shared_load<Loaded>(x.step(query ? query_top : key_top, i, 0)); };
         Loaded pairs[ROWS];

@@ -48,7 +48,7 @@ template <int C, int WARPS> struct PairRows {
         for (int j = 0; j < BLOCKS; j++) {
             if (!has(block, first + j)) continue;
             float product[2][4] = {};
-#pragma unroll 1
+#pragma unroll 4
             for (int k = 0; k < Tile::COLS; k += 16) {
                 typename Tile::Fragment a, b;
                 load_left(a, x, block * 16, k, lane);

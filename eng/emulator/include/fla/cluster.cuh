@@ -9,8 +9,8 @@ template <int SIZE> struct Cluster {
     struct Store { u32 shared; float2 x; };
     static inline std::map<emulator::u64, std::vector<Store>> under_way; // by the block they go to
 
-    static __forceinline__ bool together() { return emulator::machine.cluster.size() == SIZE; }
-    static __forceinline__ int rank() { return together() ? emulator::machine.rank : blockIdx.x % SIZE; }
+    static __forceinline__ bool together() { return SIZE > 1 && emulator::machine.cluster.size() == SIZE; }
+    static __forceinline__ int rank() { return blockIdx.x % SIZE; }
     static __forceinline__ emulator::u64 block() {
         return blockIdx.x + (emulator::u64)gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
     }
@@ -29,10 +29,11 @@ template <int SIZE> struct Cluster {
         under_way[block() + rank - Cluster::rank()].push_back({shared, x});
     }
     static __forceinline__ void check_other(const char* operation, int rank) {
-        if (!together() || rank == Cluster::rank() || rank < 0 || rank >= SIZE)
-            emulator::fail("%s: block %d of %d from block %d", operation, rank, SIZE, Cluster::rank());
+        int own = emulator::machine.rank;
+        if (!together() || rank == own || rank < 0 || rank >= SIZE)
+            emulator::fail("%s: block %d of %d from block %d", operation, rank, SIZE, own);
     }
-    static __forceinline__ void copy(u32 shared, int rank, u32 bytes, Mbarrier barrier) {
+    static __forceinline__ void copy(u32 shared, u32 bytes, int rank, Mbarrier barrier) {
         check_other("Cluster::copy", rank);
         if (shared % 16 || bytes % 16) emulator::fail("Cluster::copy: no whole 16 bytes");
         for (u32 i = 0; i < bytes; i += 2) emulator::check_fenced("Cluster::copy", shared + i);
@@ -40,9 +41,9 @@ template <int SIZE> struct Cluster {
         memcpy(emulator::machine.cluster[rank].shared_base + (from - emulator::machine.shared_base), from, bytes);
         emulator::mbarrier_complete(rank, emulator::address_of(rank, barrier.address), bytes);
     }
-    static __forceinline__ void release(Mbarrier barrier, int rank) {
+    static __forceinline__ void arrive_warp(int rank, Mbarrier barrier) {
         __syncwarp();
-        check_other("Cluster::release", rank);
+        check_other("Cluster::arrive_warp", rank);
         if (threadIdx.x % 32 == 0) emulator::mbarrier_arrive(rank, emulator::address_of(rank, barrier.address), 0);
     }
 };
