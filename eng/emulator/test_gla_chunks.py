@@ -185,7 +185,7 @@ class ChunkCase(Case):
             shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale)
         if self.cluster:
             launch("chunk_forward_cluster", self.cluster, (lines * self.segments, self.value_tiles * self.values // self.cluster),
-                   32 * (self.producers + self.cluster // 16), forward, LEFT=64, **{**roles, "CONSUMERS": self.cluster // 16})
+                   32 * (self.producers + self.cluster // 16), forward, **{**roles, "CONSUMERS": self.cluster // 16})
         else:
             consumers = self.values // 16 if self.hopper else self.consumers
             launch("chunk_forward", self.values, grid, 32 * (self.producers + consumers), forward,
