@@ -288,8 +288,8 @@ class GlaChunkTests(_ChunkTests):
                 self.check(ChunkCase(32, 32, T=270, H=1, gates="half", seed=seed))
 
     def test_hopper(self):
-        for K, V, options in ((64, 64, {"stages": 3}), (128, 128, {"H": 1}), (64, 128, {"H": 1}), (128, 64, {"H": 1, "element": "fp16"}),
-                              (256, 64, {"H": 1})):
+        for K, V, options in ((64, 64, {"stages": 3, "producers": 8}), (128, 128, {"H": 1}), (64, 128, {"H": 1}),
+                              (128, 64, {"H": 1, "element": "fp16"}), (256, 64, {"H": 1})):
             with self.subTest(K=K, V=V):
                 self.check(ChunkCase(K, V, T=200, hopper=True, **options))
 
@@ -310,8 +310,8 @@ class GlaChunkTests(_ChunkTests):
 
     def test_hopper_values_that_are_not_finite(self):
         # They reach no token before their own, as a product with the zeros of later pairs would let them.
-        for K, V, forward_chunk in ((64, 64, 32), (64, 128, 64)):
-            case = ChunkCase(K, V, T=200, H=1, hopper=True, forward_chunk=forward_chunk)
+        for K, V, forward_chunk, cluster in ((64, 64, 32, 0), (64, 128, 64, 0), (128, 128, 32, 64)):
+            case = ChunkCase(K, V, T=200, H=1, hopper=True, forward_chunk=forward_chunk, cluster=cluster)
             case.v[0, 45, 0, 7], case.v[0, 100, 0, 20] = np.nan, np.inf
             expected, actual = case.expected()["o"], case.run()["o"]
             finite = np.isfinite(expected)
