@@ -324,7 +324,6 @@ class GlaChunkTests(_ChunkTests):
             with self.subTest(seed=seed):
                 self.check(ChunkCase(64, 64, T=270, H=1, stages=4, gates="half", seed=seed, hopper=True, forward_chunk=32))
 
-
     def test_clusters(self):
         for K, V, options in ((128, 128, {"cluster": 64, "gates": "weak"}), (256, 256, {"cluster": 128, "T": 70, "gates": "half"}),
                               (128, 128, {"cluster": 64, "producers": 8, "element": "fp16"}),

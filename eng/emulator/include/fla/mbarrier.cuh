@@ -10,13 +10,17 @@ struct Mbarrier {
 
     __forceinline__ void init(int count) const { emulator::mbarrier_init(address, count); }
     __forceinline__ void arrive() const { emulator::mbarrier_arrive(address); }
-    __forceinline__ void arrive_expecting(u32 bytes) const { emulator::mbarrier_arrive(address, bytes); }
+    // Copies of a block that runs alone are over before another of its threads runs: their bytes need not be counted.
+    static __forceinline__ bool counts() { return emulator::machine.cluster.size() > 1; }
+    __forceinline__ void arrive_expecting(u32 bytes) const { emulator::mbarrier_arrive(address, counts() ? bytes : 0); }
     __forceinline__ void arrive_warp() const {
         __syncwarp();
         if (threadIdx.x % 32 == 0) arrive();
     }
     // So many bytes have come.
-    __forceinline__ void complete(u32 bytes) const { emulator::mbarrier_complete(emulator::machine.rank, address, bytes); }
+    __forceinline__ void complete(u32 bytes) const {
+        if (counts()) emulator::mbarrier_complete(emulator::machine.rank, address, bytes);
+    }
     __forceinline__ void wait(int n) const { emulator::mbarrier_wait(address, n & 1); }
 };
 
