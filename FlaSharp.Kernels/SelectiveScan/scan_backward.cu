@@ -502,6 +502,7 @@ constexpr int BLOCKS = 2;
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     selective_scan_backward(const __grid_constant__ SelectiveScanBackward p) {
+    follow_stream();
     Shared& shared = shared_memory_as<Shared>();
     ScanBlock& block = shared.block;  // read where it is needed, as Places are made there: the walk needs the registers
     if (threadIdx.x == 0) block = ScanBlock(p.scan, blockIdx.x);

@@ -70,12 +70,65 @@ struct Window {
     }
 };
 
+// Sums over states, of C h for eight steps, as products of matrices: rows are channels, each with half of its states and then with
+// the others, columns are steps, of which only the one counts whose states are at hand. Such a product takes ten digits of a
+// fraction.
+constexpr bool BY_PRODUCTS = same<Element, bf16>();
+using ScanLane = LaneOf<BY_PRODUCTS ? 1 : 2>;
+
+struct StepSums {
+    static constexpr int COUNT = 8;
+    float c[4], y[2];
+
+    // `tile`: C of the first step, from a thread's states on.
+    __device__ __forceinline__ void load(const float* tile, const ScanLane& lane) {
+        const float* own = tile + threadIdx.x % 32 / 4 * SLICE;
+        if constexpr (LANES == 4) {
+            States four = load_states(own);
+#pragma unroll
+            for (int i = 0; i < 4; i++) c[i] = four.at[i % STATES];
+        } else {
+            own -= lane.state & 8;
+            States low = load_states(own), high = load_states(own + 8);
+            c[0] = low.at[0], c[1] = high.at[0], c[2] = low.at[1], c[3] = high.at[1];
+        }
+    }
+    __device__ __forceinline__ void add(int step, const States& h) {
+        if constexpr (LANES == 4) {
+            float low[4] = {}, high[4] = {}, states[4] = {h.at[0], h.at[2 % STATES], h.at[1], h.at[3 % STATES]};
+            mma_m16n8k8_tf32(low, states, c[0], c[1]);
+            mma_m16n8k8_tf32(high, states, c[2], c[3]);
+            float sum = low[step % 2] + high[2 + step % 2];
+            y[step % 2] = step < 2 || threadIdx.x % 4 == step / 2 ? sum : y[step % 2];
+        } else {  // channels are pairs of columns here, steps are rows, and again for the other half of the states
+            float d[4] = {};
+            mma_m16n8k8_tf32(d, c, h.at[0], h.at[1]);
+            y[0] = step == 0 || threadIdx.x % 32 / 4 == step ? d[0] + d[3] : y[0];
+        }
+    }
+    // To the sums from a step on; of more slices than the first, added to what is there.
+    __device__ __forceinline__ void store(Sums& sums, int step, int position, bool more) const {
+        int row = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+        if constexpr (LANES == 4) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float& to = sums.at(step + 2 * quad + i, position);
+                to = (more ? to : 0.f) + y[i];
+            }
+        } else {
+            float& to = sums.at(step + row, position - row / 2 + quad);
+            to = (more ? to : 0.f) + y[0];
+        }
+    }
+};
+
 // Of a multiprocessor: more would leave no registers.
 constexpr bool SHORT = LANES == 4 && STEPS == SAVED_STEPS && VECTOR > 1 && sizeof(Element) == 2;
 constexpr int BLOCKS = SHARED_BYTES > 112 << 10 ? 1 : SHORT ? 3 : 2;
 
 extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
     selective_scan_forward(const __grid_constant__ SelectiveScanForward p) {
+    follow_stream();
     Shared& shared = shared_memory_as<Shared>();
     Turns turns(shared);
     ScanBlock block(p.scan, blockIdx.x);
@@ -157,13 +210,13 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
         }
         finish(first - STEPS, turn - 1);
     } else {
-        Lane lane(threadIdx.x - THREADS);
+        ScanLane lane(threadIdx.x - THREADS);
         bool last = block.segment + 1 == p.scan.segments;
         int slot = block.first_token(p.scan) / SAVED_STEPS + block.sequence.index;  // of `saved`: the sequence's first
 
         // Computed where it is needed: the scan needs the registers.
         auto place = [&](int slice, int index) {
-            return StatePlace(p.scan, block, Lane(opaque(threadIdx.x) - THREADS), opaque(index), slice);
+            return StatePlace(p.scan, block, ScanLane(opaque(threadIdx.x) - THREADS), opaque(index), slice);
         };
         auto store_end = [&](int slice, const States& h, bool wait) {
             if (last && p.final && !wait)
@@ -207,24 +260,33 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
                 // Steps from `at` on; those that come after them are loaded meanwhile.
                 auto run = [&](int at, const float2* next_step, const float* next_b) {
                     float sums[LANES];
+                    StepSums products;
 #pragma unroll
                     for (int i = 0; i < SPAN; i++) {
-                        States c = load_states(b + (STEPS + i) * SLICE);
-                        float sum = 0;
 #pragma unroll
-                        for (int n = 0; n < STATES; n++) {
+                        for (int n = 0; n < STATES; n++)
                             h.at[n] = fmaf(window.decays[i % Window::AHEAD].at[n], h.at[n],
                                            window.inputs[i % Window::AHEAD].at[n]);
-                            sum = fmaf(c.at[n], h.at[n], sum);
+                        if constexpr (BY_PRODUCTS) {
+                            if (i % StepSums::COUNT == 0) products.load(b + (STEPS + i) * SLICE, lane);
+                            products.add(i % StepSums::COUNT, h);
+                        } else {
+                            States c = load_states(b + (STEPS + i) * SLICE);
+                            float sum = 0;
+#pragma unroll
+                            for (int n = 0; n < STATES; n++) sum = fmaf(c.at[n], h.at[n], sum);
+                            sums[i % LANES] = sum;
                         }
-                        sums[i % LANES] = sum;
                         window.prepare(i + Window::AHEAD, rates);
                         int row = i + Window::AHEAD + Window::LOADED;
                         if (row < SPAN)
                             window.load(row, step, b, row);
                         else
                             window.load(row, next_step, next_b, row - SPAN);
-                        if (i % LANES == LANES - 1) {
+                        if constexpr (BY_PRODUCTS) {
+                            if (i % StepSums::COUNT == StepSums::COUNT - 1)
+                                products.store(all_sums, at + i + 1 - StepSums::COUNT, lane.position, slice > 0);
+                        } else if (i % LANES == LANES - 1) {
                             float all = lane.sum(sums), &to = all_sums.at(at + i + 1 - LANES + lane.index, lane.position);
                             to = slice > 0 ? to + all : all;
                         }

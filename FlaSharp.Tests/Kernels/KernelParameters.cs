@@ -50,6 +50,7 @@ internal static class KernelParameters
         ["Norm/rms_norm_backward.cu"] = Nested("Norm.RmsNormKernels", "BackwardParameters"),
         ["Norm/rms_norm_forward.cu"] = Nested("Norm.RmsNormKernels", "ForwardParameters"),
         ["Rotary/rotary.cu"] = Nested("Rotary.RotaryKernels", "Parameters"),
+        ["SelectiveScan/gradient_sums.cu"] = Nested("SelectiveScan.SelectiveScanKernels", "GradientSumsParameters"),
         ["SelectiveScan/scan_backward.cu"] = Nested("SelectiveScan.SelectiveScanKernels", "BackwardParameters"),
         ["SelectiveScan/scan_forward.cu"] = Nested("SelectiveScan.SelectiveScanKernels", "ForwardParameters"),
         ["SelectiveScan/segment_join.cu"] = Nested("SelectiveScan.SelectiveScanKernels", "SegmentJoinParameters"),

@@ -38,6 +38,14 @@ class Backward(ctypes.Structure):
     ]
 
 
+class GradientSums(ctypes.Structure):
+    """SelectiveScanGradientSums."""
+
+    _fields_ = [("matrix_parts", ctypes.c_void_p), ("matrices", ctypes.c_void_p * 2), ("parts", ctypes.c_void_p * 3),
+                ("sums", ctypes.c_void_p * 3), ("a_log", ctypes.c_void_p), ("matrix_size", ctypes.c_int64),
+                ("sizes", ctypes.c_int64 * 3), ("group_blocks", ctypes.c_int), ("rows", ctypes.c_int)]
+
+
 class SegmentState(ctypes.Structure):
     """SelectiveScanSegmentState."""
 

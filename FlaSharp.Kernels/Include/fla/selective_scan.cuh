@@ -220,14 +220,14 @@ struct StepSize {
 };
 
 // A thread's part of the block's states. NEIGHBOURS threads with the same states come first, then those that share a channel:
-// all loads of a warp have pairs of threads, one or two apart, that read the same, and wide loads then need fewer accesses.
-struct Lane {
-    static constexpr int NEIGHBOURS = 2;
+// with two, all loads of a warp have pairs of threads, one or two apart, that read the same, and wide loads then need fewer
+// accesses.
+template <int NEIGHBOURS> struct LaneOf {
     int index;              // among those that share a channel
     int position, channel;  // in shared memory, and of the block
     int state;              // the first one of a slice
 
-    __device__ __forceinline__ explicit Lane(u32 thread)
+    __device__ __forceinline__ explicit LaneOf(u32 thread)
         : index(thread / NEIGHBOURS % LANES),
           position(thread / (NEIGHBOURS * LANES) * NEIGHBOURS + thread % NEIGHBOURS), channel(channel_at(position)),
           state(index * STATES) {}
@@ -235,6 +235,7 @@ struct Lane {
     // Sums over those that share the channel.
     __device__ __forceinline__ float sum(float (&x)[LANES]) const { return sum_apart<NEIGHBOURS>(x, index); }
 };
+using Lane = LaneOf<2>;
 
 struct alignas(4 * STATES) States {
     float at[STATES];
@@ -247,6 +248,7 @@ struct StatePlace {
     i64 offset;
     int count;
 
+    template <class Lane>
     __device__ __forceinline__ StatePlace(const SelectiveScan& p, const ScanBlock& block, const Lane& lane, i64 index,
                                           int slice) {
         int first = slice * SLICE + lane.state;
