@@ -14,7 +14,7 @@ internal sealed class SelectiveScanKernels
         new("SelectiveScan/segment_join.cu", "selective_scan_segment_join", [], JoinThreads, SharedBytes: 0);
 
     private static readonly ConcurrentDictionary<
-        (Pass, SelectiveScanTile, ElementType, bool, bool), KernelVariant> s_variants = new();
+        (Pass, SelectiveScanTile, ElementType, bool, bool, bool, bool), KernelVariant> s_variants = new();
 
     private static readonly ConcurrentDictionary<(ElementType, bool), KernelVariant> s_sums = new();
 
@@ -25,6 +25,8 @@ internal sealed class SelectiveScanKernels
     ];
 
     private static readonly ElementType[] s_extremeElements = [ElementType.BFloat16, ElementType.Float32];
+
+    private static readonly bool[] s_both = [false, true];
 
     private readonly GpuDevice _device;
 
@@ -106,11 +108,17 @@ internal sealed class SelectiveScanKernels
         [
             .. from call in calls
             from pass in Enum.GetValues<Pass>()
-            select Variant(pass, new SelectiveScanTile(call.isAligned), call.element, call.isGated, call.hasSoftplus),
+            from hasSlices in s_both
+            where !hasSlices || pass is Pass.Forward or Pass.Backward
+            from areFew in s_both
+            where !areFew || pass is Pass.Backward
+            select Variant(
+                pass, new SelectiveScanTile(call.isAligned), call.element, call.isGated, call.hasSoftplus, hasSlices, areFew),
             .. from tile in s_otherForwardTiles
             where !tile.IsLong || HasRoom(target.MaxSharedBytes)
             from element in s_extremeElements
-            select Variant(Pass.Forward, tile, element, true, true),
+            from hasSlices in s_both
+            select Variant(Pass.Forward, tile, element, true, true, hasSlices, areFew: false),
             s_join,
             .. calls.Select(call => Sums(call.element, call.isAligned)).Distinct(),
         ];
@@ -270,8 +278,9 @@ internal sealed class SelectiveScanKernels
         Pass pass, SelectiveScanTile tile, in SelectiveScanInputs inputs, long parts, in TParameters parameters)
         where TParameters : unmanaged
     {
-        var kernel = KernelLibrary.Get(_device, Variant(pass, tile, Element, inputs.Z.Data != 0, HasSoftplus));
         var blocks = Sequences.Count * tile.Blocks(Channels, Groups) * parts;
+        var areFew = pass == Pass.Backward && SelectiveScanTile.AreFew(blocks, _device.Info.MultiprocessorCount);
+        var kernel = KernelLibrary.Get(_device, Variant(pass, tile, Element, inputs.Z.Data != 0, HasSoftplus, HasSlices, areFew));
         var isJoined = pass is Pass.Forward or Pass.Backward && parts > 1;
         kernel.Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, parameters, startsEarly: isJoined);
     }
@@ -281,15 +290,15 @@ internal sealed class SelectiveScanKernels
             [$"ELEMENT={key.Item1.Name()}", $"VECTOR={(key.Item2 ? SelectiveScanTile.Vector : 1)}"], SumThreads, SharedBytes: 0));
 
     private static KernelVariant Variant(
-        Pass pass, SelectiveScanTile tile, ElementType element, bool isGated, bool hasSoftplus) =>
-        s_variants.GetOrAdd((pass, tile, element, isGated, hasSoftplus), static key =>
+        Pass pass, SelectiveScanTile tile, ElementType element, bool isGated, bool hasSoftplus, bool hasSlices, bool areFew) =>
+        s_variants.GetOrAdd((pass, tile, element, isGated, hasSoftplus, hasSlices, areFew), static key =>
         {
-            var (pass, tile, element, isGated, hasSoftplus) = key;
+            var (pass, tile, element, isGated, hasSoftplus, hasSlices, areFew) = key;
             var isBackward = pass == Pass.BackwardSegments;
             return pass switch
             {
-                Pass.Forward => tile.Forward(element, isGated, hasSoftplus),
-                Pass.Backward => tile.Backward(element, isGated, hasSoftplus),
+                Pass.Forward => tile.Forward(element, isGated, hasSoftplus, hasSlices),
+                Pass.Backward => tile.Backward(element, isGated, hasSoftplus, hasSlices, areFew),
                 _ => tile.SegmentState(element, isGated && isBackward, hasSoftplus, isBackward),
             };
         });

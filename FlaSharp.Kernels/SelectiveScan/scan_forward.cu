@@ -47,18 +47,26 @@ private:
     __device__ __forceinline__ Mbarrier at(int what, int turn) const { return {barriers + (what + turn % 2) * Mbarrier::BYTES}; }
 };
 
+// Of a multiprocessor: more would leave no registers.
+constexpr bool SHORT = LANES == 4 && STEPS == SAVED_STEPS && VECTOR > 1 && sizeof(Element) == 2;
+constexpr int BLOCKS = SHARED_BYTES > 112 << 10 ? 1 : SHORT ? 3 : 2;
+
 // A thread's next steps: what does not depend on the states is made AHEAD steps before, what that is made of is loaded LOADED
-// steps earlier. A short way ahead spreads the exponentials evenly, where many at once would wait for each other; it is too short
-// for the few states of narrow blocks.
+// steps earlier; C is loaded SOON. A short way ahead spreads the exponentials evenly, where many at once would wait for each other;
+// it is too short for the few states of narrow blocks.
 struct Window {
-    static constexpr int AHEAD = LANES == 4 ? 2 : 8, LOADED = 4;
+    static constexpr int AHEAD = LANES == 4 ? 2 : 8, LOADED = LANES == 4 ? 4 : 2, SOON = 2;
+    static_assert(AHEAD + LOADED <= SPAN && SPAN % AHEAD == 0 && SPAN % LOADED == 0, "a span knows where the next one is");
     States decays[AHEAD], inputs[AHEAD];
     float2 steps[LOADED];
-    States b[LOADED];
+    States b[LOADED], c[SOON];
 
     __device__ __forceinline__ void load(int i, const float2* step, const float* b_tile, int row) {
         steps[i % LOADED] = step[row * PAIR_ROW];
         b[i % LOADED] = load_states(b_tile + row * SLICE);
+    }
+    __device__ __forceinline__ void load_c(int i, const float* b_tile, int row) {
+        c[i % SOON] = load_states(b_tile + (STEPS + row) * SLICE);
     }
     __device__ __forceinline__ void prepare(int i, const States& rates) {
         float2 step = steps[i % LOADED];
@@ -70,69 +78,13 @@ struct Window {
     }
 };
 
-// Sums over states, of C h for eight steps, as products of matrices: rows are channels, each with half of its states and then with
-// the others, columns are steps, of which only the one counts whose states are at hand. Such a product takes ten digits of a
-// fraction.
-constexpr bool BY_PRODUCTS = same<Element, bf16>();
-using ScanLane = LaneOf<BY_PRODUCTS ? 1 : 2>;
-
-struct StepSums {
-    static constexpr int COUNT = 8;
-    float c[4], y[2];
-
-    // `tile`: C of the first step, from a thread's states on.
-    __device__ __forceinline__ void load(const float* tile, const ScanLane& lane) {
-        const float* own = tile + threadIdx.x % 32 / 4 * SLICE;
-        if constexpr (LANES == 4) {
-            States four = load_states(own);
-#pragma unroll
-            for (int i = 0; i < 4; i++) c[i] = four.at[i % STATES];
-        } else {
-            own -= lane.state & 8;
-            States low = load_states(own), high = load_states(own + 8);
-            c[0] = low.at[0], c[1] = high.at[0], c[2] = low.at[1], c[3] = high.at[1];
-        }
-    }
-    __device__ __forceinline__ void add(int step, const States& h) {
-        if constexpr (LANES == 4) {
-            float low[4] = {}, high[4] = {}, states[4] = {h.at[0], h.at[2 % STATES], h.at[1], h.at[3 % STATES]};
-            mma_m16n8k8_tf32(low, states, c[0], c[1]);
-            mma_m16n8k8_tf32(high, states, c[2], c[3]);
-            float sum = low[step % 2] + high[2 + step % 2];
-            y[step % 2] = step < 2 || threadIdx.x % 4 == step / 2 ? sum : y[step % 2];
-        } else {  // channels are pairs of columns here, steps are rows, and again for the other half of the states
-            float d[4] = {};
-            mma_m16n8k8_tf32(d, c, h.at[0], h.at[1]);
-            y[0] = step == 0 || threadIdx.x % 32 / 4 == step ? d[0] + d[3] : y[0];
-        }
-    }
-    // To the sums from a step on; of more slices than the first, added to what is there.
-    __device__ __forceinline__ void store(Sums& sums, int step, int position, bool more) const {
-        int row = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
-        if constexpr (LANES == 4) {
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float& to = sums.at(step + 2 * quad + i, position);
-                to = (more ? to : 0.f) + y[i];
-            }
-        } else {
-            float& to = sums.at(step + row, position - row / 2 + quad);
-            to = (more ? to : 0.f) + y[0];
-        }
-    }
-};
-
-// Of a multiprocessor: more would leave no registers.
-constexpr bool SHORT = LANES == 4 && STEPS == SAVED_STEPS && VECTOR > 1 && sizeof(Element) == 2;
-constexpr int BLOCKS = SHARED_BYTES > 112 << 10 ? 1 : SHORT ? 3 : 2;
-
 extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
     selective_scan_forward(const __grid_constant__ SelectiveScanForward p) {
     follow_stream();
     Shared& shared = shared_memory_as<Shared>();
     Turns turns(shared);
     ScanBlock block(p.scan, blockIdx.x);
-    int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
+    int slices = SINGLE ? 1 : (p.scan.states + SLICE - 1) / SLICE, end = block.end;
 
     if (__shfl_sync(~0u, threadIdx.x, 0) < THREADS) {  // a whole warp, as the compiler now sees
         Column column(block);
@@ -210,13 +162,13 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
         }
         finish(first - STEPS, turn - 1);
     } else {
-        ScanLane lane(threadIdx.x - THREADS);
+        Lane lane(threadIdx.x - THREADS);
         bool last = block.segment + 1 == p.scan.segments;
         int slot = block.first_token(p.scan) / SAVED_STEPS + block.sequence.index;  // of `saved`: the sequence's first
 
         // Computed where it is needed: the scan needs the registers.
         auto place = [&](int slice, int index) {
-            return StatePlace(p.scan, block, ScanLane(opaque(threadIdx.x) - THREADS), opaque(index), slice);
+            return StatePlace(p.scan, block, Lane(opaque(threadIdx.x) - THREADS), opaque(index), slice);
         };
         auto store_end = [&](int slice, const States& h, bool wait) {
             if (last && p.final && !wait)
@@ -236,72 +188,69 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
 #pragma unroll 1
         for (int first = block.first; first < end; first += STEPS) {
             int tile = first / STEPS % 2, steps = min(STEPS, end - first);
-            Sums& all_sums = shared.sums[tile];
 #pragma unroll 1
             for (int slice = 0; slice < slices; slice++, turn++) {
                 bool more = slices == 1 && first + STEPS < end;  // steps of the same states: there is no stop before them
-                auto step_tile = [&](int i) { return shared.step[i][0] + lane.position; };
-                auto b_tile = [&](int i) { return shared.matrices[i % 2][0][0] + lane.state; };
-                const float2* step = step_tile(tile);
-                const float* b = b_tile(turn);
+                // Where the next steps lie: numbers take half the registers of pointers.
+                auto step_tile = [&](int i) { return i * STEPS * PAIR_ROW + lane.position; };
+                auto b_tile = [&](int i) { return i % 2 * (2 * STEPS * SLICE) + lane.state; };
+                int step = step_tile(tile), b = b_tile(turn);
+                const float2* all_steps = shared.step[0][0];
+                const float* all_b = shared.matrices[0][0][0];
+                float* to = &shared.sums[tile].at(lane.index, lane.position);
                 if (slices > 1 || first == block.first) {
                     bool begin = first == block.first;
                     h = place(slice, block.part(p.scan) * (begin ? p.scan.parts : 1)).load(begin ? p.initial : p.running);
                     rates = place(slice, 0).load_decays(p.scan);
                     turns.wait(Turns::PREPARED, turn);
 #pragma unroll
-                    for (int i = 0; i < Window::LOADED; i++) window.load(i, step, b, i);
+                    for (int i = 0; i < Window::LOADED; i++) window.load(i, all_steps + step, all_b + b, i);
 #pragma unroll
                     for (int i = 0; i < Window::AHEAD; i++) {
                         window.prepare(i, rates);
-                        window.load(i, step, b, i + Window::LOADED);
+                        window.load(i, all_steps + step, all_b + b, i + Window::LOADED);
                     }
+#pragma unroll
+                    for (int i = 0; i < Window::SOON; i++) window.load_c(i, all_b + b, i);
                 }
-                // Steps from `at` on; those that come after them are loaded meanwhile.
-                auto run = [&](int at, const float2* next_step, const float* next_b) {
+                // A span; those steps that come after it are loaded meanwhile.
+                auto run = [&](int next_step, int next_b) {
                     float sums[LANES];
-                    StepSums products;
 #pragma unroll
                     for (int i = 0; i < SPAN; i++) {
+                        States c = window.c[i % Window::SOON];
+                        int soon = i + Window::SOON;
+                        window.load_c(soon, all_b + (soon < SPAN ? b : next_b), soon % SPAN);
+                        float sum = 0;
 #pragma unroll
-                        for (int n = 0; n < STATES; n++)
+                        for (int n = 0; n < STATES; n++) {
                             h.at[n] = fmaf(window.decays[i % Window::AHEAD].at[n], h.at[n],
                                            window.inputs[i % Window::AHEAD].at[n]);
-                        if constexpr (BY_PRODUCTS) {
-                            if (i % StepSums::COUNT == 0) products.load(b + (STEPS + i) * SLICE, lane);
-                            products.add(i % StepSums::COUNT, h);
-                        } else {
-                            States c = load_states(b + (STEPS + i) * SLICE);
-                            float sum = 0;
-#pragma unroll
-                            for (int n = 0; n < STATES; n++) sum = fmaf(c.at[n], h.at[n], sum);
-                            sums[i % LANES] = sum;
+                            sum = fmaf(c.at[n], h.at[n], sum);
                         }
+                        sums[i % LANES] = sum;
                         window.prepare(i + Window::AHEAD, rates);
                         int row = i + Window::AHEAD + Window::LOADED;
                         if (row < SPAN)
-                            window.load(row, step, b, row);
+                            window.load(row, all_steps + step, all_b + b, row);
                         else
-                            window.load(row, next_step, next_b, row - SPAN);
-                        if constexpr (BY_PRODUCTS) {
-                            if (i % StepSums::COUNT == StepSums::COUNT - 1)
-                                products.store(all_sums, at + i + 1 - StepSums::COUNT, lane.position, slice > 0);
-                        } else if (i % LANES == LANES - 1) {
-                            float all = lane.sum(sums), &to = all_sums.at(at + i + 1 - LANES + lane.index, lane.position);
-                            to = slice > 0 ? to + all : all;
+                            window.load(row, all_steps + next_step, all_b + next_b, row - SPAN);
+                        if (i % LANES == LANES - 1) {
+                            float all = lane.sum(sums), &own = to[Sums::distance(i / LANES)];
+                            own = slice > 0 ? own + all : all;
                         }
                     }
-                    step = next_step, b = next_b;
+                    step = next_step, b = next_b, to += SPAN * Sums::ROW;
                 };
 #pragma unroll 1
                 for (int at = 0; at < steps; at += SAVED_STEPS) {
                     if (p.saved) place(slice, slot + (first + at) / SAVED_STEPS).store(p.saved, h);
                     int last = at + (min(SAVED_STEPS, steps - at) - 1) / SPAN * SPAN;
 #pragma unroll 1
-                    for (int i = at; i < last; i += SPAN) run(i, step + SPAN * PAIR_ROW, b + SPAN * SLICE);
+                    for (int i = at; i < last; i += SPAN) run(step + SPAN * PAIR_ROW, b + SPAN * SLICE);
                     bool ends = at + SAVED_STEPS >= steps;
                     if (ends && more) turns.wait(Turns::PREPARED, turn + 1);
-                    run(last, ends ? step_tile(more ? tile ^ 1 : tile) : step + SPAN * PAIR_ROW,
+                    run(ends ? step_tile(more ? tile ^ 1 : tile) : step + SPAN * PAIR_ROW,
                         ends ? b_tile(more ? turn + 1 : turn) : b + SPAN * SLICE);
                 }
                 if (slices > 1 || first + STEPS >= end) store_end(slice, h, first + STEPS < end);

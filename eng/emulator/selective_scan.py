@@ -111,7 +111,8 @@ class Tile:
         stored = 2 if self.element == "bf16" else 4
         element = 4 if self.element == "float" else 2
         return (4 * self.steps * (9 * self.channels + self.warps * SLICE) + 2 * self.steps * self.channels * stored
-                + 2 * self.steps * SLICE * element + (self.steps // PART - 2) * self.threads * 16 + 64)
+                + 2 * self.steps * SLICE * element + (self.steps // PART - 2) * self.threads * 16
+                + self.warps * 13 * 16 + 4 * self.threads + 64)
 
     def defines(self, shared_bytes, **more):
         return {"ELEMENT": self.element, "GATED": int(self.gated), "SOFTPLUS": int(self.softplus), "VECTOR": self.vector,

@@ -168,7 +168,8 @@ class Case:
         forward_tile = launcher.Tile(element, z is not None, self.softplus, tile.vector, self.narrow, self.long)
         launch("scan_forward", forward_tile, self.count * self.segments * forward_tile.blocks(E, G), forward_tile.forward_bytes,
                launcher.Forward(scan(self.segments), view(y), address(join(self.segments, initial, False)), address(final),
-                                running(self.segments), None if in_place else address(saved)), SAVED_STEPS=SAVED_STEPS)
+                                running(self.segments), None if in_place else address(saved)), SAVED_STEPS=SAVED_STEPS,
+               SINGLE=int(slices == 1))
         results = {"y": fetch(y, element), "final": final}
         if in_place:
             return results
@@ -181,7 +182,8 @@ class Case:
         launch("scan_backward", tile, parts * tile.blocks(E, G), tile.backward_bytes, launcher.Backward(
             scan(self.backward_segments), view(dy), view(du), view(ddelta), view(dz), address(saved),
             address(join(self.backward_segments, final_gradient, True)), address(d_initial), running(self.backward_segments),
-            address(da), address(dd), address(dbias), address(matrices), matrices[1].ctypes.data, B * T))
+            address(da), address(dd), address(dbias), address(matrices), matrices[1].ctypes.data, B * T),
+               SINGLE=int(slices == 1), BLOCKS=3)
         results |= {"du": fetch(du, element), "ddelta": fetch(ddelta, element), "d_initial": d_initial}
 
         vector = 8 if E % 8 == 0 and N % 8 == 0 else 1

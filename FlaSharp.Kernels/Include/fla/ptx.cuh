@@ -192,15 +192,6 @@ template <> __device__ __forceinline__ void mma_m16n8k8<bf16>(float (&d)[4], con
         : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
-// d += a b with a [16 x 8], b [8 x 8] of float32, of which ten digits of the fraction count. With l the lane, r = l / 4, c = l % 4:
-//   a: (r, c), (r + 8, c), (r, c + 4), (r + 8, c + 4)     b: (c, r), (c + 4, r)     d: as above
-__device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const float (&a)[4], float b0, float b1) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
-          "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
-}
-
 // The registers that each thread of this warp's group of four may use from here on, of SHARE before; 0 leaves it at that. Hopper
 // only.
 template <int COUNT, int SHARE> __device__ __forceinline__ void set_registers() {

@@ -182,32 +182,6 @@ template <class T> __forceinline__ void mma_m16n8k8(float (&d)[4], const u32 (&a
     memcpy(d, result.d, sizeof d);
 }
 
-struct Tf32Input { float d[4], a[4], b[2]; };
-
-inline void multiply_tf32(const void* const* in, void* const* out, u32 mask) {
-    using namespace emulator;
-    if (mask != ~0u) fail("mma in a warp of fewer than 32 threads");
-    auto cut = [](float x) { return __uint_as_float(__float_as_uint(x) & ~0x1fffu); };
-    float a[16][8], b[8][8];
-    for (int lane = 0; lane < WARP; lane++) {
-        const Tf32Input& x = input_of<Tf32Input>(in, lane);
-        for (int i = 0; i < 4; i++) a[lane / 4 + 8 * (i % 2)][lane % 4 + 4 * (i / 2)] = cut(x.a[i]);
-        for (int i = 0; i < 2; i++) b[lane % 4 + 4 * i][lane / 4] = cut(x.b[i]);
-    }
-    for (int lane = 0; lane < WARP; lane++)
-        for (int i = 0; i < 4; i++) {
-            float sum = 0;
-            for (int k = 0; k < 8; k++) sum += a[lane / 4 + 8 * (i / 2)][k] * b[k][2 * (lane % 4) + i % 2];
-            output_of<MmaOutput>(out, lane).d[i] = input_of<Tf32Input>(in, lane).d[i] + sum;
-        }
-}
-
-__forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const float (&a)[4], float b0, float b1) {
-    Tf32Input input{{d[0], d[1], d[2], d[3]}, {a[0], a[1], a[2], a[3]}, {b0, b1}};
-    auto result = emulator::collective<Tf32Input, MmaOutput>("mma_m16n8k8_tf32", 0, ~0u, input, multiply_tf32);
-    memcpy(d, result.d, sizeof d);
-}
-
 // ---- Named barriers
 
 template <int COUNT, int SHARE> __forceinline__ void set_registers() {}
