@@ -27,7 +27,8 @@ struct Shared {  // of two tiles, or turns of a slice
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 
-constexpr int SPAN = 2 * LANES;  // steps of one pass through the loop: longer ones do not stay in the instruction cache
+// Steps of one pass through the loop, as many as stay in the instruction cache.
+constexpr int SPAN = LANES == 4 ? 8 : 32;
 static_assert(SAVED_STEPS % SPAN == 0 && STEPS % SAVED_STEPS == 0, "states are saved between spans");
 
 // What one kind of warps has done in a turn, for the other one: barriers of even and of odd turns. Each thread arrives for
