@@ -1,5 +1,5 @@
-// What the backward pass of the selective scan left in parts, added up: dB and dC of blocks of channels, the gradients of A, D and
-// the bias of sequences and segments. Neighbouring threads have neighbouring numbers, and each walks through the parts.
+// What the backward pass of the selective scan left in parts, added up: dB and dC of blocks of channels, the gradients of A, D
+// and the bias of sequences and segments. Neighbouring threads have neighbouring numbers, and each walks through the parts.
 //
 // Constants: ELEMENT of B and C; VECTOR (8: E, N and their tensors are multiples of it and aligned to 16 bytes; or 1).
 #include "fla/decay_rate.cuh"

@@ -11,8 +11,8 @@
 // operand has a part's eight steps, zeros for all others, so that the sums of a part fill the accumulators. Operands are
 // bfloat16, or, where that is not enough, sums of two of them. Groups are added up here, blocks leave `b_parts` and `c_parts`.
 //
-// Constants: those of fla/selective_scan.cuh with LANES = 4 and STEPS as SAVED_STEPS of the forward pass, SHARED_BYTES, BLOCKS of a
-// multiprocessor of Hopper.
+// Constants: those of fla/selective_scan.cuh with LANES = 4 and STEPS as SAVED_STEPS of the forward pass, SHARED_BYTES, BLOCKS of
+// a multiprocessor of Hopper.
 #include "fla/selective_scan.cuh"
 
 using namespace fla;
@@ -134,7 +134,7 @@ struct Four {
 };
 
 // Where a block's part of a tensor lies at the first step of a tile. Each warp keeps such places in shared memory and moves them
-// from tile to tile: addresses made anew cost more, and there are no registers for any.
+// from tile to tile: addresses made anew take longer, and there are no registers for them.
 struct Cursor {
     char* at;
     i64 stride;  // from step to step, in bytes
@@ -388,7 +388,7 @@ struct Shared {
     States starts[PARTS - 2][THREADS];  // states before all parts but the first and the last; each thread's own
     Matrix matrices[2][PARTS];          // B, C
     Cursors cursors[WARPS];
-    float totals[THREADS];  // over the steps of a warp, of row n: of g u for the channels, n < 4, then of ddelta; each thread's own
+    float totals[THREADS];              // of row n over a warp's steps: of g u for the channels, n < 4, then of ddelta
     ScanBlock block;
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
@@ -589,8 +589,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
         Cells cells;
         int left = first < block.first ? 0 : cells.left(first, block.end, slice, p.scan.states);
         const Cursor& cursor = cursors_here()[Cursors::B + cells.matrix];
-        Cells::Inputs{cursor.row<Element>(later + cells.row) + cells.state, cursor.stride / (i64)sizeof(Element) * Cells::DISTANCE}
-            .load(inputs.matrix, left, slice * SLICE);
+        i64 distance = cursor.stride / (i64)sizeof(Element) * Cells::DISTANCE;
+        Cells::Inputs{cursor.row<Element>(later + cells.row) + cells.state, distance}.load(inputs.matrix, left, slice * SLICE);
     };
     auto store_matrices = [&] {
         Cells cells;
@@ -678,7 +678,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
             }
 #pragma unroll 1
             for (int part = parts() - 1; part >= 0; part--) {
-                walk_part(tile[part], shared.matrices[0][part], shared.matrices[1][part], !SINGLE && slice > 0, rates, h, dh, da);
+                walk_part(tile[part], shared.matrices[0][part], shared.matrices[1][part], slice > 0, rates, h, dh, da);
                 h = part > 1 ? shared.starts[part - 2][threadIdx.x] : start;
             }
 
@@ -769,5 +769,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     int channel = Columns::channel(place) + place.row % 4;
     float* to = place.row < 4 ? p.d_parts : p.bias_parts;
     if (place.half == 0 && channel < block.channels && to)
-        to[block.part(p.scan) * p.scan.channels + block.first_channel + channel] = shared.totals[threadIdx.x] + shared.totals[threadIdx.x + 32];
+        to[block.part(p.scan) * p.scan.channels + block.first_channel + channel] =
+            shared.totals[threadIdx.x] + shared.totals[threadIdx.x + 32];
 }

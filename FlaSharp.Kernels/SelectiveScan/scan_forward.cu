@@ -53,8 +53,8 @@ constexpr bool SHORT = LANES == 4 && STEPS == SAVED_STEPS && VECTOR > 1 && sizeo
 constexpr int BLOCKS = SHARED_BYTES > 112 << 10 ? 1 : SHORT ? 3 : 2;
 
 // A thread's next steps: what does not depend on the states is made AHEAD steps before, what that is made of is loaded LOADED
-// steps earlier; C is loaded SOON. A short way ahead spreads the exponentials evenly, where many at once would wait for each other;
-// it is too short for the few states of narrow blocks.
+// steps earlier, C SOON before its step. A short way ahead spreads the exponentials evenly, where many at once would wait for
+// each other; it is too short for the few states of narrow blocks.
 struct Window {
     static constexpr int AHEAD = LANES == 4 ? 2 : 8, LOADED = LANES == 4 ? 4 : 2, SOON = 2;
     static_assert(AHEAD + LOADED <= SPAN && SPAN % AHEAD == 0 && SPAN % LOADED == 0, "a span knows where the next one is");
