@@ -80,7 +80,7 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false, 
                 + Float * (Steps / PartSteps - 2) * Threads * (Slice / Lanes) // states before parts
                 + Warps * CursorBytes + Float * Threads // sums of each thread
                 + BlockBytes,
-            element, isGated, hasSoftplus, Slices(hasSlices), 
+            element, isGated, hasSoftplus, Slices(hasSlices),
             $"BLOCKS={(areFew || !isGated || !IsAligned ? FewBlocks : BackwardBlocks(element))}");
 
     public KernelVariant SegmentState(ElementType element, bool isGated, bool hasSoftplus, bool isBackward) =>
