@@ -38,6 +38,7 @@ internal static class KernelParameters
         ["Gla/chunk_backward.cu"] = typeof(GlaChunkParameters.Backward),
         ["Gla/chunk_backward_pairs.cu"] = typeof(GlaChunkParameters.Backward),
         ["Gla/chunk_forward.cu"] = typeof(GlaChunkParameters.Forward),
+        ["Gla/chunk_forward_cluster.cu"] = typeof(GlaChunkParameters.Forward),
         ["Gla/chunk_state.cu"] = typeof(GlaChunkParameters.State),
         ["Gla/decay_gate_backward.cu"] = Nested("Gla.DecayGateKernels", "BackwardParameters"),
         ["Gla/decay_gate_forward.cu"] = Nested("Gla.DecayGateKernels", "ForwardParameters"),

@@ -16,7 +16,7 @@ struct alignas(64) TensorMap {
 inline void prefetch_map(const TensorMap&) {}
 inline void fence_barriers() {}
 
-inline void copy_box(u32 shared, const TensorMap& map, int column, int head, int time, int batch, Mbarrier) {
+inline void copy_box(u32 shared, const TensorMap& map, int column, int head, int time, int batch, Mbarrier barrier) {
     u32 width = map.columns * 2; // of the swizzle's pattern
     if (shared % (8 * width)) emulator::fail("copy_box: the address 0x%x is no multiple of %u", shared, 8 * width);
     for (int row = 0; row < map.rows; row++)
@@ -30,6 +30,7 @@ inline void copy_box(u32 shared, const TensorMap& map, int column, int head, int
             u16 bits = inside ? map.data[place] : 0;
             memcpy(emulator::shared_pointer("copy_box", address, 2), &bits, 2);
         }
+    barrier.complete(map.rows * width);
 }
 template <class Tile>
 inline void copy_tile(const Tile& tile, const TensorMap& map, int head, int time, int batch, Mbarrier barrier) {
