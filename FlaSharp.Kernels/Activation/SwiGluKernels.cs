@@ -6,13 +6,10 @@ namespace FlaSharp.Kernels.Activation;
 /// <summary>y = silu(gate) up on a GPU, over dense tensors: the launches of Activation/swiglu_*.cu.</summary>
 internal sealed class SwiGluKernels(GpuDevice device)
 {
-    private const int Threads = 256;
     private const int BlocksPerMultiprocessor = 64;
-    private const int Alignment = 16;
 
-    // By element type.
-    private static readonly KernelVariant[] s_forward = [.. ElementTypes.All.Select(element => Variant("forward", element))];
-    private static readonly KernelVariant[] s_backward = [.. ElementTypes.All.Select(element => Variant("backward", element))];
+    private static readonly KernelVariant[] s_forward = ElementwiseKernels.Of("Activation/swiglu_forward");
+    private static readonly KernelVariant[] s_backward = ElementwiseKernels.Of("Activation/swiglu_backward");
 
     /// <summary>Elements of each tensor.</summary>
     public required long Count { get; init; }
@@ -29,7 +26,7 @@ internal sealed class SwiGluKernels(GpuDevice device)
         Up = up,
         Y = y,
         Count = Count,
-        Aligned = (gate | up | y) % Alignment == 0 ? 1 : 0,
+        Aligned = ElementwiseKernels.AreAligned(gate, up, y),
     });
 
     public void Backward(nint gate, nint up, nint outputGradient, nint gateGradient, nint upGradient) =>
@@ -41,22 +38,12 @@ internal sealed class SwiGluKernels(GpuDevice device)
             GateGradient = gateGradient,
             UpGradient = upGradient,
             Count = Count,
-            Aligned = (gate | up | outputGradient | gateGradient | upGradient) % Alignment == 0 ? 1 : 0,
+            Aligned = ElementwiseKernels.AreAligned(gate, up, outputGradient, gateGradient, upGradient),
         });
 
-    private static KernelVariant Variant(string pass, ElementType element) =>
-        new($"Activation/swiglu_{pass}.cu", $"swiglu_{pass}",
-            [$"ELEMENT={element.Name()}", $"THREADS={Threads}"], Threads, SharedBytes: 0);
-
     private void Launch<TParameters>(KernelVariant[] variants, in TParameters parameters)
-        where TParameters : unmanaged
-    {
-        var kernel = KernelLibrary.Get(device, variants[(int)Element]);
-        var threads = (Count * Element.Bytes() + Alignment - 1) / Alignment; // 16 bytes of a tensor for each
-        var blocks = Math.Min((threads + Threads - 1) / Threads, (long)device.Info.MultiprocessorCount * BlocksPerMultiprocessor);
-        if (blocks > 0)
-            kernel.Launch((uint)blocks, 1, 1, LaunchStream.Current, parameters);
-    }
+        where TParameters : unmanaged =>
+        ElementwiseKernels.Launch(device, variants, Element, Count, BlocksPerMultiprocessor, parameters);
 
     /// <summary>SwiGluForward of swiglu_forward.cu.</summary>
     [StructLayout(LayoutKind.Sequential)]

@@ -9,13 +9,10 @@ namespace FlaSharp.Kernels.Gla;
 /// </summary>
 internal sealed class DecayGateKernels(GpuDevice device)
 {
-    private const int Threads = 256;
     private const int BlocksPerMultiprocessor = 32;
-    private const int Alignment = 16;
 
-    // By element type.
-    private static readonly KernelVariant[] s_forward = [.. ElementTypes.All.Select(element => Variant("forward", element))];
-    private static readonly KernelVariant[] s_backward = [.. ElementTypes.All.Select(element => Variant("backward", element))];
+    private static readonly KernelVariant[] s_forward = ElementwiseKernels.Of("Gla/decay_gate_forward");
+    private static readonly KernelVariant[] s_backward = ElementwiseKernels.Of("Gla/decay_gate_backward");
 
     /// <summary>Elements of each tensor, which are dense.</summary>
     public required long Count { get; init; }
@@ -41,7 +38,7 @@ internal sealed class DecayGateKernels(GpuDevice device)
         Count = Count,
         Normalizer = Normalizer,
         Minimum = Minimum,
-        Aligned = x % Alignment == 0 && g % Alignment == 0 ? 1 : 0,
+        Aligned = ElementwiseKernels.AreAligned(x, g),
     });
 
     /// <param name="x">In <see cref="Element"/>.</param>
@@ -55,22 +52,12 @@ internal sealed class DecayGateKernels(GpuDevice device)
         Count = Count,
         Normalizer = Normalizer,
         Minimum = Minimum,
-        Aligned = x % Alignment == 0 && decayGradient % Alignment == 0 && inputGradient % Alignment == 0 ? 1 : 0,
+        Aligned = ElementwiseKernels.AreAligned(x, decayGradient, inputGradient),
     });
 
-    private static KernelVariant Variant(string pass, ElementType element) =>
-        new($"Gla/decay_gate_{pass}.cu", $"decay_gate_{pass}",
-            [$"ELEMENT={element.Name()}", $"THREADS={Threads}"], Threads, SharedBytes: 0);
-
     private void Launch<TParameters>(KernelVariant[] variants, in TParameters parameters)
-        where TParameters : unmanaged
-    {
-        var kernel = KernelLibrary.Get(device, variants[(int)Element]);
-        var threads = (Count * Element.Bytes() + Alignment - 1) / Alignment; // 16 bytes of x for each
-        var blocks = Math.Min((threads + Threads - 1) / Threads, (long)device.Info.MultiprocessorCount * BlocksPerMultiprocessor);
-        if (blocks > 0)
-            kernel.Launch((uint)blocks, 1, 1, LaunchStream.Current, parameters);
-    }
+        where TParameters : unmanaged =>
+        ElementwiseKernels.Launch(device, variants, Element, Count, BlocksPerMultiprocessor, parameters);
 
     /// <summary>DecayGateForward of decay_gate_forward.cu.</summary>
     [StructLayout(LayoutKind.Sequential)]

@@ -7,6 +7,7 @@
 // heads of a group have them. Against time, the gradient of x comes in the same way, from dy instead of x with B and C exchanged:
 //   query: C, or B        key: B, or C        input: x, or dy        output: y, or dx        S: the state, or its gradient
 // Producer warps load the next chunk and make its M meanwhile.
+#include "fla/activation.cuh"
 #include "fla/chunk_pipeline.cuh"
 #include "fla/pair_rows.cuh"
 #include "fla/ssd.cuh"
@@ -202,7 +203,7 @@ __device__ __forceinline__ void apply_gate(const SsdChunkScan& p, const Block& b
         u32 place = tile.at(t, col + piece);
         for (int c = 0; c < min(8, left); c++) {
             float z = to_float(from[c]), y = to_float(shared_load<T>(place + c * 2));
-            shared_store(place + c * 2, from_float<T>(y * z / (1.f + pow2(-LOG2E * z))));
+            shared_store(place + c * 2, from_float<T>(y * Silu(z).value));
         }
     }
 }

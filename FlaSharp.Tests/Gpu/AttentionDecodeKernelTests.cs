@@ -177,7 +177,7 @@ public sealed class AttentionDecodeKernelTests
                 values[row].narrow(0, 0, count).copy_(randn(count, KvHeads, ValueSize));
             }
             return new CaseInputs(randn(batch, Queries, heads, KeySize).to(Dtype, CUDA), keys, values,
-                HasSinks ? randn(heads, device: CUDA) : null, HasSlopes ? rand(heads, device: CUDA) : null);
+                HasSinks ? randn(heads).to(CUDA) : null, HasSlopes ? rand(heads).to(CUDA) : null);
         }
 
         public Tensor Attend(CaseInputs inputs, int[] lengths)

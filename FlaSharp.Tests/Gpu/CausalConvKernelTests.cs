@@ -120,8 +120,8 @@ public sealed class CausalConvKernelTests
         {
             ["x"] = cat([randn(1, 700, 320, bfloat16, CUDA), inputs["x"].narrow(1, 700, 50),
                 full(1, 1150, 320, float.NaN, bfloat16, CUDA)], 1),
-            ["initialState"] = cat([randn(2, 320, 3, device: CUDA), inputs["initialState"].narrow(0, 2, 1),
-                randn(1, 320, 3, device: CUDA)], 0),
+            ["initialState"] = cat([randn(2, 320, 3).to(CUDA), inputs["initialState"].narrow(0, 2, 1),
+                randn(1, 320, 3).to(CUDA)], 0),
         };
         var second = Gradients.Of(i => Run(i, true, offsets), other);
         foreach (var name in new[] { "output", "dx" })
@@ -159,7 +159,7 @@ public sealed class CausalConvKernelTests
     public void An_empty_sequence_keeps_its_state_exactly()
     {
         using var scope = NewDisposeScope();
-        var state = randn(2, 8, 3, device: CUDA);
+        var state = randn(2, 8, 3).to(CUDA);
         var (_, finalState) = FlaOps.CausalConv1d(randn(1, 5, 8, bfloat16, CUDA), randn(8, 1, 4, bfloat16, CUDA), null, "silu",
             state, true, tensor(new long[] { 0, 0, 5 }));
         Assert.True(finalState![0].equal(state[0]).all().ToBoolean());
@@ -171,7 +171,7 @@ public sealed class CausalConvKernelTests
         using var scope = NewDisposeScope();
         var x = randn([1, 2, 4], requires_grad: true, device: CUDA);
         var state = randn([1, 4, 3], requires_grad: true, device: CUDA);
-        var (_, finalState) = FlaOps.CausalConv1d(x, randn(4, 4, device: CUDA), null, "silu", state, true);
+        var (_, finalState) = FlaOps.CausalConv1d(x, randn(4, 4).to(CUDA), null, "silu", state, true);
         (finalState! * arange(1, 4, device: CUDA)).sum().Backward();
         Assert.True(x.grad!.cpu().equal(tensor(new float[] { 2, 3 }).reshape(1, 2, 1).expand(1, 2, 4)).all().ToBoolean());
         Assert.True(state.grad!.cpu().equal(tensor(new float[] { 0, 0, 1 }).expand(1, 4, 3)).all().ToBoolean());
@@ -226,9 +226,9 @@ public sealed class CausalConvKernelTests
         if (bias)
             inputs["bias"] = Random(channels);
         if (state)
-            inputs["initialState"] = randn(sequences, channels, width - 1, device: CUDA);
+            inputs["initialState"] = randn(sequences, channels, width - 1).to(CUDA);
         return inputs;
 
-        Tensor Random(params long[] shape) => randn(shape, device: CUDA).to(dtype);
+        Tensor Random(params long[] shape) => randn(shape).to(CUDA).to(dtype);
     }
 }

@@ -22,7 +22,7 @@ public sealed class DecayGateKernelTests
             {
                 using var scope = NewDisposeScope();
                 OpCheck.Agrees(i => new DecayGateCudaFunction(16, minimum).Run(i[0])[0]!, i => Definition(i[0], 16, minimum),
-                    [(randn(shape, device: CUDA) * 6).to(dtype)], 2e-6, gradientLimit,
+                    [(randn(shape).to(CUDA) * 6).to(dtype)], 2e-6, gradientLimit,
                     $"[{string.Join(", ", shape)}] from {minimum}");
             }
     }
@@ -33,9 +33,9 @@ public sealed class DecayGateKernelTests
         using var scope = NewDisposeScope();
         manual_seed(2);
         OpCheck.Agrees(i => new DecayGateCudaFunction(16, null).Run(i[0][.., 1..].transpose(0, 1))[0]!,
-            i => Definition(i[0][.., 1..].transpose(0, 1), 16, null), [randn(33, 50, device: CUDA)], 2e-6, 2e-6, "transposed");
+            i => Definition(i[0][.., 1..].transpose(0, 1), 16, null), [randn(33, 50).to(CUDA)], 2e-6, 2e-6, "transposed");
         OpCheck.Agrees(i => new DecayGateCudaFunction(16, null).Run(i[0][1..])[0]!,
-            i => Definition(i[0][1..], 16, null), [randn(33, 51, device: CUDA)], 2e-6, 2e-6, "not aligned");
+            i => Definition(i[0][1..], 16, null), [randn(33, 51).to(CUDA)], 2e-6, 2e-6, "not aligned");
     }
 
     [GpuFact]

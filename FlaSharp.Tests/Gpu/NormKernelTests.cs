@@ -78,7 +78,7 @@ public sealed class NormKernelTests
     {
         using var scope = NewDisposeScope();
         manual_seed(4);
-        Tensor[] inputs = [randn(5, 9, 80, device: CUDA), randn(5, 9, 80, device: CUDA), randn(64, device: CUDA)];
+        Tensor[] inputs = [randn(5, 9, 80).to(CUDA), randn(5, 9, 80).to(CUDA), randn(64).to(CUDA)];
         foreach (var first in new[] { 8, 9 }) // the second one is not aligned
         {
             Func<Tensor, Tensor>[] views = [x => x.narrow(2, first, 64), x => x.narrow(2, first, 64).transpose(0, 1)];
@@ -119,7 +119,7 @@ public sealed class NormKernelTests
     {
         using var scope = NewDisposeScope();
         manual_seed(5);
-        Tensor[] inputs = [randn(40, 96, device: CUDA), randn(40, 96, device: CUDA) * 60, randn(96, device: CUDA)];
+        Tensor[] inputs = [randn(40, 96).to(CUDA), randn(40, 96).to(CUDA) * 60, randn(96).to(CUDA)];
         foreach (var before in new[] { true, false })
             OpCheck.Agrees(i => FlaOps.GatedRmsNorm(i[0], i[1], i[2], normBeforeGate: before),
                 i => NaiveNorm.Gated(i[0], i[1], i[2], 1e-5, "swish", before, 96), inputs,
@@ -133,7 +133,7 @@ public sealed class NormKernelTests
         manual_seed(6);
         foreach (var size in new[] { 48, 1024, 4096 })
         {
-            var (x, gate, weight) = (randn(3000, size, device: CUDA), randn(3000, size, device: CUDA), randn(size, device: CUDA));
+            var (x, gate, weight) = (randn(3000, size).to(CUDA), randn(3000, size).to(CUDA), randn(size).to(CUDA));
             OpCheck.Repeats(i => FlaOps.RmsNorm(i[0], i[1]), x, weight);
             OpCheck.Repeats(i => FlaOps.GatedRmsNorm(i[0], i[1], i[2], normBeforeGate: false, groupSize: 16), x, gate, weight);
         }
@@ -151,9 +151,9 @@ public sealed class NormKernelTests
             CudaRuntime.Message = _ => { };
             CudaRuntime.Strict = false;
             OpCheck.Agrees(i => FlaOps.RmsNorm(i[0], null), i => NaiveNorm.Rms(i[0], null, 1e-5),
-                [randn(3, size, device: CUDA)], 1e-5, 1e-5, "composed");
+                [randn(3, size).to(CUDA)], 1e-5, 1e-5, "composed");
             CudaRuntime.Strict = true;
-            Assert.Throws<NotSupportedException>(() => FlaOps.RmsNorm(randn(3, size, device: CUDA), null));
+            Assert.Throws<NotSupportedException>(() => FlaOps.RmsNorm(randn(3, size).to(CUDA), null));
         }
         finally
         {
@@ -195,5 +195,5 @@ public sealed class NormKernelTests
         OpCheck.Agrees(op, reference, inputs, limit, limit, what);
     }
 
-    private static Tensor Random(ScalarType dtype, params long[] shape) => randn(shape, device: CUDA).to(dtype);
+    private static Tensor Random(ScalarType dtype, params long[] shape) => randn(shape).to(CUDA).to(dtype);
 }

@@ -38,7 +38,7 @@ public sealed class PartsOnGpuTests
         using var scope = NewDisposeScope();
         manual_seed(1);
         var widths = Array.ConvertAll(shapes, shape => shape.Aggregate((a, b) => a * b));
-        var (values, parameter) = (randn([2, 70, widths.Sum()], device: CUDA), randn(parameterShape, device: CUDA));
+        var (values, parameter) = (randn([2, 70, widths.Sum()]).to(CUDA), randn(parameterShape).to(CUDA));
         Tensor[] Gradients(Func<Tensor, Tensor[]> split)
         {
             var (x, p) = (values.to(dtype).clone().requires_grad_(), parameter.to(dtype).clone().requires_grad_());

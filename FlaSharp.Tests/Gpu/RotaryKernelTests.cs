@@ -48,7 +48,7 @@ public sealed class RotaryKernelTests
         using var scope = NewDisposeScope();
         foreach (var (batch, time, heads, size) in new[] { (2, 5000, 32, 128), (3, 40_000, 1, 64), (1, 7, 300, 32) })
         {
-            var (x, at) = (randn(batch, time, heads, size, device: CUDA), arange(time, device: CUDA) + 900_000);
+            var (x, at) = (randn(batch, time, heads, size).to(CUDA), arange(time, device: CUDA) + 900_000);
             var y = FlaOps.RotaryEmbedding(x, at);
             var (cos, sin) = RotaryAngles.Of(at, 10000, size);
             Compare.Close(y, RotaryReference.Rotate(x, cos, sin, false), 1e-6, $"T = {time}");

@@ -29,6 +29,17 @@ public sealed class SmallGridTests
         (shape with { KvHeads = 1, Offsets = s_offsets, Decay = GlaCase.SomeResets }).Check();
     }
 
+    // On a Hopper GPU clusters of blocks have them: several blocks, and one.
+    [GpuTheory]
+    [InlineData(600)]
+    [InlineData(60)]
+    public void Gla_over_chunks_in_clusters(int time)
+    {
+        var shape = new GlaCase { T = time, H = 4, K = 8, V = 8 };
+        shape.Check();
+        (shape with { KvHeads = 2, Offsets = [0, 17, 17, 40, time], Decay = GlaCase.SomeResets }).Check();
+    }
+
     [GpuTheory]
     [InlineData(1, 130)]
     [InlineData(13, 600)]
@@ -50,30 +61,22 @@ public sealed class SmallGridTests
         (shape with { KvHeads = 1, Offsets = s_offsets }).Check(null, LinearAttentionMode.FusedRecurrent);
     }
 
-    [GpuTheory]
-    [InlineData(16, 16, ScalarType.BFloat16)]
-    [InlineData(59, 40, ScalarType.BFloat16)]
-    [InlineData(64, 64, ScalarType.Float16)]
-    [InlineData(96, 96, ScalarType.BFloat16)]
-    [InlineData(128, 128, ScalarType.BFloat16)]
-    [InlineData(192, 128, ScalarType.BFloat16)]
-    [InlineData(256, 256, ScalarType.BFloat16)]
-    public void Softmax_attention(int keySize, int valueSize, ScalarType dtype)
+    public static TheoryData<int, int, ScalarType> AttentionHeads => new()
     {
-        foreach (var portable in new[] { false, true })
-        {
-            var shape = new AttentionCase { K = keySize, V = valueSize, Dtype = dtype, Portable = portable };
-            shape.Check();
-            (shape with { Queries = 70, H = 4, KvHeads = 2, Keys = 200, Causal = false, HasSinks = true, Softcap = 5 }).Check();
-            (shape with { KvHeads = 1, Offsets = s_longOffsets }).Check();
-            (shape with { KvHeads = 1, Offsets = s_longOffsets, Window = 20, HasSlopes = true }).Check();
+        { 16, 16, ScalarType.BFloat16 }, { 59, 40, ScalarType.BFloat16 }, { 64, 64, ScalarType.Float16 },
+        { 96, 96, ScalarType.BFloat16 }, { 128, 128, ScalarType.BFloat16 }, { 192, 128, ScalarType.BFloat16 },
+        { 256, 256, ScalarType.BFloat16 },
+    };
 
-            using var scope = NewDisposeScope();
-            var dropped = shape with { Dropout = 0.2 };
-            foreach (var (name, result) in dropped.Run(dropped.Inputs()))
-                Assert.True(result.isfinite().all().ToBoolean(), name);
-        }
-    }
+    [GpuTheory]
+    [MemberData(nameof(AttentionHeads))]
+    public void Softmax_attention(int keySize, int valueSize, ScalarType dtype) =>
+        CheckAttention(new() { K = keySize, V = valueSize, Dtype = dtype });
+
+    [GpuTheory]
+    [MemberData(nameof(AttentionHeads))]
+    public void Softmax_attention_on_the_portable_path(int keySize, int valueSize, ScalarType dtype) =>
+        CheckAttention(new() { K = keySize, V = valueSize, Dtype = dtype, Portable = true });
 
     [GpuTheory]
     [InlineData(7, ScalarType.Float32)]
@@ -86,7 +89,7 @@ public sealed class SmallGridTests
         {
             using var scope = NewDisposeScope();
             manual_seed(1);
-            Tensor Input(params long[] shape) => randn(shape, device: CUDA).to(dtype).requires_grad_();
+            Tensor Input(params long[] shape) => randn(shape).to(CUDA).to(dtype).requires_grad_();
             var (x, z, weight) = (Input(9, size), Input(9, size), Input(size));
             var y = FlaOps.GatedRmsNorm(x, z, weight, normBeforeGate: normBeforeGate);
             var (normed, sum) = FlaOps.AddRmsNorm(x, z, weight);
@@ -204,7 +207,7 @@ public sealed class SmallGridTests
     public void Decay_gates()
     {
         using var scope = NewDisposeScope();
-        var x = randn(new long[] { 3, 33, 50 }, device: CUDA).requires_grad_();
+        var x = randn(new long[] { 3, 33, 50 }).to(CUDA).requires_grad_();
         new DecayGateCudaFunction(16, null).Run(x)[0]!.sum().Backward();
         Assert.True(x.grad!.isfinite().all().ToBoolean());
     }
@@ -213,7 +216,7 @@ public sealed class SmallGridTests
     public void Gated_activations()
     {
         using var scope = NewDisposeScope();
-        var gate = randn(new long[] { 3, 33, 50 }, device: CUDA).requires_grad_();
+        var gate = randn(new long[] { 3, 33, 50 }).to(CUDA).requires_grad_();
         FlaOps.SwiGlu(gate, gate + 1).sum().Backward();
         Assert.True(gate.grad!.isfinite().all().ToBoolean());
     }
@@ -233,5 +236,18 @@ public sealed class SmallGridTests
         }
         Compare.Close(cat(outputs, 1), whole, 1e-4, "output"); // a last bit of 16 may differ
         Compare.Close(state, wholeState!, 1e-6, "state");
+    }
+
+    private static void CheckAttention(AttentionCase shape)
+    {
+        shape.Check();
+        (shape with { Queries = 70, H = 4, KvHeads = 2, Keys = 200, Causal = false, HasSinks = true, Softcap = 5 }).Check();
+        (shape with { KvHeads = 1, Offsets = s_longOffsets }).Check();
+        (shape with { KvHeads = 1, Offsets = s_longOffsets, Window = 20, HasSlopes = true }).Check();
+
+        using var scope = NewDisposeScope();
+        var dropped = shape with { Dropout = 0.2 };
+        foreach (var (name, result) in dropped.Run(dropped.Inputs()))
+            Assert.True(result.isfinite().all().ToBoolean(), name);
     }
 }

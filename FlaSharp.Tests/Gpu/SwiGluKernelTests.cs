@@ -20,7 +20,7 @@ public sealed class SwiGluKernelTests
         {
             using var scope = NewDisposeScope();
             OpCheck.Agrees(i => FlaOps.SwiGlu(i[0], i[1]), Definition,
-                [(randn(shape, device: CUDA) * 6).to(dtype), randn(shape, device: CUDA).to(dtype)], limit, gradientLimit,
+                [(randn(shape).to(CUDA) * 6).to(dtype), randn(shape).to(CUDA).to(dtype)], limit, gradientLimit,
                 $"[{string.Join(", ", shape)}]");
         }
     }
@@ -31,9 +31,9 @@ public sealed class SwiGluKernelTests
         using var scope = NewDisposeScope();
         manual_seed(2);
         OpCheck.Agrees(i => FlaOps.SwiGlu(i[0][.., ..25], i[0][.., 25..]), i => Definition([i[0][.., ..25], i[0][.., 25..]]),
-            [randn(33, 50, device: CUDA)], 2e-6, 2e-6, "halves");
+            [randn(33, 50).to(CUDA)], 2e-6, 2e-6, "halves");
         OpCheck.Agrees(i => FlaOps.SwiGlu(i[0][1..], i[0][..^1]), i => Definition([i[0][1..], i[0][..^1]]),
-            [randn(33, 51, device: CUDA)], 2e-6, 2e-6, "not aligned");
+            [randn(33, 51).to(CUDA)], 2e-6, 2e-6, "not aligned");
     }
 
     [GpuFact]

@@ -15,20 +15,13 @@ public sealed class KernelCompilationTests
 
     [Theory]
     [MemberData(nameof(Targets))]
-    public void Every_variant_compiles_without_spills_and_serialisation(string architecture)
-    {
-        TestKernels.RequireNvrtc();
-        var target = CompiledVariants.Targets.Single(target => target.Architecture == architecture);
-        var compiler = new KernelCompiler(TestKernels.Sources, CubinCache.Default);
-        var variants = CompiledVariants.Of(target);
-        var problems = new ConcurrentBag<string>();
-        Parallel.ForEach(variants, variant =>
-        {
-            foreach (var problem in Problems(compiler, variant, target))
-                problems.Add($"{variant}: {problem}");
-        });
-        Assert.True(problems.IsEmpty, $"{problems.Count} problems for {target}:\n{string.Join('\n', problems.Order())}");
-    }
+    public void Every_variant_compiles_without_spills_and_serialisation(string architecture) =>
+        Check(Target(architecture), CompiledVariants.Of);
+
+    // Those of every GPU, which takes a quarter of an hour: when a kernel's constants change.
+    [Theory(Explicit = true)]
+    [MemberData(nameof(Targets))]
+    public void Every_variant_of_every_GPU(string architecture) => Check(Target(architecture), CompiledVariants.All);
 
     [Fact]
     public void Every_kernel_is_compiled_for_every_GPU_that_has_it_and_every_variant_for_one()
@@ -46,6 +39,22 @@ public sealed class KernelCompilationTests
                 $"{target}: {counts.Values.Sum()} of {all.Count}");
             TestContext.Current.TestOutputHelper!.WriteLine(string.Join('\n', lines));
         }
+    }
+
+    private static CompilerTarget Target(string architecture) =>
+        CompiledVariants.Targets.Single(target => target.Architecture == architecture);
+
+    private static void Check(CompilerTarget target, Func<CompilerTarget, IEnumerable<KernelVariant>> variants)
+    {
+        TestKernels.RequireNvrtc();
+        var compiler = new KernelCompiler(TestKernels.Sources, CubinCache.Default);
+        var problems = new ConcurrentBag<string>();
+        Parallel.ForEach(variants(target), variant =>
+        {
+            foreach (var problem in Problems(compiler, variant, target))
+                problems.Add($"{variant}: {problem}");
+        });
+        Assert.True(problems.IsEmpty, $"{problems.Count} problems for {target}:\n{string.Join('\n', problems.Order())}");
     }
 
     /// <summary>

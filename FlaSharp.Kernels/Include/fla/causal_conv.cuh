@@ -5,6 +5,7 @@
 // Constants: ELEMENT of x and y (float, bf16 or fp16); WIDTH; VECTOR; STEPS tokens that are asked for at once; WARPS of a block;
 // SILU 0 or 1.
 #pragma once
+#include "fla/activation.cuh"
 #include "fla/ptx.cuh"
 #include "fla/tensor.cuh"
 #include "fla/vector.cuh"
@@ -179,7 +180,5 @@ __device__ __forceinline__ void convolve(float (&sums)[VECTOR], const Taps& taps
         sums[i] += taps.weights[PAST][i] * current[i];
     }
 }
-
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.f, 1.f + pow2(-LOG2E * x)); }
 
 } // namespace fla

@@ -6,6 +6,7 @@
 // all of a block; THREADS of a block; PER_THREAD columns of a line for a thread, VECTOR of them together (16 bytes, or 1 where
 // something is not aligned).
 #pragma once
+#include "fla/activation.cuh"
 #include "fla/ptx.cuh"
 #include "fla/vector.cuh"
 
@@ -113,9 +114,8 @@ struct Gate {
 
     __device__ __forceinline__ Gate() {}
     __device__ __forceinline__ Gate(float g, int is_swish, int gate_first) {
-        float sigmoid = __fdividef(1.f, 1.f + pow2(-LOG2E * g));
-        float a = is_swish ? g * sigmoid : sigmoid;
-        slope = is_swish ? sigmoid * (1 + g * (1 - sigmoid)) : sigmoid * (1 - sigmoid);
+        float s = sigmoid(g), a = is_swish ? g * s : s;
+        slope = fmaf(a, 1 - s, is_swish ? s : 0);
         inner = gate_first ? a : 1;
         outer = gate_first ? 1 : a;
     }

@@ -12,7 +12,9 @@
 // a z), LANES (4 or 8), WARPS, STEPS of a tile, VECTOR (8: channels per group and states are multiples of it, and rows of all
 // tensors, D and the bias are aligned to 16 bytes; or 1).
 #pragma once
+#include "fla/activation.cuh"
 #include "fla/decay_rate.cuh"
+#include "fla/lanes.cuh"
 #include "fla/ptx.cuh"
 #include "fla/tensor.cuh"
 #include "fla/vector.cuh"
@@ -217,24 +219,6 @@ struct StepSize {
     }
 };
 
-__device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.f + pow2(-LOG2E * x)); }
-
-// Sums over threads of a warp that are DISTANCE apart: the one of index n among them gets that of x[n].
-template <int DISTANCE, int N>
-__device__ __forceinline__ float sum_apart(const float (&x)[N], int index) {
-    if constexpr (N == 1) {
-        return x[0];
-    } else {
-        constexpr int HALF = N / 2;
-        bool upper = index & HALF;
-        float kept[HALF];
-#pragma unroll
-        for (int i = 0; i < HALF; i++)
-            kept[i] = (upper ? x[i + HALF] : x[i]) + __shfl_xor_sync(~0u, upper ? x[i] : x[i + HALF], HALF * DISTANCE);
-        return sum_apart<DISTANCE>(kept, index);
-    }
-}
-
 // A thread's part of the block's states. NEIGHBOURS threads with the same states come first, then those that share a channel:
 // all loads of a warp have pairs of threads, one or two apart, that read the same, and wide loads then need fewer accesses.
 struct Lane {
@@ -249,7 +233,7 @@ struct Lane {
           state(index * STATES) {}
 
     // Sums over those that share the channel.
-    __device__ __forceinline__ float sum(const float (&x)[LANES]) const { return sum_apart<NEIGHBOURS>(x, index); }
+    __device__ __forceinline__ float sum(float (&x)[LANES]) const { return sum_apart<NEIGHBOURS>(x, index); }
 };
 
 struct alignas(4 * STATES) States {

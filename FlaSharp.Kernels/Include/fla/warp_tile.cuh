@@ -1,5 +1,6 @@
 // Products [ROWS x COLS] of all warps of a block, each of which holds a rectangle of it as accumulators.
 #pragma once
+#include "fla/lanes.cuh"
 #include "fla/shared_tile.cuh"
 
 namespace fla {
@@ -20,21 +21,6 @@ template <int ROWS, int COLS> struct FloatTile {
 
     static __device__ __forceinline__ int key(int row) { return row & (PIECES < 8 ? PIECES - 1 : 7); }
 };
-
-// Sums each of the first COUNT numbers over the lanes that differ in the binary digits MASK, MASK / 2 ... LAST. With every digit,
-// as long as more than one number is left, a lane keeps half of them: those from the result on, which become the first ones.
-template <int MASK, int LAST, int COUNT, int N> __device__ __forceinline__ int sum_over_lanes(float (&x)[N], int lane) {
-    constexpr int KEPT = COUNT > 1 ? COUNT / 2 : 1;
-    bool upper = COUNT > 1 && (lane & MASK);
-#pragma unroll
-    for (int i = 0; i < KEPT; i++) {
-        float kept = upper ? x[i + COUNT - KEPT] : x[i], given = upper ? x[i] : x[i + COUNT - KEPT];
-        x[i] = kept + __shfl_xor_sync(~0u, given, MASK);
-    }
-    int first = upper ? KEPT : 0;
-    if constexpr (MASK > LAST) first += sum_over_lanes<MASK / 2, LAST, KEPT>(x, lane);
-    return first;
-}
 
 // Wide rectangles need the fewest operand loads; narrow products leave no choice, the smallest ones leave warps without work.
 constexpr int row_warps(int rows, int cols, int warps) { return cols >= 16 * (warps / 2) ? 2 : rows / 16; }

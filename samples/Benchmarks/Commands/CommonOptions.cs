@@ -21,7 +21,7 @@ internal sealed class CommonOptions
         "For one timing; where they do not suffice there are fewer runs, at least 3, or 1 that takes longer.", 0.001, 20.0);
     private readonly Option<bool> _flush = new("--flush")
     {
-        Description = "Write 256 MiB before each run, as Triton's do_bench does: hides the host's time of short runs.",
+        Description = "Write 256 MiB eight times before each run: empties the caches, and hides the host's time of short runs.",
     };
 
     public void AddReport(Command command) => Add(command, _device, _dtype, _json, _out, _commit);
@@ -55,7 +55,7 @@ internal sealed class CommonOptions
         + (target.Gpu is null ? "by the host's clock. " : "by CUDA events, without waiting between runs. ")
         + $"Inputs take turns over sets that together exceed twice the {target.CacheBytes >> 20} MiB cache"
         + $" (at most {InputSets.Most} sets)."
-        + (parsed.GetValue(_flush) ? " 256 MiB are written before each run, which hides the host's time of a short one." : "");
+        + (parsed.GetValue(_flush) ? " 256 MiB are written eight times before each run, which hides the host's time of a short one." : "");
 
     private static void Add(Command command, params Option[] options)
     {

@@ -80,7 +80,8 @@ internal static class KernelsCommand
         report.Notes.Add("Floor: forward moves 5 tensors of B*T*H*D elements, backward 9 more, at "
             + $"{floor.BytesPerSecond / 1e9:F0} GB/s, measured by a large copy on the device.");
         report.Notes.Add("Forward runs without a graph; forward + backward through autograd.grad, to the gradients of q, k, v and "
-            + "g, with a given gradient of the output. bench_peers.py does the same, by Triton's do_bench (see --flush).");
+            + "g, with a given gradient of the output. bench_peers.py does the same by Triton's do_bench, which "
+            + "hides less of the host's time of a short call.");
         var forwardChart = new Chart("forward", "Forward", "ms");
         var bothChart = new Chart("forward-backward", "Forward + backward", "ms");
         report.Charts.AddRange([forwardChart, bothChart]);

@@ -18,7 +18,8 @@ internal static class ChartFile
         double bottom = Math.Floor(Math.Log10(chart.Values.Min()));
         double top = Math.Max(bottom + 1, Math.Ceiling(Math.Log10(chart.Values.Max())));
         double width = GroupShare / chart.Series.Count;
-        var palette = new ScottPlot.Palettes.Category10();
+        var few = new ScottPlot.Palettes.Category10();
+        IPalette palette = chart.Series.Count <= few.Colors.Length ? few : new ScottPlot.Palettes.Category20();
         for (int i = 0; i < chart.Series.Count; i++)
         {
             string series = chart.Series[i];
