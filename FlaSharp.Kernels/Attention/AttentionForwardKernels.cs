@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using FlaSharp.Kernels.Interop;
 using FlaSharp.Kernels.Runtime;
 
 namespace FlaSharp.Kernels.Attention;

@@ -306,7 +306,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
 
     Blocks::wait(); // all have begun
 
-    // With BOXES a warp that waits goes through what follows once more, ahead and for nothing, so that its code is near later on.
+    // With BOXES, while the tokens come, one warp goes through what follows them, for nothing: its code is near when it counts.
     int its_left = left;
     u32 its_memory = memory;
 #pragma unroll 1

@@ -3,7 +3,9 @@ using FlaSharp.Kernels.Interop;
 
 namespace FlaSharp.Kernels.Runtime;
 
-/// <summary>A tensor [B, T, H, D] of 16-bit elements, and the box of one head and batch row that Hopper's copy engine takes of it.</summary>
+/// <summary>
+/// A tensor [B, T, H, D] of 16-bit elements, and the box of one head and batch row that Hopper's copy engine takes of it.
+/// </summary>
 internal readonly record struct MappedTensor(
     TensorView View, ElementType Element, int Batch, int Time, int Heads, int Size, int BoxColumns, int BoxRows)
 {

@@ -174,7 +174,8 @@ class GlaSmallTests(unittest.TestCase):
         for warps, blocks, cluster, T in ((8, 1, 1, 20), (8, 1, 4, 400), (9, 2, 3, 702)):
             for gates, boxes in (("normal", True), ("mixed", False), ("mixed", True), ("-20", True)):
                 with self.subTest(warps=warps, blocks=blocks, cluster=cluster, gates=gates, boxes=boxes):
-                    case = SmallCase(8, 8, B=2, T=T, H=4, Hkv=4 if boxes else 2, cluster=(warps, blocks, cluster, boxes), gates=gates)
+                    case = SmallCase(8, 8, B=2, T=T, H=4, Hkv=4 if boxes else 2, gates=gates,
+                                     cluster=(warps, blocks, cluster, boxes))
                     self.check(case, without=("dg",) if gates == "-20" else ())
 
     def test_clusters_packed(self):
