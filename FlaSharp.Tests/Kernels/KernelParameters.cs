@@ -47,7 +47,7 @@ internal static class KernelParameters
         ["Gla/segment_scan.cu"] = typeof(GlaChunkParameters.Scan),
         ["Gla/small_backward.cu"] = typeof(GlaSmallParameters.Backward),
         ["Gla/small_forward.cu"] = typeof(GlaSmallParameters.Forward),
-        ["Gla/small_forward_cluster.cu"] = typeof(GlaSmallParameters.Forward),
+        ["Gla/small_forward_cluster.cu"] = typeof(GlaSmallParameters.Cluster),
         ["Norm/rms_norm_backward.cu"] = Nested("Norm.RmsNormKernels", "BackwardParameters"),
         ["Norm/rms_norm_forward.cu"] = Nested("Norm.RmsNormKernels", "ForwardParameters"),
         ["Rotary/rotary.cu"] = Nested("Rotary.RotaryKernels", "Parameters"),
