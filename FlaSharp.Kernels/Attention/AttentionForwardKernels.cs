@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using FlaSharp.Kernels.Interop;
 using FlaSharp.Kernels.Runtime;
 
 namespace FlaSharp.Kernels.Attention;
@@ -9,14 +8,11 @@ internal sealed class AttentionForwardKernels
 {
     private const int BoxColumns = 64; // of a copy by Hopper's engine
 
-    private const int MostMaps = 1024;
-
     // Measured on an H200.
     private const int LongQueries = 4096; // of a sequence
     private const int BusyRows = 1024;    // of a multiprocessor, which then has several blocks
 
     private static readonly ConcurrentDictionary<(AttentionTile, int), KernelVariant> s_variants = new();
-    private static readonly ConcurrentDictionary<MappedTensor, TensorMap> s_maps = new();
 
     /// <summary>Whether Hopper's kernel is left aside where it could run.</summary>
     public bool IsPortable { get; init; }
@@ -139,24 +135,6 @@ internal sealed class AttentionForwardKernels
     internal static TensorMap Map(AttentionProblem problem, TensorView view, int time, int heads, int size, int tile, int rows)
     {
         var batch = problem.Queries.Offsets == 0 ? problem.Queries.Count : 1;
-        var tensor = new MappedTensor(view, problem.Element, batch, time, heads, size, Math.Min(BoxColumns, tile), rows);
-        if (s_maps.TryGetValue(tensor, out var map))
-            return map;
-        if (s_maps.Count >= MostMaps)
-            s_maps.Clear();
-        return s_maps[tensor] = tensor.Encode();
-    }
-
-    /// <summary>What a map tells: a tensor [batch, time, heads, size] and the box that a copy takes of it.</summary>
-    private readonly record struct MappedTensor(
-        TensorView View, ElementType Element, int Batch, int Time, int Heads, int Size, int BoxColumns, int BoxRows)
-    {
-        public TensorMap Encode() => TensorMap.Tiled(
-            Element == ElementType.BFloat16 ? TensorMapType.BFloat16 : TensorMapType.Float16, View.Data,
-            [(ulong)Size, (ulong)Heads, (ulong)Time, (ulong)Batch], [Stride(View.Head), Stride(View.Time), Stride(View.Batch)],
-            [(uint)BoxColumns, 1, (uint)BoxRows, 1],
-            BoxColumns == AttentionForwardKernels.BoxColumns ? TensorMapSwizzle.Bytes128 : TensorMapSwizzle.Bytes64);
-
-        private ulong Stride(long elements) => (ulong)(Math.Max(elements, TensorView.MostVector) * Element.Bytes());
+        return new MappedTensor(view, problem.Element, batch, time, heads, size, Math.Min(BoxColumns, tile), rows).Map();
     }
 }

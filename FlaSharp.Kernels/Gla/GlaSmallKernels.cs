@@ -84,10 +84,13 @@ internal sealed class GlaSmallKernels
         }
         if (!target.IsHopper)
             yield break;
-        foreach (var tiles in new[] { 1, 2 })
-            foreach (var blocks in new[] { 1, 2, 4, 8 })
-                yield return new GlaSmallCluster(8, tiles, blocks, ElementType.BFloat16, cases[0].tile.Tokens).Forward();
-        yield return new GlaSmallCluster(11, 2, 3, ElementType.BFloat16, cases[0].tile.Tokens).Forward();
+        var saved = cases[0].tile.Tokens;
+        foreach (var blocks in new[] { 1, 2, 4, 8 })
+            foreach (var tiles in new[] { 1, 2 })
+                foreach (var boxes in blocks < 8 ? new[] { false, true } : [false])
+                    yield return new GlaSmallCluster(8, tiles, blocks, boxes, ElementType.BFloat16, saved).Forward();
+        foreach (var boxes in new[] { false, true })
+            yield return new GlaSmallCluster(11, 2, 3, boxes, ElementType.BFloat16, saved).Forward();
     }
 
     /// <summary>o and the final state.</summary>
@@ -119,7 +122,7 @@ internal sealed class GlaSmallKernels
             Scale = Scale,
         };
         var cluster = GlaSmallCluster.Choose(Tile, KeySize, ValueSize, Sequences.Count, Heads, Sequences.Length, vector,
-            (Device.Target!, Device.Info.MultiprocessorCount));
+            BoxesFit(q, k, v, g), (Device.Target!, Device.Info.MultiprocessorCount));
         if (cluster is not null)
             LaunchClusters(cluster, parameters);
         else
@@ -168,12 +171,32 @@ internal sealed class GlaSmallKernels
     private int Vector(TensorView g, params ReadOnlySpan<TensorView> others) => Math.Min(
         TensorView.Vector(Tile.Gate, KeySize | ValueSize, g), TensorView.Vector(Tile.Element, KeySize | ValueSize, others));
 
-    private void LaunchClusters(GlaSmallCluster cluster, in GlaSmallParameters.Forward parameters)
+    /// <summary>Whether Hopper's copy engine can bring tokens of several heads at once, in the order of the recurrence.</summary>
+    private bool BoxesFit(params ReadOnlySpan<TensorView> inputs)
     {
-        if (Lines > 0)
-            KernelLibrary.Get(Device, s_clusters.GetOrAdd(cluster, static cluster => cluster.Forward())).Launch(
-                checked((uint)(cluster.Blocks * Sequences.Count)), (uint)(Heads / GlaSmallCluster.Heads), 1, LaunchStream.Current,
-                parameters);
+        var fit = Sequences.Offsets == 0 && Sequences.IsReversed == 0 && Heads == KvHeads && Time > 1;
+        foreach (var view in inputs)
+            fit &= view.Head == KeySize && view.Time >= Heads * KeySize && (view.Batch >= view.Time || Sequences.Count == 1);
+        return fit;
+    }
+
+    private void LaunchClusters(GlaSmallCluster cluster, in GlaSmallParameters.Forward call)
+    {
+        if (Lines == 0)
+            return;
+        TensorMap Map(TensorView view) => !cluster.Boxes ? default : new MappedTensor(
+            view, Tile.Element, Sequences.Count, Time, 1, Heads * KeySize, GlaSmallCluster.Heads * KeySize,
+            GlaSmallTile.BlockTokens).Map();
+        KernelLibrary.Get(Device, s_clusters.GetOrAdd(cluster, static cluster => cluster.Forward())).Launch(
+            checked((uint)(cluster.Blocks * Sequences.Count)), (uint)(Heads / GlaSmallCluster.Heads), 1, LaunchStream.Current,
+            new GlaSmallParameters.Cluster
+            {
+                Q = Map(call.Q),
+                K = Map(call.K),
+                V = Map(call.V),
+                G = Map(call.G),
+                Call = call,
+            });
     }
 
     private void Launch<TParameters>(bool backward, int vector, in TParameters parameters)

@@ -22,6 +22,17 @@ internal static class GlaSmallParameters
         public float Scale;
     }
 
+    /// <summary>GlaSmallCluster, whose maps lie at multiples of 64 bytes.</summary>
+    [StructLayout(LayoutKind.Sequential, Size = 768)]
+    public struct Cluster
+    {
+        public TensorMap Q;
+        public TensorMap K;
+        public TensorMap V;
+        public TensorMap G;
+        public Forward Call;
+    }
+
     /// <summary>GlaSmallBackward.</summary>
     [StructLayout(LayoutKind.Sequential)]
     public struct Backward

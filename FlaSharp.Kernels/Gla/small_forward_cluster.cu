@@ -5,6 +5,7 @@
 // two sums: within each block, and, through the shared memory of the later blocks, of the blocks before it.
 #include "fla/cluster.cuh"
 #include "fla/small_heads.cuh"
+#include "fla/tma.cuh"
 
 using namespace fla;
 
@@ -20,20 +21,31 @@ static_assert(BLOCKS <= 2 && SAVED_BLOCKS % BLOCKS == 0, "states to be saved are
 typedef GlaBlock<BLOCK_TOKENS, SAVED_EVERY> Line;
 typedef Cluster<CLUSTER> Blocks;
 
-// What each warp's tokens add to the states of its heads; then the states before the tokens. A state's elements are in a
-// product's order, which for this size is [V, K].
-__shared__ __align__(16) float states[WARPS][STATES];
+// With BOXES, of q, k, v and g: all heads of a token are its columns.
+struct InputMaps {
+    TensorMap maps[4];
+};
+struct GlaSmallCluster : InputMaps, GlaSmallForward {};
+
 // Decays of all of a warp's tokens, of those before the middle of each of its blocks, and of a block's halves.
 struct Decays {
     float all[HEADS][SIZE], to_middle[BLOCKS][HEADS][SIZE], first_half[HEADS][SIZE], second_half[HEADS][SIZE];
 };
-__shared__ __align__(16) Decays decays[WARPS];
+// What each warp's tokens add to the states of its heads; then the states before the tokens. A state's elements are in a
+// product's order, which for this size is [V, K].
+struct Sums {
+    float states[WARPS][STATES];
+    Decays decays[WARPS];
+};
+__shared__ __align__(16) Sums all_sums[1 + BOXES]; // the second one: of the rehearsal
 // What each of the blocks before this one makes of an element: what it adds and its decay.
 __shared__ __align__(16) float2 inbox[INBOXES][STATES];
-__shared__ __align__(8) u64 inbox_barrier;
+__shared__ __align__(8) u64 inbox_barrier, tokens_barriers[WARPS][BLOCKS];
 
-// Where one head's piece of a token lies in an input's tile: pieces that are written or read at once are in different banks.
+// Where one head's piece of a token lies in an input's tile: as a box is copied; else pieces that are written or read at once are
+// in different banks.
 __device__ __forceinline__ u32 place(int token, int head) {
+    if (BOXES) return token * 64 + ((head ^ token / 2) & 3) * 16;
     int row = token / 2;
     return row * 128 + (((token % 2 * HEADS + head) ^ row) & 7) * 16;
 }
@@ -88,18 +100,19 @@ struct Change {
 
 // What is the same for all blocks.
 struct Constants {
-    GateSums<G> sums;
-    Operand half_sums, causal;
+    Operand from_middle, half_sums, causal; // the first two: of a product with log-decays
     float scale;
     int lane, channel;
     bool second; // whether this lane's row of a product with half_sums is the second half's
 
     __device__ __forceinline__ Constants(float scale, int lane)
-        : sums(lane), causal(causal_mask(lane)), scale(scale), lane(lane), channel(lane % 4 * 2), second(lane / 4 % 2) {
+        : causal(causal_mask(lane)), scale(scale), lane(lane), channel(lane % 4 * 2), second(lane / 4 % 2) {
+        u32 ones = Pair<G>::pack(1.f, 1.f), minus_ones = Pair<G>::pack(-1.f, -1.f);
+        u32 half = opaque(lane % 4 / 2 == second ? ones : 0);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            half_sums.of[i] = opaque(lane % 4 / 2 == second ? Pair<G>::pack(1.f, 1.f) : 0);
-            sums.from_middle.of[i] = opaque(sums.from_middle.of[i]);
+            half_sums.of[i] = half;
+            from_middle.of[i] = opaque(lane % 4 < 2 ? ~causal.of[i] & minus_ones : causal.of[i] & ones);
         }
     }
 };
@@ -159,21 +172,19 @@ __device__ __forceinline__ void attend(Part (&parts)[HEADS], Change& change, flo
     // Log-decays from the middle of the tokens, and of their halves: a lane has those of one half of head lane / 8.
     Product away[HEADS]{};
     float2 half = make_float2(0.f, 0.f);
-    bool strong = false;
 #pragma unroll
     for (int i = 0; i < HEADS; i++) {
         u32 even = max_nan_pair<G>(g[i][0], MIN_LOG_DECAY_PAIR<G>), odd = max_nan_pair<G>(g[i][1], MIN_LOG_DECAY_PAIR<G>);
         Operand gates = {{even, 0, odd, 0}};
         Product halves{};
-        multiply<SIZE, BLOCK_TOKENS, G>(away[i], x.sums.from_middle, gates);
+        multiply<SIZE, BLOCK_TOKENS, G>(away[i], x.from_middle, gates);
         multiply<SIZE, BLOCK_TOKENS, G>(halves, x.half_sums, gates);
 #pragma unroll
-        for (int j = 0; j < 4; j++) away[i].of[0][j] *= LOG2E, strong |= fabsf(away[i].of[0][j]) > MAX_FRAME;
+        for (int j = 0; j < 4; j++) away[i].of[0][j] *= LOG2E;
         if (x.lane / 8 == i) half = make_float2(halves.of[0][0], halves.of[0][1]);
     }
     half.x *= LOG2E, half.y *= LOG2E;
-    // Or the state before would be lost on the way to the middle.
-    strong |= !x.second && (half.x < -MAX_FACTOR || half.y < -MAX_FACTOR);
+    bool strong = half.x < -MAX_FRAME || half.y < -MAX_FRAME; // no token is further from the middle, as decays are at most 1
     int at = x.lane / 8 * SIZE + x.channel; // of this lane's decays
     if (__builtin_expect(__any_sync(~0u, strong), false)) {
 #pragma unroll
@@ -219,22 +230,30 @@ __device__ __forceinline__ void attend(Part (&parts)[HEADS], Change& change, flo
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __cluster_dims__(CLUSTER, 1, 1)
-    gla_small_forward_cluster(const __grid_constant__ GlaSmallForward p) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    gla_small_forward_cluster(const __grid_constant__ GlaSmallCluster p) {
+    int warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32; // the same in all lanes, as the compiler sees
     int rank = Blocks::rank(), first_head = blockIdx.y * HEADS;
-    Line line(p.shape.sequences, first_head, blockIdx.x / CLUSTER);
+    Sequences sequences = p.shape.sequences;
+    if (BOXES) sequences.offsets = nullptr, sequences.reverse = 0; // they come in the order of memory
+    Line line(sequences, first_head, blockIdx.x / CLUSTER);
     int n = (rank * WARPS + warp) * BLOCKS, first = n * BLOCK_TOKENS, left = line.sequence.length - first;
     u32 memory = shared_memory() + warp * (BLOCKS * TILE_BYTES);
+    Mbarrier tokens{shared_address(tokens_barriers[warp])};
+    auto tokens_of = [&](int b) { return Mbarrier{tokens.address + b * Mbarrier::BYTES}; };
+    if (BOXES) {
+        if (lane == 0) {
+#pragma unroll
+            for (int b = 0; b < BLOCKS; b++) tokens_of(b).init(1);
+            fence_barriers();
+        }
+        __syncwarp();
+    }
     auto piece = [&](const TensorView& view, int head, int token) {
         i64 at = (u32)line.sequence.batch * view.batch + (u32)head * view.head;
         at += ((int)line.sequence.start + (first + token) * line.sequence.step) * view.time;
         return static_cast<u16*>(view.data) + at;
     };
     int its_head = first_head + lane % HEADS;
-    Mbarrier arrivals{shared_address(&inbox_barrier)};
-    if (threadIdx.x == 0) arrivals.init(1);
-    Blocks::arrive();
-    if (threadIdx.x == 0) arrivals.arrive_expecting(rank * (STATES * sizeof(float2)));
     // Every eighth lane copies two tokens of an input at once.
     int input = lane / 8, token = lane / HEADS % 2;
     const TensorView& view = p.inputs[input];
@@ -242,6 +261,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
     i64 stride = (line.sequence.step < 0 ? -view.time : view.time) * 2;
     u32 piece_at = memory + input * INPUT_BYTES + lane % 8 * 16;
     auto fetch = [&](int b) {
+        if (BOXES) {
+            if (lane == 0 && left > b * BLOCK_TOKENS) {
+                tokens_of(b).arrive_expecting(TILE_BYTES);
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    copy_box(memory + b * TILE_BYTES + i * INPUT_BYTES, p.maps[i], first_head * SIZE, 0,
+                             first + b * BLOCK_TOKENS, line.sequence.index, tokens_of(b));
+            }
+            return;
+        }
         if (left > b * BLOCK_TOKENS) {
 #pragma unroll
             for (int i = 0; i < BLOCK_TOKENS / 2; i++) {
@@ -251,7 +280,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
         }
         copy_async_commit();
     };
-    fetch(0);
+    auto await = [&](int b) {
+        if (BOXES)
+            tokens_of(b).wait(0);
+        else if (b < BLOCKS - 1)
+            copy_async_wait<BLOCKS - 1>();
+        else
+            copy_async_wait<0>();
+        __syncwarp(); // what other lanes have copied
+    };
+    fetch(0); // as soon as can be: where caches are cold, code comes from memory as well
+    Mbarrier arrivals{shared_address(&inbox_barrier)};
+    if (threadIdx.x == 0) arrivals.init(1);
+    Blocks::arrive();
+    if (threadIdx.x == 0) arrivals.arrive_expecting(rank * (STATES * sizeof(float2)));
     Constants constants(p.scale, lane); // while copies begin
     if (BLOCKS > 1) fetch(1);
     // A thread has an element of a state.
@@ -264,93 +306,110 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
 
     Blocks::wait(); // all have begun
 
-    Part parts[BLOCKS][HEADS]{};
-    Change change;
-    Decays& its_decays = decays[warp];
-    float* its_states = &states[warp][lane * 2];
-    if (left > 0) {
-        copy_async_wait<BLOCKS - 1>();
-        __syncwarp(); // what other lanes have copied
-        attend<0>(parts[0], change, states[warp], its_decays, memory, constants);
+    // With BOXES, while the tokens come, one warp goes through what follows them, for nothing: its code is near when it counts.
+    int its_left = left;
+    u32 its_memory = memory;
+#pragma unroll 1
+    for (int pass = BOXES && warp == 0 ? 0 : 1; pass < 2; pass++) {
+        bool real = !BOXES || opaque(pass) == 1;
+        Sums& sums = all_sums[real ? 0 : BOXES];
+        auto sync = [&] {
+            if (real)
+                __syncthreads();
+            else
+                __syncwarp();
+        };
+        left = real ? its_left : 0;
+        memory = real ? its_memory : shared_address(&sums);
+        Part parts[BLOCKS][HEADS]{};
+        Change change;
+        Decays& its_decays = sums.decays[warp];
+        float* its_states = &sums.states[warp][lane * 2];
+        if (left > 0) {
+            await(0);
+            attend<0>(parts[0], change, sums.states[warp], its_decays, memory, constants);
+            if (BLOCKS > 1) {
+                __syncwarp(); // its tokens are read: parts take their place, which leaves registers for the next block
+#pragma unroll
+                for (int i = 0; i < HEADS; i++) parts[0][i].store(memory + i * Part::BYTES, lane);
+            }
+        }
+        if (BLOCKS > 1 && left > BLOCK_TOKENS) {
+            await(1);
+            attend<BLOCKS - 1>(parts[BLOCKS - 1], change, sums.states[warp], its_decays, memory + TILE_BYTES, constants);
+        }
+#pragma unroll
+        for (int i = 0; i < HEADS; i++) store_pair(its_states + i * STATE, change.added[i]);
+        if (!constants.second) store_pair(its_decays.all[lane / 8] + constants.channel, change.decay);
+        sync();
+
+        // Sums of elements. States of a block's warps follow one another, and so do the blocks'.
+        Rows<u16> to{piece(p.o, its_head, lane / HEADS), line.sequence.step < 0 ? -p.o.time : p.o.time};
+        if (element < STATES) {
+            float added[WARPS], decay[WARPS];
+            float2 all = make_float2(0.f, 1.f);
+#pragma unroll
+            for (int w = 0; w < WARPS; w++) {
+                added[w] = sums.states[w][element];
+                decay[w] = sums.decays[w].all[element / STATE][element % SIZE];
+            }
+#pragma unroll
+            for (int w = 0; w < WARPS; w++) all.x = all.x * decay[w] + added[w], all.y *= decay[w];
+#pragma unroll
+            for (int later = 1; later < CLUSTER; later++)
+                if (real && rank < later) Blocks::store(shared_address(&inbox[rank][element]), later, all, arrivals);
+            to.first = opaque_global(to.first);
+            float state = p.initial ? p.initial[dense()] : 0.f;
+            if (real) arrivals.wait(0);
+            float2 before[CLUSTER];
+#pragma unroll
+            for (int b = 0; b < CLUSTER - 1; b++) before[b] = real && b < rank ? inbox[b][element] : make_float2(0.f, 1.f);
+#pragma unroll
+            for (int b = 0; b < CLUSTER - 1; b++) state = state * before[b].y + before[b].x;
+#pragma unroll
+            for (int w = 0; w < WARPS; w++) {
+                sums.states[w][element] = state;
+                state = state * decay[w] + added[w];
+            }
+            if (real && p.final && rank == CLUSTER - 1) p.final[dense()] = state;
+        }
+        sync();
+
         if (BLOCKS > 1) {
-            __syncwarp(); // its tokens are read: parts take their place, which leaves registers for the next block
 #pragma unroll
-            for (int i = 0; i < HEADS; i++) parts[0][i].store(memory + i * Part::BYTES, lane);
+            for (int i = 0; i < HEADS; i++) parts[0][i].load(memory + i * Part::BYTES, lane);
+            __syncwarp();
         }
-    }
-    if (BLOCKS > 1 && left > BLOCK_TOKENS) {
-        copy_async_wait<0>();
+        float2 before[HEADS];
+#pragma unroll
+        for (int i = 0; i < HEADS; i++) before[i] = load_pair(its_states + i * STATE);
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++) {
+            u32 outputs[2][HEADS];
+#pragma unroll
+            for (int i = 0; i < HEADS; i++) {
+                Part& part = parts[b][i];
+                float2 state = before[i] * load_pair(its_decays.to_middle[b][i] + constants.channel);
+                multiply<SIZE, SIZE>(part.out, part.q, to_read(state));
+#pragma unroll
+                for (int h = 0; h < 2; h++) outputs[h][i] = Pair<T>::pack(part.out.at(h, 0), part.out.at(h, 1));
+            }
+            u32 tile = memory + b * TILE_BYTES;
+#pragma unroll
+            for (int h = 0; h < 2; h++) stmatrix_x4(tile + place(lane % 8 * 2 + h, lane / 8), outputs[h]);
+        }
         __syncwarp();
-        attend<BLOCKS - 1>(parts[BLOCKS - 1], change, states[warp], its_decays, memory + TILE_BYTES, constants);
-    }
 #pragma unroll
-    for (int i = 0; i < HEADS; i++) store_pair(its_states + i * STATE, change.added[i]);
-    if (!constants.second) store_pair(its_decays.all[lane / 8] + constants.channel, change.decay);
-    __syncthreads();
-
-    // Sums of elements. States of a block's warps follow one another, and so do the blocks'.
-    Rows<u16> to{piece(p.o, its_head, lane / HEADS), line.sequence.step < 0 ? -p.o.time : p.o.time};
-    if (element < STATES) {
-        float added[WARPS], decay[WARPS];
-        float2 all = make_float2(0.f, 1.f);
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) added[w] = states[w][element], decay[w] = decays[w].all[element / STATE][element % SIZE];
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) all.x = all.x * decay[w] + added[w], all.y *= decay[w];
-#pragma unroll
-        for (int later = 1; later < CLUSTER; later++)
-            if (rank < later) Blocks::store(shared_address(&inbox[rank][element]), later, all, arrivals);
-        to.first = opaque_global(to.first);
-        float state = p.initial ? p.initial[dense()] : 0.f;
-        arrivals.wait(0);
-        float2 before[CLUSTER];
-#pragma unroll
-        for (int b = 0; b < CLUSTER - 1; b++) before[b] = b < rank ? inbox[b][element] : make_float2(0.f, 1.f);
-#pragma unroll
-        for (int b = 0; b < CLUSTER - 1; b++) state = state * before[b].y + before[b].x;
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) {
-            states[w][element] = state;
-            state = state * decay[w] + added[w];
+        for (int i = 0; i < 2 * BLOCKS; i++) {
+            int token = lane / HEADS + i * 8;
+            u32 at = memory + i / 2 * TILE_BYTES + place(token % BLOCK_TOKENS, lane % HEADS);
+            if (token < left) *reinterpret_cast<uint4*>(to[i * 8]) = shared_load<uint4>(at);
         }
-        if (p.final && rank == CLUSTER - 1) p.final[dense()] = state;
-    }
-    __syncthreads();
-
-    if (BLOCKS > 1) {
+        if (p.states && n % SAVED_BLOCKS == 0 && left > 0) {
+            constexpr int COUNT = StateElement<SIZE, SIZE>::COUNT;
+            float* saved = p.states + (line.slot(p.shape.sequences, n) * p.shape.heads + first_head) * COUNT;
 #pragma unroll
-        for (int i = 0; i < HEADS; i++) parts[0][i].load(memory + i * Part::BYTES, lane);
-        __syncwarp();
-    }
-    float2 before[HEADS];
-#pragma unroll
-    for (int i = 0; i < HEADS; i++) before[i] = load_pair(its_states + i * STATE);
-#pragma unroll
-    for (int b = 0; b < BLOCKS; b++) {
-        u32 outputs[2][HEADS];
-#pragma unroll
-        for (int i = 0; i < HEADS; i++) {
-            Part& part = parts[b][i];
-            float2 state = before[i] * load_pair(its_decays.to_middle[b][i] + constants.channel);
-            multiply<SIZE, SIZE>(part.out, part.q, to_read(state));
-#pragma unroll
-            for (int h = 0; h < 2; h++) outputs[h][i] = Pair<T>::pack(part.out.at(h, 0), part.out.at(h, 1));
+            for (int i = 0; i < HEADS; i++) store_state<SIZE>(saved + i * COUNT, Product{{{before[i].x, before[i].y}}}, lane);
         }
-        u32 tile = memory + b * TILE_BYTES;
-#pragma unroll
-        for (int h = 0; h < 2; h++) stmatrix_x4(tile + place(lane % 8 * 2 + h, lane / 8), outputs[h]);
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 2 * BLOCKS; i++) {
-        int token = lane / HEADS + i * 8;
-        u32 at = memory + i / 2 * TILE_BYTES + place(token % BLOCK_TOKENS, lane % HEADS);
-        if (token < left) *reinterpret_cast<uint4*>(to[i * 8]) = shared_load<uint4>(at);
-    }
-    if (p.states && n % SAVED_BLOCKS == 0 && left > 0) {
-        constexpr int COUNT = StateElement<SIZE, SIZE>::COUNT;
-        float* saved = p.states + (line.slot(p.shape.sequences, n) * p.shape.heads + first_head) * COUNT;
-#pragma unroll
-        for (int i = 0; i < HEADS; i++) store_state<SIZE>(saved + i * COUNT, Product{{{before[i].x, before[i].y}}}, lane);
     }
 }

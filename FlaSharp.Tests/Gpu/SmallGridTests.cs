@@ -41,6 +41,16 @@ public sealed class SmallGridTests
     }
 
     [GpuTheory]
+    [InlineData(1, 130)]
+    [InlineData(13, 600)]
+    public void Gla_of_small_heads(int batch, int time)
+    {
+        var shape = new GlaCase { B = batch, T = time, H = 8, K = 8, V = 8, Decay = GlaCase.SomeResets };
+        shape.Check();
+        (shape with { KvHeads = 2 }).Check();
+    }
+
+    [GpuTheory]
     [InlineData(20, 33, ScalarType.Float32)]
     [InlineData(64, 64, ScalarType.BFloat16)]
     [InlineData(300, 16, ScalarType.Float32)]

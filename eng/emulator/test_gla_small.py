@@ -18,6 +18,12 @@ class Forward(ctypes.Structure):
     _fields_ = [("shape", Shape), *_views(*"qkvgo"), *_pointers("initial", "final", "states"), ("scale", ctypes.c_float)]
 
 
+class Cluster(ctypes.Structure):
+    """GlaSmallCluster."""
+
+    _fields_ = [("maps", emulate.TensorMap * 4), ("forward", Forward), ("unused", ctypes.c_char * (-ctypes.sizeof(Forward) % 64))]
+
+
 class Backward(ctypes.Structure):
     """GlaSmallBackward."""
 
@@ -31,7 +37,7 @@ class SmallCase(Case):
     def __init__(self, K, V, *, warps=4, blocks=2, cluster=None, **options):
         super().__init__(K, V, **{"element": "bf16", **options})
         self.warps, self.blocks = warps, blocks
-        self.cluster = cluster  # the kernel of clusters is to run forward: its WARPS, BLOCKS and CLUSTER
+        self.cluster = cluster  # the kernel of clusters is to run forward: its WARPS, BLOCKS, CLUSTER and BOXES
         self.length = self.q.shape[1] if self.offsets is None else int(np.diff(self.offsets).max())
         self.keys, self.values = (8 if size <= 8 else 16 for size in (K, V))
 
@@ -77,9 +83,11 @@ class SmallCase(Case):
         token_bytes = 2 * (2 * self.keys + self.values) + self.keys * (4 if self.gate == "float" else 2)
         forward = Forward(shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (initial, final, states)), self.scale)
         if self.cluster:
-            warps, blocks, cluster = self.cluster
-            launch("forward_cluster", forward, warps * blocks * 4096, (cluster * self.count, H // 4), WARPS=warps, BLOCKS=blocks,
-                   CLUSTER=cluster, SAVED_EVERY=saved_tokens)
+            warps, blocks, cluster, boxes = self.cluster
+            maps = [emulate.tensor_map(x.reshape(B, T, 1, H * K), 4 * K, BLOCK_TOKENS) for x in (q, k, v, g)] if boxes else []
+            launch("forward_cluster", Cluster((emulate.TensorMap * 4)(*maps), forward), warps * blocks * 4096,
+                   (cluster * self.count, H // 4), WARPS=warps, BLOCKS=blocks, CLUSTER=cluster, BOXES=int(boxes),
+                   SAVED_EVERY=saved_tokens)
         else:
             warps = max(self.warps // 2, 4)
             launch("forward", forward, BLOCK_TOKENS * warps * self.blocks * token_bytes, WARPS=warps, BLOCKS=self.blocks,
@@ -164,9 +172,10 @@ class GlaSmallTests(unittest.TestCase):
 
     def test_clusters(self):
         for warps, blocks, cluster, T in ((8, 1, 1, 20), (8, 1, 4, 400), (9, 2, 3, 702)):
-            for gates in ("normal", "mixed", "-20"):
-                with self.subTest(warps=warps, blocks=blocks, cluster=cluster, gates=gates):
-                    case = SmallCase(8, 8, B=2, T=T, H=4, Hkv=2, cluster=(warps, blocks, cluster), gates=gates)
+            for gates, boxes in (("normal", True), ("mixed", False), ("mixed", True), ("-20", True)):
+                with self.subTest(warps=warps, blocks=blocks, cluster=cluster, gates=gates, boxes=boxes):
+                    case = SmallCase(8, 8, B=2, T=T, H=4, Hkv=4 if boxes else 2, gates=gates,
+                                     cluster=(warps, blocks, cluster, boxes))
                     self.check(case, without=("dg",) if gates == "-20" else ())
 
     def test_clusters_packed(self):
@@ -174,7 +183,7 @@ class GlaSmallTests(unittest.TestCase):
         for seed in range(4):
             with self.subTest(seed):
                 self.check(SmallCase(8, 8, T=171, H=8, Hkv=8, offsets=offsets, reverse=True, gates="resets", seed=seed,
-                                     element="fp16", cluster=(8, 2, 1), states=seed < 2))
+                                     element="fp16", cluster=(8, 2, 1, False), states=seed < 2))
 
     def test_far_frames(self):
         # In range each, but their decays together are not; and a way to the middle that would lose the state.

@@ -37,6 +37,20 @@ public sealed class GlaSmallClusterTests
         Assert.Contains(cluster.Forward() with { Defines = [] }, Catalog(CompilerTarget.Sm90a));
     }
 
+    [Theory]
+    [InlineData(16, 1024, true)] // three blocks each
+    [InlineData(8, 1024, true)]
+    [InlineData(64, 1024, false)]
+    [InlineData(2, 1024, false)] // eight
+    [InlineData(16, 256, true)]
+    [InlineData(128, 256, true)]
+    [InlineData(133, 256, false)]
+    public void The_copy_engine_brings_tokens_of_few_blocks(int sequences, int length, bool boxes)
+    {
+        Assert.Equal(boxes, Choose(sequences, length)!.Boxes);
+        Assert.False(Choose(sequences, length, boxes: false)!.Boxes);
+    }
+
     [Fact]
     public void Others_are_left_to_single_blocks()
     {
@@ -54,11 +68,11 @@ public sealed class GlaSmallClusterTests
         KernelCatalog.AllVariants(target).Select(variant => variant with { Defines = [] });
 
     private static GlaSmallCluster? Choose(int sequences = 64, int length = 1024, int keySize = 8, int valueSize = 8,
-        int heads = 8, int vector = 8, ElementType gate = ElementType.BFloat16, CompilerTarget? target = null)
+        int heads = 8, int vector = 8, bool boxes = true, ElementType gate = ElementType.BFloat16, CompilerTarget? target = null)
     {
         var tile = GlaSmallTile.Choose(
             keySize, valueSize, ElementType.BFloat16, gate, (long)sequences * heads, length, Multiprocessors)!;
         var device = (target ?? CompilerTarget.Sm90a, Multiprocessors);
-        return GlaSmallCluster.Choose(tile, keySize, valueSize, sequences, heads, length, vector, device);
+        return GlaSmallCluster.Choose(tile, keySize, valueSize, sequences, heads, length, vector, boxes, device);
     }
 }
