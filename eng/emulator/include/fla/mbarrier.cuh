@@ -6,16 +6,25 @@ namespace fla {
 
 struct Mbarrier {
     static constexpr int BYTES = 8;
+    struct Copy { u32 shared; u16 bits; };
+    static inline std::map<u32, std::vector<Copy>> under_way; // by the barrier that counts them: who waits there finds them done
     u32 address;
 
-    __forceinline__ void init(int count) const { emulator::mbarrier_init(address, count); }
+    __forceinline__ void init(int count) const {
+        under_way.erase(address);
+        emulator::mbarrier_init(address, count);
+    }
     __forceinline__ void arrive() const { emulator::mbarrier_arrive(address); }
-    __forceinline__ void arrive_expecting(u32) const { arrive(); } // copies are over before another thread runs: see tma.cuh
+    __forceinline__ void arrive_expecting(u32) const { arrive(); }
     __forceinline__ void arrive_warp() const {
         __syncwarp();
         if (threadIdx.x % 32 == 0) arrive();
     }
-    __forceinline__ void wait(int n) const { emulator::mbarrier_wait(address, n & 1); }
+    __forceinline__ void wait(int n) const {
+        emulator::mbarrier_wait(address, n & 1);
+        for (const Copy& copy : under_way[address]) memcpy(emulator::shared_pointer("copy_box", copy.shared, 2), &copy.bits, 2);
+        under_way.erase(address);
+    }
 };
 
 } // namespace fla

@@ -1,4 +1,5 @@
-// On the CPU: what FlaSharp.Kernels/Include/fla/tma.cuh does with the machine's instructions. Copies happen at once.
+// On the CPU: what FlaSharp.Kernels/Include/fla/tma.cuh does with the machine's instructions. What is copied is NaN until someone
+// has waited for it.
 #pragma once
 #include "fla/mbarrier.cuh"
 
@@ -16,7 +17,7 @@ struct alignas(64) TensorMap {
 inline void prefetch_map(const TensorMap&) {}
 inline void fence_barriers() {}
 
-inline void copy_box(u32 shared, const TensorMap& map, int column, int head, int time, int batch, Mbarrier) {
+inline void copy_box(u32 shared, const TensorMap& map, int column, int head, int time, int batch, Mbarrier barrier) {
     u32 width = map.columns * 2; // of the swizzle's pattern
     if (shared % (8 * width)) emulator::fail("copy_box: the address 0x%x is no multiple of %u", shared, 8 * width);
     for (int row = 0; row < map.rows; row++)
@@ -28,7 +29,8 @@ inline void copy_box(u32 shared, const TensorMap& map, int column, int head, int
             u32 address = shared + row * width + col * 2;
             address ^= (address >> 7 & (width / 16 - 1)) << 4;
             u16 bits = inside ? map.data[place] : 0;
-            memcpy(emulator::shared_pointer("copy_box", address, 2), &bits, 2);
+            memset(emulator::shared_pointer("copy_box", address, 2), 0xff, 2);
+            Mbarrier::under_way[barrier.address].push_back({address, bits});
         }
 }
 template <class Tile>
