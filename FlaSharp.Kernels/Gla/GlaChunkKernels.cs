@@ -30,6 +30,7 @@ internal sealed class GlaChunkKernels
     private enum Pass
     {
         Forward,
+        ForwardClusters,
         State,
         StateBackward,
         Backward,
@@ -116,16 +117,18 @@ internal sealed class GlaChunkKernels
             {
                 if (GlaChunkTile.Choose(keys, values, element, gate, gradients, target, out _) is not { } tile)
                     continue;
-                foreach (var pass in gradients ? Enum.GetValues<Pass>() : [Pass.Forward, Pass.State])
-                    yield return Variant(tile, pass, vector);
+                foreach (var pass in gradients ? Enum.GetValues<Pass>() : [Pass.Forward, Pass.ForwardClusters, Pass.State])
+                    if (pass != Pass.ForwardClusters || tile.UsesClusters(values))
+                        yield return Variant(tile, pass, vector);
                 var portable = tile with { IsPortable = true };
                 if (tile.UsesHopper)
                     yield return Variant(portable, Pass.Forward, vector);
                 if (tile.BackwardUsesHopper && gradients && keys == values)
                     yield return Variant(portable, Pass.Backward, vector);
                 if (gradients && keys == values && tile.Narrow() != tile)
-                    foreach (var pass in new[] { Pass.Forward, Pass.State, Pass.StateBackward })
-                        yield return Variant(tile.Narrow(), pass, vector);
+                    foreach (var pass in new[] { Pass.Forward, Pass.ForwardClusters, Pass.State, Pass.StateBackward })
+                        if (pass != Pass.ForwardClusters || tile.Narrow().UsesClusters(values))
+                            yield return Variant(tile.Narrow(), pass, vector);
             }
     }
 
@@ -150,7 +153,8 @@ internal sealed class GlaChunkKernels
             initialState = JoinSegments(
                 new() { X = k, Y = v, G = g, Scale = 1, XGroup = Group, YGroup = Group }, Pass.State, vector, initialState,
                 segmentStates, segmentDecays);
-        Launch(Pass.Forward, vector, Lines * Segments.Count, ValueTiles, new GlaChunkParameters.Forward
+        var pass = Tile.UsesClusters(ValueSize) ? Pass.ForwardClusters : Pass.Forward;
+        Launch(pass, vector, Lines * Segments.Count, ValueTiles, new GlaChunkParameters.Forward
         {
             Shape = Shape(Segments with { Chunks = Segments.Chunks * (Tile.Chunk / Tile.ForwardChunk) }),
             Q = q,
@@ -242,6 +246,7 @@ internal sealed class GlaChunkKernels
         s_variants.GetOrAdd((tile, pass, vector), static key => key.Item2 switch
         {
             Pass.Forward => key.Item1.Forward(key.Item3),
+            Pass.ForwardClusters => key.Item1.ForwardClusters(key.Item3),
             Pass.Backward => key.Item1.Backward(key.Item3),
             Pass.BackwardPairs => key.Item1.BackwardPairs(key.Item3),
             var pass => key.Item1.State(key.Item3, pass == Pass.StateBackward),

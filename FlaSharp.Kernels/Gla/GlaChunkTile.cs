@@ -20,6 +20,7 @@ internal sealed record GlaChunkTile(
     private const int MostHopperStages = 4;
     private const int FewestStages = 2;
     private const int BarrierBytes = 2 * sizeof(long); // of a chunk on its way
+    private const int ClusterSize = 2;
     private const int HopperSlice = 32; // values of a state in backward's shared memory
     private const int MarkBytes = 64; // static shared memory of chunk_backward_pairs.cu
     private const int ReservedBytes = 1 << 10; // of each block, by the driver
@@ -105,19 +106,29 @@ internal sealed record GlaChunkTile(
         if (UsesHopper)
         {
             var (loading, carrying) = Values > NarrowValues ? (200, 152) : (0, 0);
-            return StateVariant("forward", vector, ForwardChunk, MostHopperStages, Bytes, Values / 16,
+            var loaders = Keys > 64 || Values > NarrowValues ? ProducerWarps : 8; // the longer chunks have more to prepare
+            return StateVariant("forward", vector, ForwardChunk, MostHopperStages, Bytes, loaders, Values / 16,
                 loading, carrying, "HOPPER=1");
         }
         var (producers, consumers) = HasManyWarps ? (80, 176) : (0, 0);
-        return StateVariant("forward", vector, ForwardChunk, MostStages, Bytes, ConsumerWarps,
+        return StateVariant("forward", vector, ForwardChunk, MostStages, Bytes, ProducerWarps, ConsumerWarps,
             producers, consumers, "HOPPER=0");
+    }
+
+    /// <summary>As <see cref="Forward"/>; in clusters, in which two blocks share the preparation of keys.</summary>
+    public KernelVariant ForwardClusters(int vector)
+    {
+        const int Producers = 4; // for half of the keys
+        var (producers, consumers) = HasManyWarps ? (120, 192) : (0, 0);
+        return StateVariant("forward_cluster", vector, ForwardChunk, MostStages, ClusterBytes, Producers, Values / 16,
+            producers, consumers);
     }
 
     /// <summary>As <see cref="Forward"/>; of the states alone or, <paramref name="backward"/>, of their gradients.</summary>
     public KernelVariant State(int vector, bool backward)
     {
         var (producers, consumers) = HasManyWarps ? (96, 160) : (0, 0);
-        return StateVariant("state", vector, Chunk, MostStages, StateBytes, ConsumerWarps, producers, consumers,
+        return StateVariant("state", vector, Chunk, MostStages, StateBytes, ProducerWarps, ConsumerWarps, producers, consumers,
             $"BACKWARD={(backward ? 1 : 0)}");
     }
 
@@ -155,6 +166,13 @@ internal sealed record GlaChunkTile(
     /// <summary>Blocks that share the values of a head.</summary>
     /// <param name="valueSize">V.</param>
     public int ValueTiles(int valueSize) => (valueSize + Values - 1) / Values;
+
+    /// <summary>
+    /// Whether forward runs in clusters. Where every multiprocessor has work anyway, smaller states gain nothing from them.
+    /// </summary>
+    /// <param name="valueSize">V.</param>
+    public bool UsesClusters(int valueSize) =>
+        BackwardUsesHopper && (Keys > 128 || (Keys > 64 && Values == NarrowValues)) && ValueTiles(valueSize) % ClusterSize == 0;
 
     /// <summary>Blocks of a call without segments.</summary>
     /// <param name="lines">Sequences times heads.</param>
@@ -216,6 +234,17 @@ internal sealed record GlaChunkTile(
         return stages * (bytes * (2 * Keys + Values + chunk) + Gate.Bytes() * chunk * Keys + output + BarrierBytes);
     }
 
+    // Of chunk_forward_cluster.cu.
+    private int ClusterBytes(int stages)
+    {
+        const int Alignment = 1 << 10;
+        var (bytes, keys) = (Element.Bytes() * ForwardChunk, Keys / ClusterSize);
+        var half = bytes * (2 * keys + ForwardChunk) + 5 * sizeof(float) * keys + 16; // with factors of the state
+        half = (half + Alignment - 1) / Alignment * Alignment;
+        return stages * (ClusterSize * half + bytes * Values + Gate.Bytes() * ForwardChunk * keys + BarrierBytes)
+            + 2 * bytes * Values; // outputs
+    }
+
     private int BackwardBytes(int warps) => BackwardBytes(warps, FewestStateSlots);
 
     private int BackwardBytes(int warps, int slots)
@@ -239,14 +268,16 @@ internal sealed record GlaChunkTile(
         blocks * (sharedBytes + ReservedBytes) <= Target.MaxSharedBytes + ReservedBytes;
 
     // With as many chunks on their way as fit, with the blocks that registers leave room for.
-    private KernelVariant StateVariant(string pass, int vector, int chunk, int stages, Func<int, int> bytes, int consumerWarps,
-        int producerRegisters, int consumerRegisters, string define)
+    private KernelVariant StateVariant(string pass, int vector, int chunk, int stages, Func<int, int> bytes, int producerWarps,
+        int consumerWarps, int producerRegisters, int consumerRegisters, params string[] defines)
     {
         while (stages > FewestStages && !Fits(bytes(stages), StateMinBlocks))
             stages--;
-        return Variant(pass, vector, 32 * (ProducerWarps + consumerWarps), StateMinBlocks, bytes(stages), Values,
-            $"CHUNK={chunk}", $"STAGES={stages}", $"PRODUCERS={ProducerWarps}", $"CONSUMERS={consumerWarps}",
-            $"PRODUCER_REGISTERS={producerRegisters}", $"CONSUMER_REGISTERS={consumerRegisters}", define);
+        return Variant(pass, vector, 32 * (producerWarps + consumerWarps), StateMinBlocks, bytes(stages), Values,
+            [
+                $"CHUNK={chunk}", $"STAGES={stages}", $"PRODUCERS={producerWarps}", $"CONSUMERS={consumerWarps}",
+                $"PRODUCER_REGISTERS={producerRegisters}", $"CONSUMER_REGISTERS={consumerRegisters}", .. defines,
+            ]);
     }
 
     private KernelVariant Variant(

@@ -346,11 +346,6 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
     grad.col = group % (GROUPS / 2) * GROUP_KEYS;
     auto& sum = grad.sum[0];
     float products[8] = {};
-    // Before a barrier of all, so that racecheck, too, sees the copies ordered with everyone's reads.
-    auto await_states = [&](int slice) {
-        for (int n = 2 * slice; n < 2 * slice + 2; n++) loaded(memory, n).wait(n / SLOTS);
-    };
-    await_states(0);
     __syncthreads(); // A and dA are made
 #pragma unroll 1
     for (int slice = 0; slice * SLICE < p.state_values; slice++) {
@@ -360,6 +355,8 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
         StateTile state_grad = state_tile(memory, n), state = state_tile(memory, n + 1);
         StateTile right{of_keys ? state_grad.base : state.base};
         float grad_v[SLICE / 8][4];
+        loaded(memory, n).wait(n / SLOTS);
+        loaded(memory, n + 1).wait((n + 1) / SLOTS);
         int thread = opaque(threadIdx.x);
         StateNumbers numbers[StateNumbers::ROUNDS]; // loaded before the products want all of the shared memory's bandwidth
 #pragma unroll
@@ -381,7 +378,6 @@ __device__ __forceinline__ void multiply(const GlaChunkBackward& p, const Chunk&
 #pragma unroll
         for (int i = 0; i < StateNumbers::ROUNDS; i++) numbers[i].add(products, thread);
         wait_products<0>(sum, grad_v);
-        if (value + SLICE < p.state_values) await_states(slice + 1);
         __syncthreads();
         if (threadIdx.x == 0)
             for (int i = 0; i < 2; i++) load_states(p, chunk, memory, n + SLOTS + i);

@@ -6,7 +6,7 @@
 // make its A meanwhile.
 #include "fla/chunk_pipeline.cuh"
 #include "fla/gate_frame.cuh"
-#include "fla/gla.cuh"
+#include "fla/gla_forward.cuh"
 #include "fla/pair_rows.cuh"
 #include "fla/transposed_state.cuh"
 #if HOPPER
@@ -14,17 +14,6 @@
 #endif
 
 using namespace fla;
-
-struct GlaChunkForward {
-    GlaShape shape;
-    TensorView q, k, v, g, o;
-    const float* initial; // [sequences, H, segments, K, V], or null for 0
-    float* final;         // [sequences, H, K, V], or null
-    // For backward: the scaled state every SAVED_TOKENS, [slots, H, V / 8, TERMS, K / 8] blocks of 8 x 8; or null.
-    bf16* states;
-    int* plain;           // tells which of these are not scaled, [slots, H]
-    float scale;
-};
 
 typedef TYPE T;
 typedef GATE_TYPE G;
@@ -209,8 +198,8 @@ __device__ __forceinline__ void output_one_by_one(float (&out)[C / 8][4], const 
 // value channel in the tiles.
 __device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& block, const Stage& stage, int n, State& state,
                                         int row, int lane) {
-    constexpr int GROUP = 128;                      // threads that share products
-    int first = row / 64 * 64, warp = row / 16 % 4; // the group's first value channel, the warp in the group
+    constexpr int GROUP = 128;   // threads that share products
+    int first = row / 64 * 64;   // the group's first value channel
     float out[C / 8][4] = {};
     float(&sum)[K / 8][4] = state.sum[0];
     u32 left[K / 16][4];
@@ -234,20 +223,9 @@ __device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& b
     // before it.
     if (!__all_sync(~0u, isfinite(out[0][0]) && isfinite(out[0][2]))) output_one_by_one(out, left, stage, row, lane);
     if (Stage::OUTPUT == Stage::Q) Pipeline::sync_consumers(); // the queries are read
-#pragma unroll
-    for (int t = 0; t < C; t += 16) {
-        u32 pairs[4];
-#pragma unroll
-        for (int e = 0; e < 4; e++) pairs[e] = Pair<T>::pack(out[t / 8 + e / 2][e % 2 * 2], out[t / 8 + e / 2][e % 2 * 2 + 1]);
-        stmatrix_x4_trans(stage.output().at(t + lane / 16 * 8 + lane % 8, row + (lane & 8)), pairs);
-    }
-    Pipeline::sync_group(row / 64, GROUP);
-    constexpr int ROWS = C / 4; // of the output, for each warp: whole lines
-    typedef SharedTile<T, ROWS, OutputTile::PANEL> Lines;
-    Lines lines(stage.output().base + first / 64 * (C * Lines::PITCH) + warp * Lines::BYTES);
-    auto o = block.sequence.rows<T>(p.o, opaque(block.head));
-    store_tile<VECTOR, 64>(lines, 0, o, (block.first + n) * C + warp * ROWS, block.rows(n) - warp * ROWS, blockIdx.y * V + first,
-                           p.shape.value_size, lane);
+    store_transposed<VECTOR, C>(out, stage.output(), row, block.sequence.rows<T>(p.o, opaque(block.head)), (block.first + n) * C,
+                                block.rows(n), blockIdx.y * V, p.shape.value_size, lane,
+                                [=] { Pipeline::sync_group(row / 64, GROUP); });
     wait_products<0>(sum);
 }
 #else

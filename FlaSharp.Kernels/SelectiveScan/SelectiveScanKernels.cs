@@ -8,12 +8,15 @@ namespace FlaSharp.Kernels.SelectiveScan;
 internal sealed class SelectiveScanKernels
 {
     private const int JoinThreads = 256;
+    private const int SumThreads = 256;
 
     private static readonly KernelVariant s_join =
         new("SelectiveScan/segment_join.cu", "selective_scan_segment_join", [], JoinThreads, SharedBytes: 0);
 
     private static readonly ConcurrentDictionary<
-        (Pass, SelectiveScanTile, ElementType, bool, bool), KernelVariant> s_variants = new();
+        (Pass, SelectiveScanTile, ElementType, bool, bool, bool, bool), KernelVariant> s_variants = new();
+
+    private static readonly ConcurrentDictionary<(ElementType, bool), KernelVariant> s_sums = new();
 
     private static readonly SelectiveScanTile[] s_otherForwardTiles =
     [
@@ -22,6 +25,8 @@ internal sealed class SelectiveScanKernels
     ];
 
     private static readonly ElementType[] s_extremeElements = [ElementType.BFloat16, ElementType.Float32];
+
+    private static readonly bool[] s_both = [false, true];
 
     private readonly GpuDevice _device;
 
@@ -85,6 +90,9 @@ internal sealed class SelectiveScanKernels
     /// <summary>Whether states wait in memory while others are worked on.</summary>
     public bool HasSlices => Slices > 1;
 
+    // Numbers of B.
+    private long MatrixSize => Tokens * Groups * States;
+
     private int Slices => (States + SelectiveScanTile.Slice - 1) / SelectiveScanTile.Slice;
 
     /// <summary>Kernels that stand for all: each type and constant is in one of them.</summary>
@@ -100,12 +108,19 @@ internal sealed class SelectiveScanKernels
         [
             .. from call in calls
             from pass in Enum.GetValues<Pass>()
-            select Variant(pass, new SelectiveScanTile(call.isAligned), call.element, call.isGated, call.hasSoftplus),
+            from hasSlices in s_both
+            where !hasSlices || pass is Pass.Forward or Pass.Backward
+            from areFew in s_both
+            where !areFew || pass is Pass.Backward
+            select Variant(
+                pass, new SelectiveScanTile(call.isAligned), call.element, call.isGated, call.hasSoftplus, hasSlices, areFew),
             .. from tile in s_otherForwardTiles
             where !tile.IsLong || HasRoom(target.MaxSharedBytes)
             from element in s_extremeElements
-            select Variant(Pass.Forward, tile, element, true, true),
+            from hasSlices in s_both
+            select Variant(Pass.Forward, tile, element, true, true, hasSlices, areFew: false),
             s_join,
+            .. calls.Select(call => Sums(call.element, call.isAligned)).Distinct(),
         ];
     }
 
@@ -138,15 +153,16 @@ internal sealed class SelectiveScanKernels
         });
     }
 
-    /// <summary>All gradients; those of A, D, the bias, B and C in parts to be added up.</summary>
+    /// <summary>All gradients.</summary>
     /// <param name="inputs">What was read.</param>
     /// <param name="outputs">Where the gradients go, and what comes in.</param>
+    /// <param name="parts">Room for what blocks leave of the gradients of A, D, the bias, B and C.</param>
     /// <param name="savedStates">Of <see cref="Forward"/>.</param>
     /// <param name="waiting">[S, segments, E, N] with <see cref="BackwardCut"/>, for <see cref="HasSlices"/>; else 0.</param>
     /// <param name="segmentStates">[S, states, E, N] if <see cref="BackwardCut"/> has several segments; else 0.</param>
     /// <param name="segmentDeltas">[S, states, E] if <see cref="BackwardCut"/> has several segments; else 0.</param>
-    public void Backward(in SelectiveScanInputs inputs, in SelectiveScanGradients outputs, nint savedStates, nint waiting,
-        nint segmentStates, nint segmentDeltas)
+    public void Backward(in SelectiveScanInputs inputs, in SelectiveScanGradients outputs, in SelectiveScanParts parts,
+        nint savedStates, nint waiting, nint segmentStates, nint segmentDeltas)
     {
         var isAligned = IsAligned(inputs) && IsAligned(outputs.Y) && IsAligned(outputs.U) && IsAligned(outputs.Delta)
             && IsAligned(outputs.Z);
@@ -162,13 +178,45 @@ internal sealed class SelectiveScanKernels
             FinalState = Join(scan, outputs.Y, outputs.FinalState, segmentStates, segmentDeltas, isAligned, isBackward: true),
             InitialState = outputs.InitialState,
             Waiting = waiting,
-            A = outputs.A,
-            D = outputs.D,
-            DeltaBias = outputs.DeltaBias,
-            B = outputs.B,
-            C = outputs.C,
+            A = parts.A,
+            D = parts.D,
+            DeltaBias = parts.DeltaBias,
+            B = parts.Matrices,
+            C = parts.Matrices + (nint)(GroupBlocks * MatrixSize * SelectiveScanTile.KeptAs(Element).Bytes()),
             Tokens = Tokens,
         });
+        AddUp(inputs, outputs, parts, scan.Segments);
+    }
+
+    private void AddUp(
+        in SelectiveScanInputs inputs, in SelectiveScanGradients outputs, in SelectiveScanParts parts, int segments)
+    {
+        var isAligned = Channels % SelectiveScanTile.Vector == 0 && States % SelectiveScanTile.Vector == 0
+            && (outputs.A | outputs.D | outputs.DeltaBias | outputs.B | outputs.C | inputs.A) % 16 == 0
+            && (parts.A | parts.D | parts.DeltaBias | parts.Matrices) % 16 == 0;
+        var sums = new GradientSumsParameters
+        {
+            MatrixParts = parts.Matrices,
+            B = outputs.B,
+            C = outputs.C,
+            PartsOfA = parts.A,
+            PartsOfD = parts.D,
+            PartsOfBias = parts.DeltaBias,
+            A = outputs.A,
+            D = outputs.D,
+            Bias = outputs.DeltaBias,
+            LogOfA = AIsLog ? inputs.A : 0,
+            MatrixSize = MatrixSize,
+            SizeOfA = (long)Channels * States,
+            SizeOfD = outputs.D == 0 ? 0 : Channels,
+            SizeOfBias = outputs.DeltaBias == 0 ? 0 : Channels,
+            GroupBlocks = checked((int)GroupBlocks),
+            Rows = Sequences.Count * segments,
+        };
+        var (numbers, floats) = isAligned ? (SelectiveScanTile.Vector, SelectiveScanTile.Vector / 2) : (1, 1);
+        var threads = 2 * MatrixSize / numbers + (sums.SizeOfA + sums.SizeOfD + sums.SizeOfBias) / floats;
+        KernelLibrary.Get(_device, Sums(Element, isAligned)).Launch(
+            checked((uint)((threads + SumThreads - 1) / SumThreads)), 1, 1, LaunchStream.Current, sums, startsEarly: true);
     }
 
     /// <summary>The states that segments start from, or the gradients of those that they end with; one of each's parts.</summary>
@@ -184,7 +232,7 @@ internal sealed class SelectiveScanKernels
 
         var kernel = KernelLibrary.Get(_device, s_join);
         var blocks = ((long)Sequences.Count * Channels * States + JoinThreads - 1) / JoinThreads;
-        kernel.Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, new SegmentJoinParameters
+        var parameters = new SegmentJoinParameters
         {
             States = states,
             Deltas = deltas,
@@ -197,7 +245,8 @@ internal sealed class SelectiveScanKernels
             Parts = scan.Parts,
             Backward = isBackward ? 1 : 0,
             IsLog = scan.IsLog,
-        });
+        };
+        kernel.Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, parameters, startsEarly: true);
         return states + (isBackward ? (nint)(scan.Parts - 1) * Channels * States * sizeof(float) : 0);
     }
 
@@ -229,21 +278,27 @@ internal sealed class SelectiveScanKernels
         Pass pass, SelectiveScanTile tile, in SelectiveScanInputs inputs, long parts, in TParameters parameters)
         where TParameters : unmanaged
     {
-        var kernel = KernelLibrary.Get(_device, Variant(pass, tile, Element, inputs.Z.Data != 0, HasSoftplus));
         var blocks = Sequences.Count * tile.Blocks(Channels, Groups) * parts;
-        kernel.Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, parameters);
+        var areFew = pass == Pass.Backward && SelectiveScanTile.AreFew(blocks, _device.Info.MultiprocessorCount);
+        var kernel = KernelLibrary.Get(_device, Variant(pass, tile, Element, inputs.Z.Data != 0, HasSoftplus, HasSlices, areFew));
+        var isJoined = pass is Pass.Forward or Pass.Backward && parts > 1;
+        kernel.Launch(checked((uint)blocks), 1, 1, LaunchStream.Current, parameters, startsEarly: isJoined);
     }
 
+    private static KernelVariant Sums(ElementType element, bool isAligned) => s_sums.GetOrAdd((element, isAligned), static key =>
+        new("SelectiveScan/gradient_sums.cu", "selective_scan_gradient_sums",
+            [$"ELEMENT={key.Item1.Name()}", $"VECTOR={(key.Item2 ? SelectiveScanTile.Vector : 1)}"], SumThreads, SharedBytes: 0));
+
     private static KernelVariant Variant(
-        Pass pass, SelectiveScanTile tile, ElementType element, bool isGated, bool hasSoftplus) =>
-        s_variants.GetOrAdd((pass, tile, element, isGated, hasSoftplus), static key =>
+        Pass pass, SelectiveScanTile tile, ElementType element, bool isGated, bool hasSoftplus, bool hasSlices, bool areFew) =>
+        s_variants.GetOrAdd((pass, tile, element, isGated, hasSoftplus, hasSlices, areFew), static key =>
         {
-            var (pass, tile, element, isGated, hasSoftplus) = key;
+            var (pass, tile, element, isGated, hasSoftplus, hasSlices, areFew) = key;
             var isBackward = pass == Pass.BackwardSegments;
             return pass switch
             {
-                Pass.Forward => tile.Forward(element, isGated, hasSoftplus),
-                Pass.Backward => tile.Backward(element, isGated, hasSoftplus),
+                Pass.Forward => tile.Forward(element, isGated, hasSoftplus, hasSlices),
+                Pass.Backward => tile.Backward(element, isGated, hasSoftplus, hasSlices, areFew),
                 _ => tile.SegmentState(element, isGated && isBackward, hasSoftplus, isBackward),
             };
         });
@@ -295,6 +350,28 @@ internal sealed class SelectiveScanKernels
         public nint B;
         public nint C;
         public long Tokens;
+    }
+
+    /// <summary>SelectiveScanGradientSums of gradient_sums.cu.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct GradientSumsParameters
+    {
+        public nint MatrixParts;
+        public nint B;
+        public nint C;
+        public nint PartsOfA;
+        public nint PartsOfD;
+        public nint PartsOfBias;
+        public nint A;
+        public nint D;
+        public nint Bias;
+        public nint LogOfA;
+        public long MatrixSize;
+        public long SizeOfA;
+        public long SizeOfD;
+        public long SizeOfBias;
+        public int GroupBlocks;
+        public int Rows;
     }
 
     /// <summary>SelectiveScanSegmentState of segment_state.cu.</summary>

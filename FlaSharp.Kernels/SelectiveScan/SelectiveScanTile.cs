@@ -22,6 +22,8 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false, 
     private const int PartSteps = 8; // of scan_backward.cu
     private const int Float = sizeof(float);
     private const int BlockBytes = 64; // fla::ScanBlock
+    private const int CursorBytes = 13 * 2 * sizeof(long); // of a warp of scan_backward.cu
+    private const int FewBlocks = 3; // of scan_backward.cu, on a multiprocessor
     private const int BarrierBytes = 4 * sizeof(long); // of scan_forward.cu
 
     /// <summary>Channels of a block, neighbours in a group.</summary>
@@ -60,22 +62,32 @@ internal sealed record SelectiveScanTile(bool IsAligned, bool IsNarrow = false, 
     /// <inheritdoc cref="GroupBlocks"/>
     public long Blocks(long channels, long groups) => groups * GroupBlocks(channels, groups);
 
-    public KernelVariant Forward(ElementType element, bool isGated, bool hasSoftplus) =>
+    public KernelVariant Forward(ElementType element, bool isGated, bool hasSoftplus, bool hasSlices) =>
         Variant("scan_forward", 2 * (SegmentBytes + SumBytes) + BarrierBytes, element, isGated, hasSoftplus,
-            $"SAVED_STEPS={SavedSteps}") with
+            Slices(hasSlices), $"SAVED_STEPS={SavedSteps}") with
         { Threads = 2 * Threads };
 
-    public KernelVariant Backward(ElementType element, bool isGated, bool hasSoftplus) =>
+    /// <summary>Whether so few blocks of scan_backward.cu have a place at once that each may have more registers.</summary>
+    /// <param name="blocks">Of a launch.</param>
+    /// <param name="multiprocessors">Of the GPU.</param>
+    public static bool AreFew(long blocks, int multiprocessors) => blocks <= (long)FewBlocks * multiprocessors;
+
+    public KernelVariant Backward(ElementType element, bool isGated, bool hasSoftplus, bool hasSlices, bool areFew) =>
         Variant("scan_backward",
             Float * Steps * (9 * Channels + Warps * Slice) // delta, delta u, g, three sums of two warps each; dB and dC
                 + 2 * Steps * Channels * KeptAs(element).Bytes() // slopes
                 + 2 * Steps * Slice * element.Bytes() // B, C
                 + Float * (Steps / PartSteps - 2) * Threads * (Slice / Lanes) // states before parts
+                + Warps * CursorBytes + Float * Threads // sums of each thread
                 + BlockBytes,
-            element, isGated, hasSoftplus);
+            element, isGated, hasSoftplus, Slices(hasSlices),
+            $"BLOCKS={(areFew || !isGated || !IsAligned ? FewBlocks : BackwardBlocks(element))}");
 
     public KernelVariant SegmentState(ElementType element, bool isGated, bool hasSoftplus, bool isBackward) =>
         Variant("segment_state", SegmentBytes, element, isGated, hasSoftplus, $"BACKWARD={(isBackward ? 1 : 0)}");
+
+    // Most have one slice: its loop is a constant then.
+    private static string Slices(bool hasSlices) => $"SINGLE={(hasSlices ? 0 : 1)}";
 
     private KernelVariant Variant(
         string name, int sharedBytes, ElementType element, bool isGated, bool hasSoftplus, params string[] defines) =>

@@ -11,7 +11,8 @@
 // operand has a part's eight steps, zeros for all others, so that the sums of a part fill the accumulators. Operands are
 // bfloat16, or, where that is not enough, sums of two of them. Groups are added up here, blocks leave `b_parts` and `c_parts`.
 //
-// Constants: those of fla/selective_scan.cuh with LANES = 4 and STEPS as SAVED_STEPS of the forward pass, SHARED_BYTES.
+// Constants: those of fla/selective_scan.cuh with LANES = 4 and STEPS as SAVED_STEPS of the forward pass, SHARED_BYTES, BLOCKS of
+// a multiprocessor of Hopper.
 #include "fla/selective_scan.cuh"
 
 using namespace fla;
@@ -132,31 +133,76 @@ struct Four {
     }
 };
 
+// Where a block's part of a tensor lies at the first step of a tile. Each warp keeps such places in shared memory and moves them
+// from tile to tile: addresses made anew take longer, and there are no registers for them.
+struct Cursor {
+    char* at;
+    i64 stride;  // from step to step, in bytes
+
+    template <class T> __device__ __forceinline__ T* row(u32 step) const {
+        return opaque_global(reinterpret_cast<T*>(at + step * stride));
+    }
+};
+
+struct Cursors {
+    // The first six are of the tile to be loaded, the others of the one that is worked on.
+    enum { U, DELTA, DY, Z, B, C, U_AGAIN, DU, DDELTA, DZ, DC, DB, SAVED, COUNT };
+    Cursor cursors[COUNT];
+
+    __device__ __forceinline__ const Cursor& operator[](int i) const { return cursors[i]; }
+
+    // By a whole warp, as all of these: to the last tile, or for the others behind it.
+    __device__ __forceinline__ void begin(const SelectiveScanBackward& p, const ScanBlock& block, int last) {
+        int i = threadIdx.x % 32, behind = last + STEPS;
+        auto set = [&](const TensorView& view, int head, int channel, int step) {
+            Element* row = block.row(view, head, step) + channel;
+            cursors[i] = {reinterpret_cast<char*>(row), view.time * (i64)sizeof(Element)};
+        };
+        if (i < B)
+            set(i == U ? p.scan.u : i == DELTA ? p.scan.delta : i == DY ? p.dy : p.scan.z, 0, block.first_channel, last);
+        else if (i < U_AGAIN)
+            set(i == B ? p.scan.b : p.scan.c, block.group, 0, last);
+        else if (i < DC)
+            set(i == U_AGAIN ? p.scan.u : i == DU ? p.du : i == DDELTA ? p.ddelta : p.dz, 0, block.first_channel, behind);
+        else if (i < SAVED) {
+            i64 token = (block.group_block * p.tokens + block.first_token(p.scan) + behind) * p.scan.groups + block.group;
+            cursors[i] = {reinterpret_cast<char*>((i == DC ? p.c_parts : p.b_parts) + token * p.scan.states),
+                          (i64)p.scan.groups * p.scan.states * (i64)sizeof(Kept)};
+        } else if (i == SAVED) {  // its steps are tiles
+            i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index + behind / STEPS;
+            i64 size = (i64)p.scan.channels * p.scan.states * (i64)sizeof(float);
+            cursors[i] = {reinterpret_cast<char*>((u64)p.saved + slot * size), size};
+        }
+        __syncwarp();
+    }
+    // To the tile before.
+    __device__ __forceinline__ void move() {
+        int i = threadIdx.x % 32;
+        __syncwarp();
+        if (i < COUNT) cursors[i].at -= (i == SAVED ? 1 : STEPS) * cursors[i].stride;
+        __syncwarp();
+    }
+};
+
 // A thread's part of a tile of tensors [T, channels]: every second part of its steps.
 struct Columns {
     static constexpr int COUNT = PARTS / 2;
-    const ScanBlock& block;
-    int step, first, channels, left;  // left: steps to the end
+    int step, first, channels, left;  // of the tile and the block: the first ones; steps to the end
 
     static __device__ __forceinline__ int channel(const Place& own) { return own.group * ROWS + 4 * own.quad; }
 
     __device__ __forceinline__ Columns(const Place& own, const ScanBlock& block, int tile)
-        : block(block), step(tile + own.half * PART + own.row), first(channel(own)), channels(block.channels - first),
-          left(tile < block.first ? 0 : block.end - step) {}
+        : step(own.half * PART + own.row), first(channel(own)), channels(block.channels - first),
+          left(tile < block.first ? 0 : block.end - tile - step) {}
 
     __device__ __forceinline__ int count(int i) const { return i * 2 * PART < left ? min(channels, 4) : 0; }
-    __device__ __forceinline__ void load(Four (&x)[COUNT], const TensorView& view) const {
-        const Element* from = at(view);
+    __device__ __forceinline__ void load(Four (&x)[COUNT], const Cursor& tensor) const {
 #pragma unroll
-        for (int i = 0; i < COUNT; i++) x[i].load(from + i * 2 * PART * view.time, count(i));
+        for (int i = 0; i < COUNT; i++) x[i].load(tensor.row<const Element>(step + i * 2 * PART) + first, count(i));
     }
-    __device__ __forceinline__ void store(const TensorView& view, int i, const float (&x)[4]) const {
-        Four::store(at(view) + i * 2 * PART * view.time, count(i), x);
-    }
-
-private:
-    __device__ __forceinline__ Element* at(const TensorView& view) const {
-        return block.row(view, 0, step) + block.first_channel + first;
+    __device__ __forceinline__ void store(const Cursor& tensor, const float (&x)[COUNT][4]) const {
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) Four::store(tensor.row<Element>(step + i * 2 * PART) + first, count(i), x[i]);
     }
 };
 
@@ -341,6 +387,8 @@ struct Shared {
     GroupPart groups[GROUPS][PARTS];
     States starts[PARTS - 2][THREADS];  // states before all parts but the first and the last; each thread's own
     Matrix matrices[2][PARTS];          // B, C
+    Cursors cursors[WARPS];
+    float totals[THREADS];              // of row n over a warp's steps: of g u for the channels, n < 4, then of ddelta
     ScanBlock block;
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
@@ -385,17 +433,22 @@ __device__ __forceinline__ StatePair weighted(const States& x, const StatePair& 
         return pair;
     }
 }
-__device__ __forceinline__ StatePair unweighted(const States& x) {
-    if constexpr (PRECISE)
-        return {x.at[0] + x.at[1], x.at[2] + x.at[3]};
-    else
-        return StatePair(x);
-}
 
 // Adds sums over states, of the steps i and i + 1, to those of a part, with a factor of states that is that of step `row`.
 __device__ __forceinline__ void add_states(float (&d)[4], int i, const StatePair& even, const StatePair& odd, const Factor& x,
                                            const Place& place) {
     multiply(d, even.of[0], even.of[1], odd.of[0], odd.of[1], x.kept(place.row == i), x.kept(place.row == i + 1));
+}
+
+// The same of what each thread has summed up of its own states, for both channels.
+__device__ __forceinline__ void add_sums(float (&d)[4], int i, float2 even, float2 odd, const Place& place) {
+    if constexpr (PRECISE) {
+        add_states(d, i, {even.x, even.y}, {odd.x, odd.y}, ones(), place);
+    } else {  // the steps take the place of states
+        u32 pairs[2] = {Pair<bf16>::pack(even.x, odd.x), Pair<bf16>::pack(even.y, odd.y)};
+        u32 one = place.row % 2 ? 0x3f800000 : 0x3f80;
+        mma_m16n8k8<bf16>(d, pairs, (place.row & ~1) == i ? one : 0);
+    }
 }
 
 // Sums over a group's channels for a part's steps.
@@ -467,7 +520,8 @@ __device__ __forceinline__ void walk_part(GroupPart& part, const Matrix& b, cons
     if (add) part.du[place.half].load(du, place), part.ddelta[place.half].load(ddelta, place);
 #pragma unroll
     for (int i = PART - 2; i >= 0; i -= 2) {
-        StatePair pair[2], summands[2], exponents[2];
+        StatePair pair[2], summands[2];
+        float2 exponents[2];
 #pragma unroll
         for (int j = 1; j >= 0; j--) {
             float2 delta = part.delta.channels(i + j, place);
@@ -475,42 +529,41 @@ __device__ __forceinline__ void walk_part(GroupPart& part, const Matrix& b, cons
             gradients.add(dh, i + j, place);
             pair[j] = StatePair(dh);
             summands[j] = weighted(dh, pair[j], b, i + j, place);
-            States exponent;
+            float p[4];
 #pragma unroll
             for (int n = 0; n < 4; n++) {
                 dh.at[n] *= decays[i + j].at[n];
-                float p = dh.at[n] * before.at[n];
-                da.at[n] = fmaf(p, n < 2 ? delta.x : delta.y, da.at[n]);
-                exponent.at[n] = p * rates.at[n];
+                p[n] = dh.at[n] * before.at[n];
+                da.at[n] = fmaf(p[n], n < 2 ? delta.x : delta.y, da.at[n]);
             }
-            exponents[j] = unweighted(exponent);
+            exponents[j] = make_float2(fmaf(p[1], rates.at[1], p[0] * rates.at[0]), fmaf(p[3], rates.at[3], p[2] * rates.at[2]));
         }
         add_states(du, i, summands[0], summands[1], factor, place);
-        add_states(ddelta, i, exponents[0], exponents[1], ones(), place);
+        add_sums(ddelta, i, exponents[0], exponents[1], place);
         db.add(i, pair[0], pair[1], rows, place);
     }
     part.du[place.half].store(du, place), part.ddelta[place.half].store(ddelta, place);
     db.store(part.sums, 1, place);
 }
 
-// Of a multiprocessor: more would spill registers or, before Hopper, have no room in shared memory.
 #if __CUDA_ARCH__ >= 900
-constexpr int BLOCKS = PRECISE || !GATED || VECTOR == 1 ? 3 : 4;
+constexpr int RESIDENT = BLOCKS;
 #else
-constexpr int BLOCKS = 2;
+constexpr int RESIDENT = 2;  // more have no room in shared memory
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     selective_scan_backward(const __grid_constant__ SelectiveScanBackward p) {
+    follow_stream();
     Shared& shared = shared_memory_as<Shared>();
     ScanBlock& block = shared.block;  // read where it is needed, as Places are made there: the walk needs the registers
     if (threadIdx.x == 0) block = ScanBlock(p.scan, blockIdx.x);
     __syncthreads();
     auto place_here = [] { return Place(opaque(threadIdx.x)); };
     auto states_at = [&](int slice, i64 index) { return PairPlace(p.scan, block, place_here(), index, slice); };
-    auto load_saved = [&](int first, int slice) {
-        i64 slot = block.first_token(p.scan) / STEPS + block.sequence.index + first / STEPS;
-        return states_at(slice, slot).load(p.saved);
+    auto cursors_here = [&]() -> Cursors& { return shared.cursors[opaque(threadIdx.x) / 32]; };
+    auto load_saved = [&](int slice) {
+        return states_at(slice, 0).load(cursors_here()[Cursors::SAVED].row<const float>(0));
     };
     auto load_channels = [&](const float* x, float (&values)[4]) {
         int channel = Columns::channel(place_here()), left = x ? block.channels - channel : 0;
@@ -526,13 +579,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     Inputs inputs;
     auto load_inputs = [&](int first) {
         Columns columns(place_here(), block, first);
-        columns.load(inputs.u, p.scan.u), columns.load(inputs.delta, p.scan.delta), columns.load(inputs.dy, p.dy);
-        if (GATED) columns.load(inputs.z, p.scan.z);
+        const Cursors& cursors = cursors_here();
+        columns.load(inputs.u, cursors[Cursors::U]), columns.load(inputs.delta, cursors[Cursors::DELTA]);
+        columns.load(inputs.dy, cursors[Cursors::DY]);
+        if (GATED) columns.load(inputs.z, cursors[Cursors::Z]);
     };
-    auto load_matrices = [&](int first, int slice) {
+    // Of the tile to be loaded, or of the one that comes `later` after it.
+    auto load_matrices = [&](int first, int slice, int later) {
         Cells cells;
         int left = first < block.first ? 0 : cells.left(first, block.end, slice, p.scan.states);
-        cells.strand(p.scan, block, first).load(inputs.matrix, left, slice * SLICE);
+        const Cursor& cursor = cursors_here()[Cursors::B + cells.matrix];
+        i64 distance = cursor.stride / (i64)sizeof(Element) * Cells::DISTANCE;
+        Cells::Inputs{cursor.row<Element>(later + cells.row) + cells.state, distance}.load(inputs.matrix, left, slice * SLICE);
     };
     auto store_matrices = [&] {
         Cells cells;
@@ -544,11 +602,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     };
 
     auto& tile = shared.groups[threadIdx.x / 64];
-    int slices = (p.scan.states + SLICE - 1) / SLICE;
+    int slices = SINGLE ? 1 : (p.scan.states + SLICE - 1) / SLICE;
     int tiles = (block.end - block.first + STEPS - 1) / STEPS, last = block.first + (tiles - 1) * STEPS;
-    load_inputs(last), load_matrices(last, 0);
+    cursors_here().begin(p, block, last);
+    load_inputs(last), load_matrices(last, 0, 0);
+    cursors_here().move();
 
-    float total = 0;  // over the steps of this warp, of row n: of g u for the channels, n < 4, then of ddelta
+    shared.totals[threadIdx.x] = 0;
     States dh = {}, da = {}, rates = {};
     if (tiles == 0) {
         for (int slice = 0; slice < slices; slice++) {
@@ -559,11 +619,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         }
     }
 #pragma unroll 1
-    for (int first = last; first >= block.first; first -= STEPS) {
-        int steps = min(STEPS, block.end - first), parts = (steps + PART - 1) / PART;
-        States h = load_saved(first, 0);
+    for (int n = tiles - 1; n >= 0; n--) {
+        auto first = [&] { return block.first + n * STEPS; };
+        auto steps = [&] { return min(STEPS, block.end - first()); };
+        auto parts = [&] { return (steps() + PART - 1) / PART; };
+        bool is_last = n + 1 == tiles;
+        States h = load_saved(0);
         {
-            Columns columns(place_here(), block, first);
+            Columns columns(place_here(), block, first());
             int half = threadIdx.x / 32 % 2, lane = threadIdx.x % 32;
             float bias[4];
             load_channels(p.scan.delta_bias, bias);
@@ -593,20 +656,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         Four u[Columns::COUNT];
 #pragma unroll 1
         for (int slice = 0; slice < slices; slice++) {
-            if (slices > 1 || first == last) {
-                dh = states_at(slice, block.part(p.scan) * (first == last ? p.scan.parts : 1))
-                         .load(first == last ? p.final_gradient : p.running);
-                da = first == last ? States{} : states_at(slice, block.part(p.scan)).load(p.a_parts);
+            if (slices > 1 || is_last) {
+                dh = states_at(slice, block.part(p.scan) * (is_last ? p.scan.parts : 1))
+                         .load(is_last ? p.final_gradient : p.running);
+                da = is_last ? States{} : states_at(slice, block.part(p.scan)).load(p.a_parts);
                 rates = states_at(slice, 0).load(p.scan.a);
 #pragma unroll
                 for (float& rate : rates.at) rate = LOG2E * decay_rate(rate, p.scan.is_log);
             }
-            if (slice > 0) h = load_saved(first, slice);
+            if (slice > 0) h = load_saved(slice);
             store_matrices();
             __syncthreads();
             States start = h;
 #pragma unroll 1
-            for (int part = 0; part + 1 < parts; part++) {
+            for (int part = 0; part + 1 < parts(); part++) {
                 Place place(threadIdx.x);
                 if (part > 0) shared.starts[part - 1][threadIdx.x] = h;
                 Products products(ChannelFactor::load(tile[part].input), shared.matrices[0][part], place);
@@ -614,21 +677,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                 for (int i = 0; i < PART; i++) advance(h, rates, tile[part].delta.channels(i, place), products, i, place);
             }
 #pragma unroll 1
-            for (int part = parts - 1; part >= 0; part--) {
+            for (int part = parts() - 1; part >= 0; part--) {
                 walk_part(tile[part], shared.matrices[0][part], shared.matrices[1][part], slice > 0, rates, h, dh, da);
                 h = part > 1 ? shared.starts[part - 2][threadIdx.x] : start;
             }
 
-            if (slices > 1 || first == block.first) {
-                if (first == block.first && block.segment == 0) {
+            if (slices > 1 || n == 0) {
+                if (n == 0 && block.segment == 0) {
                     if (p.initial_gradient) states_at(slice, block.sequence.index).store(p.initial_gradient, dh);
                 } else if (slices > 1) {
                     states_at(slice, block.part(p.scan)).store(p.running, dh);
                 }
                 states_at(slice, block.part(p.scan)).store(p.a_parts, da);
             }
-            Columns(place_here(), block, first).load(u, p.scan.u);
-            load_matrices(slice + 1 < slices ? first : first - STEPS, slice + 1 < slices ? slice + 1 : 0);
+            Columns(place_here(), block, first()).load(u, cursors_here()[Cursors::U_AGAIN]);
+            if (slice + 1 < slices)
+                load_matrices(first(), slice + 1, STEPS);
+            else
+                load_matrices(first() - STEPS, 0, 0);
             __syncthreads();
 
             // Four states of dC or dB for each thread at a time.
@@ -636,12 +702,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             constexpr int FOURS = 2 * SLICE / 4;  // of a step
             int step = thread / FOURS, matrix = thread / (FOURS / 2) % 2, state = thread % (FOURS / 2) * 4;
             int present = p.scan.states - slice * SLICE - state;
-            i64 token = (block.group_block * p.tokens + block.first_token(p.scan) + first + step) * p.scan.groups + block.group;
-            Kept* to = (matrix == 0 ? p.c_parts : p.b_parts) + token * p.scan.states + slice * SLICE + state;
+            const Cursor& cursor = cursors_here()[Cursors::DC + matrix];
 #pragma unroll
-            for (int i = 0; i < STEPS; i += THREADS / FOURS, to += (i64)THREADS / FOURS * p.scan.groups * p.scan.states) {
+            for (int i = 0; i < STEPS; i += THREADS / FOURS) {
                 int row = i + step;
-                if (row >= steps) break;
+                if (row >= steps()) break;
+                Kept* to = cursor.row<Kept>(row) + slice * SLICE + state;
                 auto of_group = [&](int group) {
                     return *reinterpret_cast<const float4*>(shared.groups[group][row / PART].sums[row % PART][matrix] + state);
                 };
@@ -664,15 +730,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             }
         }
 
-        load_inputs(first - STEPS);  // zeros before the first tile
+        load_inputs(first() - STEPS);  // zeros before the first tile
         Place place = place_here();
-        Columns columns(place, block, first);
-        float skip[4], totals[8] = {};
+        Columns columns(place, block, first());
+        float skip[4], totals[8] = {}, du[Columns::COUNT][4], ddelta[Columns::COUNT][4], dz[Columns::COUNT][4];
         load_channels(p.scan.d, skip);
 #pragma unroll
         for (int k = 0; k < Columns::COUNT; k++) {
             int part = 2 * k + place.half, lane = threadIdx.x % 32, present = columns.count(k);
-            if (part >= parts) break;
             auto at = [](const float4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; };
             auto both = [&](const StateSums (&x)[2]) {
                 float4 a = x[0].own(place), b = x[1].own(place);
@@ -681,29 +746,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             float4 delta = tile[part].delta.own(), g = tile[part].g.own();
             float4 y = both(tile[part].y), input = both(tile[part].du), exponents = both(tile[part].ddelta);
             const Stored &slope = tile[part].slope[lane], &gate = tile[part].gate[lane];
-            float du[4], ddelta[4], dz[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float x = u[k].x[i];
-                du[i] = fmaf(at(input, i), at(delta, i), skip[i] * at(g, i));
-                ddelta[i] = fmaf(at(input, i), x, LN2 * at(exponents, i)) * slope[i];
-                if (GATED) dz[i] = fmaf(skip[i], x, at(y, i)) * gate[i];
+                du[k][i] = fmaf(at(input, i), at(delta, i), skip[i] * at(g, i));
+                ddelta[k][i] = fmaf(at(input, i), x, LN2 * at(exponents, i)) * slope[i];
+                if (GATED) dz[k][i] = fmaf(skip[i], x, at(y, i)) * gate[i];
                 totals[i] = fmaf(at(g, i), x, totals[i]);
-                totals[4 + i] += i < present ? ddelta[i] : 0.f;
+                totals[4 + i] += (VECTOR == 1 ? i : 0) < present ? ddelta[k][i] : 0.f;
             }
-            columns.store(p.du, k, du), columns.store(p.ddelta, k, ddelta);
-            if (GATED) columns.store(p.dz, k, dz);
         }
-        total += sum_apart<4>(totals, place.row);
+        Cursors& cursors = cursors_here();
+        columns.store(cursors[Cursors::DU], du), columns.store(cursors[Cursors::DDELTA], ddelta);
+        if (GATED) columns.store(cursors[Cursors::DZ], dz);
+        cursors.move();
+        shared.totals[threadIdx.x] += sum_apart<4>(totals, place.row);
     }
 
     // The other warp's joins it.
-    float& others = reinterpret_cast<float*>(shared.starts)[threadIdx.x];
-    others = total;
     __syncthreads();
     Place place(threadIdx.x);
     int channel = Columns::channel(place) + place.row % 4;
     float* to = place.row < 4 ? p.d_parts : p.bias_parts;
     if (place.half == 0 && channel < block.channels && to)
-        to[block.part(p.scan) * p.scan.channels + block.first_channel + channel] = total + (&others)[32];
+        to[block.part(p.scan) * p.scan.channels + block.first_channel + channel] =
+            shared.totals[threadIdx.x] + shared.totals[threadIdx.x + 32];
 }

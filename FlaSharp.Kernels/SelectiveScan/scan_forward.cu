@@ -27,7 +27,8 @@ struct Shared {  // of two tiles, or turns of a slice
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 
-constexpr int SPAN = 2 * LANES;  // steps of one pass through the loop: longer ones do not stay in the instruction cache
+// Steps of one pass through the loop, as many as stay in the instruction cache.
+constexpr int SPAN = LANES == 4 ? 8 : 32;
 static_assert(SAVED_STEPS % SPAN == 0 && STEPS % SAVED_STEPS == 0, "states are saved between spans");
 
 // What one kind of warps has done in a turn, for the other one: barriers of even and of odd turns. Each thread arrives for
@@ -47,18 +48,26 @@ private:
     __device__ __forceinline__ Mbarrier at(int what, int turn) const { return {barriers + (what + turn % 2) * Mbarrier::BYTES}; }
 };
 
+// Of a multiprocessor: more would leave no registers.
+constexpr bool SHORT = LANES == 4 && STEPS == SAVED_STEPS && VECTOR > 1 && sizeof(Element) == 2;
+constexpr int BLOCKS = SHARED_BYTES > 112 << 10 ? 1 : SHORT ? 3 : 2;
+
 // A thread's next steps: what does not depend on the states is made AHEAD steps before, what that is made of is loaded LOADED
-// steps earlier. A short way ahead spreads the exponentials evenly, where many at once would wait for each other; it is too short
-// for the few states of narrow blocks.
+// steps earlier, C SOON before its step. A short way ahead spreads the exponentials evenly, where many at once would wait for
+// each other; it is too short for the few states of narrow blocks.
 struct Window {
-    static constexpr int AHEAD = LANES == 4 ? 2 : 8, LOADED = 4;
+    static constexpr int AHEAD = LANES == 4 ? 2 : 8, LOADED = LANES == 4 ? 4 : 2, SOON = 2;
+    static_assert(AHEAD + LOADED <= SPAN && SPAN % AHEAD == 0 && SPAN % LOADED == 0, "a span knows where the next one is");
     States decays[AHEAD], inputs[AHEAD];
     float2 steps[LOADED];
-    States b[LOADED];
+    States b[LOADED], c[SOON];
 
     __device__ __forceinline__ void load(int i, const float2* step, const float* b_tile, int row) {
         steps[i % LOADED] = step[row * PAIR_ROW];
         b[i % LOADED] = load_states(b_tile + row * SLICE);
+    }
+    __device__ __forceinline__ void load_c(int i, const float* b_tile, int row) {
+        c[i % SOON] = load_states(b_tile + (STEPS + row) * SLICE);
     }
     __device__ __forceinline__ void prepare(int i, const States& rates) {
         float2 step = steps[i % LOADED];
@@ -70,16 +79,13 @@ struct Window {
     }
 };
 
-// Of a multiprocessor: more would leave no registers.
-constexpr bool SHORT = LANES == 4 && STEPS == SAVED_STEPS && VECTOR > 1 && sizeof(Element) == 2;
-constexpr int BLOCKS = SHARED_BYTES > 112 << 10 ? 1 : SHORT ? 3 : 2;
-
 extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
     selective_scan_forward(const __grid_constant__ SelectiveScanForward p) {
+    follow_stream();
     Shared& shared = shared_memory_as<Shared>();
     Turns turns(shared);
     ScanBlock block(p.scan, blockIdx.x);
-    int slices = (p.scan.states + SLICE - 1) / SLICE, end = block.end;
+    int slices = SINGLE ? 1 : (p.scan.states + SLICE - 1) / SLICE, end = block.end;
 
     if (__shfl_sync(~0u, threadIdx.x, 0) < THREADS) {  // a whole warp, as the compiler now sees
         Column column(block);
@@ -183,33 +189,39 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
 #pragma unroll 1
         for (int first = block.first; first < end; first += STEPS) {
             int tile = first / STEPS % 2, steps = min(STEPS, end - first);
-            Sums& all_sums = shared.sums[tile];
 #pragma unroll 1
             for (int slice = 0; slice < slices; slice++, turn++) {
                 bool more = slices == 1 && first + STEPS < end;  // steps of the same states: there is no stop before them
-                auto step_tile = [&](int i) { return shared.step[i][0] + lane.position; };
-                auto b_tile = [&](int i) { return shared.matrices[i % 2][0][0] + lane.state; };
-                const float2* step = step_tile(tile);
-                const float* b = b_tile(turn);
+                // Where the next steps lie: numbers take half the registers of pointers.
+                auto step_tile = [&](int i) { return i * STEPS * PAIR_ROW + lane.position; };
+                auto b_tile = [&](int i) { return i % 2 * (2 * STEPS * SLICE) + lane.state; };
+                int step = step_tile(tile), b = b_tile(turn);
+                const float2* all_steps = shared.step[0][0];
+                const float* all_b = shared.matrices[0][0][0];
+                float* to = &shared.sums[tile].at(lane.index, lane.position);
                 if (slices > 1 || first == block.first) {
                     bool begin = first == block.first;
                     h = place(slice, block.part(p.scan) * (begin ? p.scan.parts : 1)).load(begin ? p.initial : p.running);
                     rates = place(slice, 0).load_decays(p.scan);
                     turns.wait(Turns::PREPARED, turn);
 #pragma unroll
-                    for (int i = 0; i < Window::LOADED; i++) window.load(i, step, b, i);
+                    for (int i = 0; i < Window::LOADED; i++) window.load(i, all_steps + step, all_b + b, i);
 #pragma unroll
                     for (int i = 0; i < Window::AHEAD; i++) {
                         window.prepare(i, rates);
-                        window.load(i, step, b, i + Window::LOADED);
+                        window.load(i, all_steps + step, all_b + b, i + Window::LOADED);
                     }
+#pragma unroll
+                    for (int i = 0; i < Window::SOON; i++) window.load_c(i, all_b + b, i);
                 }
-                // Steps from `at` on; those that come after them are loaded meanwhile.
-                auto run = [&](int at, const float2* next_step, const float* next_b) {
+                // A span; those steps that come after it are loaded meanwhile.
+                auto run = [&](int next_step, int next_b) {
                     float sums[LANES];
 #pragma unroll
                     for (int i = 0; i < SPAN; i++) {
-                        States c = load_states(b + (STEPS + i) * SLICE);
+                        States c = window.c[i % Window::SOON];
+                        int soon = i + Window::SOON;
+                        window.load_c(soon, all_b + (soon < SPAN ? b : next_b), soon % SPAN);
                         float sum = 0;
 #pragma unroll
                         for (int n = 0; n < STATES; n++) {
@@ -221,25 +233,25 @@ extern "C" __global__ void __launch_bounds__(2 * THREADS, BLOCKS)
                         window.prepare(i + Window::AHEAD, rates);
                         int row = i + Window::AHEAD + Window::LOADED;
                         if (row < SPAN)
-                            window.load(row, step, b, row);
+                            window.load(row, all_steps + step, all_b + b, row);
                         else
-                            window.load(row, next_step, next_b, row - SPAN);
+                            window.load(row, all_steps + next_step, all_b + next_b, row - SPAN);
                         if (i % LANES == LANES - 1) {
-                            float all = lane.sum(sums), &to = all_sums.at(at + i + 1 - LANES + lane.index, lane.position);
-                            to = slice > 0 ? to + all : all;
+                            float all = lane.sum(sums), &own = to[Sums::distance(i / LANES)];
+                            own = slice > 0 ? own + all : all;
                         }
                     }
-                    step = next_step, b = next_b;
+                    step = next_step, b = next_b, to += SPAN * Sums::ROW;
                 };
 #pragma unroll 1
                 for (int at = 0; at < steps; at += SAVED_STEPS) {
                     if (p.saved) place(slice, slot + (first + at) / SAVED_STEPS).store(p.saved, h);
                     int last = at + (min(SAVED_STEPS, steps - at) - 1) / SPAN * SPAN;
 #pragma unroll 1
-                    for (int i = at; i < last; i += SPAN) run(i, step + SPAN * PAIR_ROW, b + SPAN * SLICE);
+                    for (int i = at; i < last; i += SPAN) run(step + SPAN * PAIR_ROW, b + SPAN * SLICE);
                     bool ends = at + SAVED_STEPS >= steps;
                     if (ends && more) turns.wait(Turns::PREPARED, turn + 1);
-                    run(last, ends ? step_tile(more ? tile ^ 1 : tile) : step + SPAN * PAIR_ROW,
+                    run(ends ? step_tile(more ? tile ^ 1 : tile) : step + SPAN * PAIR_ROW,
                         ends ? b_tile(more ? turn + 1 : turn) : b + SPAN * SLICE);
                 }
                 if (slices > 1 || first + STEPS >= end) store_end(slice, h, first + STEPS < end);

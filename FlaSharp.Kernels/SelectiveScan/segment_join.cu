@@ -17,6 +17,7 @@ struct SelectiveScanSegmentJoin {
 
 extern "C" __global__ void __launch_bounds__(256)
     selective_scan_segment_join(const __grid_constant__ SelectiveScanSegmentJoin p) {
+    follow_stream();
     i64 i = (i64)blockIdx.x * 256 + threadIdx.x, size = (i64)p.channels * p.states_count;
     if (i >= p.sequences * size) return;
     i64 sequence = i / size, place = i % size;

@@ -26,6 +26,7 @@ static_assert(sizeof(Shared) == SHARED_BYTES, "the launcher computes the same");
 
 extern "C" __global__ void __launch_bounds__(THREADS, 20 / WARPS)
     selective_scan_segment_state(const __grid_constant__ SelectiveScanSegmentState p) {
+    follow_stream();
     Shared& shared = shared_memory_as<Shared>();
     int slices = (p.scan.states + SLICE - 1) / SLICE, slice = blockIdx.x % slices;
     ScanBlock block(p.scan, blockIdx.x / slices);

@@ -15,6 +15,7 @@ public sealed class RegisterShareTests
 
     [Theory]
     [InlineData("Gla/chunk_forward.cu")]
+    [InlineData("Gla/chunk_forward_cluster.cu")]
     [InlineData("Gla/chunk_state.cu")]
     [InlineData("Ssd/chunk_scan.cu")]
     public void Warps_ask_for_no_more_than_the_block_has(string source)

@@ -110,7 +110,8 @@ internal sealed record GlaPlan(ModeChoice Choice, string? Missing = null, GlaSma
             ? ""
             : $" K = {problem.KeySize} and V = {problem.ValueSize} are taken in parts of up to {parts.Keys} and {parts.Values}.";
         var lines = (long)problem.Sequences.Count * problem.Heads;
-        return cut + (tile.For(lines, parts.Values, device.Info.MultiprocessorCount).UsesHopper
+        var taken = tile.For(lines, parts.Values, device.Info.MultiprocessorCount);
+        return cut + (taken.UsesHopper || taken.UsesClusters(parts.Values)
             ? " Forward's products are Hopper's (wgmma)."
             : " Forward's products are the portable ones (mma.sync).");
     }

@@ -57,30 +57,31 @@ internal sealed class SelectiveScanCudaFunction(
         var (gradU, gradDelta) = (Scratch.Dense(call.U, call.U.dtype), Scratch.Dense(call.U, call.U.dtype));
         var gradZ = call.Z is null ? null : saved.NewGradient(6, call.Z);
         var gradInitial = needs[8] ? call.States(1) : null;
-        var gradA = call.States(taken.Segments);
-        var gradD = needs[5] ? call.Floats(sequences.Count * taken.Segments, call.Channels) : null;
-        var gradBias = needs[7] ? call.Floats(sequences.Count * taken.Segments, call.Channels) : null;
+        var gradA = call.Floats(call.Channels, call.StateSize);
+        var gradD = needs[5] ? call.Floats(call.Channels) : null;
+        var gradBias = needs[7] ? call.Floats(call.Channels) : null;
+        var (gradB, gradC) = (Scratch.Dense(call.B, call.B.dtype), Scratch.Dense(call.B, call.B.dtype));
+        Tensor? Parts(Tensor? gradient) =>
+            gradient is null ? null : call.Floats((long)sequences.Count * taken.Segments, gradient.numel());
+        var (partsOfA, partsOfD, partsOfBias) = (Parts(gradA), Parts(gradD), Parts(gradBias));
         var kept = SelectiveScanTile.KeptAs(call.U.dtype.Element()!.Value) == ElementType.Float32 ? float32 : call.B.dtype;
-        var gradMatrices = Scratch.Empty([2, kernels.GroupBlocks, .. call.B.shape], kept, call.B.device);
-        var matrixBytes = gradMatrices.numel() / 2 * gradMatrices.element_size();
+        var partsOfMatrices = Scratch.Empty([2, kernels.GroupBlocks, call.B.numel()], kept, call.B.device);
         var waiting = kernels.HasSlices ? call.States(taken.Segments) : null;
         var (segmentStates, segmentDeltas) = call.Segments(taken);
         kernels.Backward(call.Inputs,
             new SelectiveScanGradients(gradY.TokenView(), TensorPointer.Of(gradFinal), gradU.TokenView(), gradDelta.TokenView(),
                 gradZ.TokenView(), TensorPointer.Of(gradInitial), TensorPointer.Of(gradA), TensorPointer.Of(gradD),
-                TensorPointer.Of(gradBias),
-                TensorPointer.Of(gradMatrices), TensorPointer.Of(gradMatrices) + (nint)matrixBytes),
+                TensorPointer.Of(gradBias), TensorPointer.Of(gradB), TensorPointer.Of(gradC)),
+            new SelectiveScanParts(TensorPointer.Of(partsOfA), TensorPointer.Of(partsOfD), TensorPointer.Of(partsOfBias),
+                TensorPointer.Of(partsOfMatrices)),
             TensorPointer.Of(saved[InputCount]), TensorPointer.Of(waiting), TensorPointer.Of(segmentStates),
             TensorPointer.Of(segmentDeltas));
         GC.KeepAlive((call, gradY, gradFinal, waiting, segmentStates, segmentDeltas));
-
-        var ofA = gradA.sum(dim: 0);
-        var matrices = kernels.GroupBlocks == 1 ? gradMatrices.squeeze(1) : gradMatrices.sum(dim: 1);
+        GC.KeepAlive((partsOfA, partsOfD, partsOfBias, partsOfMatrices));
         return
         [
-            gradU, gradDelta, aIsLog ? ofA.mul_(inputs[2]!.exp()).neg_() : ofA, saved.Gradient(3, matrices[0], call.B.dtype),
-            saved.Gradient(4, matrices[1], call.B.dtype),
-            gradD?.sum(dim: 0), gradZ, gradBias?.sum(dim: 0), gradInitial,
+            gradU, gradDelta, gradA, saved.Gradient(3, gradB, call.B.dtype), saved.Gradient(4, gradC, call.B.dtype), gradD, gradZ,
+            gradBias, gradInitial,
         ];
     }
 

@@ -33,7 +33,8 @@ class _Buffer(ctypes.Structure):
 
 class _Launch(ctypes.Structure):
     _fields_ = [
-        ("grid", ctypes.c_uint32 * 3), ("threads", ctypes.c_uint32 * 3), ("shared_bytes", ctypes.c_uint64),
+        ("grid", ctypes.c_uint32 * 3), ("threads", ctypes.c_uint32 * 3), ("cluster", ctypes.c_uint32 * 3),
+        ("shared_bytes", ctypes.c_uint64),
         ("params", ctypes.c_void_p), ("params_bytes", ctypes.c_uint64), ("seed", ctypes.c_uint64),
         ("buffers", ctypes.POINTER(_Buffer)), ("buffer_count", ctypes.c_uint64), ("timeout", ctypes.c_double),
         ("in_order", ctypes.c_uint32), ("message", ctypes.c_char_p), ("message_bytes", ctypes.c_uint64),
@@ -176,7 +177,7 @@ def _three(size):
 
 
 def launch(source, entry, defines, grid, threads, shared_bytes, params, *,
-           extra_includes=(), seed=0, buffers=None, timeout=120.0, in_order=False):
+           extra_includes=(), seed=0, buffers=None, timeout=120.0, in_order=False, cluster=1):
     """Runs a kernel to its end.
 
     source, entry   the file (or text) and the kernel's name in C++, which may have template arguments
@@ -187,6 +188,7 @@ def launch(source, entry, defines, grid, threads, shared_bytes, params, *,
     buffers         arrays by name that copies in the background may read; None to let them read anything
     timeout         in seconds
     in_order        whether blocks run in the order of their numbers, as those need that take turns
+    cluster         numbers of blocks in a cluster that run together, as those of the grid; 1 where they need not
     """
     library = build(source, entry, defines, extra_includes)
     function = ctypes.CDLL(str(library)).fla_emulate
@@ -196,7 +198,7 @@ def launch(source, entry, defines, grid, threads, shared_bytes, params, *,
     ctypes.memmove(aligned, ctypes.addressof(params), ctypes.sizeof(params))
     message = ctypes.create_string_buffer(16384)
     call = _Launch(
-        _three(grid), _three(threads), shared_bytes, aligned, ctypes.sizeof(params), seed,
+        _three(grid), _three(threads), _three(cluster), shared_bytes, aligned, ctypes.sizeof(params), seed,
         (_Buffer * max(len(named), 1))(*named), len(named), timeout, in_order, ctypes.cast(message, ctypes.c_char_p), len(message),
     )
     if function(ctypes.byref(call)) != 0:

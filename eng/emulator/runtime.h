@@ -1,5 +1,5 @@
-// Runs a kernel's blocks one after the other, each CUDA thread as a fiber. A warp's instructions rendezvous its lanes;
-// between those points the order of lanes and warps is drawn from a seed.
+// Runs a kernel's blocks one after the other, those of a cluster together, each CUDA thread as a fiber. A warp's instructions
+// rendezvous its lanes; between those points the order of lanes and warps is drawn from a seed.
 #pragma once
 #include <csetjmp>
 #include <csignal>
@@ -89,7 +89,7 @@ struct Buffer { const char* name; u64 address, bytes; };
 
 // A launch as the driver describes it; `message` receives what went wrong.
 struct Launch {
-    u32 grid[3], threads[3];
+    u32 grid[3], threads[3], cluster[3];
     u64 shared_bytes;
     const void* params;
     u64 params_bytes;
@@ -119,6 +119,7 @@ struct Lane {
     std::deque<std::vector<Copy>> groups; // committed ones, the oldest first
     u64 fenced;                           // the last write that it has shown to background products
     u32 mbarrier;                         // the one it waits at, where its warp has it neither ready nor waiting
+    int meeting;                          // of the cluster's barrier, at which it has arrived
 };
 
 // The last one to two neighbouring bytes of shared memory.
@@ -131,6 +132,7 @@ struct Warp {
     int priority;
     std::vector<std::function<void()>> open;               // background products not yet committed
     std::deque<std::vector<std::function<void()>>> groups; // committed ones, the oldest first
+    std::map<const void*, int> awaited;                    // how many of them add to the same sums
 };
 
 enum class Arrival { Arrive, Wait, Reduce };
@@ -146,18 +148,16 @@ constexpr u64 MBARRIER = 0x7265697272616d62ull;
 struct Mbarrier {
     int count, phase;
     std::vector<const Lane*> arrived; // in this phase
+    long long expected;               // bytes that copies have still to bring in it
 };
 
 struct Region { u8* base; u64 bytes; };
 
-struct Machine {
-    const char* kernel;
-    void (*body)();
-    const Launch* launch;
-    u64 library; // where it is loaded
+// A block that runs.
+struct Block {
+    uint3 index;
     std::unique_ptr<Guarded> shared;
     u8* shared_base;
-    Region fixed;                // static shared memory
     std::vector<Write> written;  // for every two bytes of dynamic shared memory
     u64 writes;
     std::vector<std::unique_ptr<Guarded>> stacks;
@@ -165,6 +165,18 @@ struct Machine {
     std::vector<Warp> warps;
     Barrier barriers[BARRIERS];
     std::map<u32, Mbarrier> mbarriers; // by address
+};
+
+// What runs, and the block that has its turn.
+struct Machine : Block {
+    const char* kernel;
+    void (*body)();
+    const Launch* launch;
+    u64 library; // where it is loaded
+    Region fixed;               // static shared memory
+    std::vector<Block> cluster; // those that run together; the one that has its turn is not here
+    int rank;                   // of that one
+    int met, meetings;          // threads at the cluster's barrier; how often all have been there
     Random random{0};
     int copy_at_once;            // per cent
     Lane* current;
@@ -393,25 +405,32 @@ inline Region static_shared() {
 
 inline u64 dynamic_shared_offset() { return (machine.fixed.bytes + 1023) / 1024 * 1024; }
 
+// Of the blocks that run together each has its own addresses.
+inline u32 address_of(int rank, u32 address) { return (u32)rank << 24 | address % (1u << 24); }
+inline u32 own_address(u32 address) { return address_of(machine.rank, address); }
+
 // The 32-bit address in the shared window: static memory first, then the dynamic one.
 __attribute__((noinline)) u32 shared_address(const void* p, u64 bytes = 0) {
     u64 site = offset_of(__builtin_return_address(0));
     const u8* at = (const u8*)p;
     const u8* base = machine.shared_base;
     if (at >= base && at + bytes <= base + machine.launch->shared_bytes)
-        return (u32)(at - base + dynamic_shared_offset());
+        return own_address((u32)(at - base + dynamic_shared_offset()));
     const Region& fixed = machine.fixed;
-    if (at >= fixed.base && at + bytes <= fixed.base + fixed.bytes) return (u32)(at - fixed.base);
+    if (at >= fixed.base && at + bytes <= fixed.base + fixed.bytes) return own_address((u32)(at - fixed.base));
     fail("%llu bytes at %p are not in the block's shared memory: dynamic memory is %p + %lld, %llu bytes @0x%llx", bytes, p, base,
          (long long)(at - base), machine.launch->shared_bytes, site);
 }
 
-// The memory at an address that shared_address gave, after a look at bounds and alignment.
-__attribute__((noinline)) u8* shared_pointer(const char* operation, u32 address, u64 bytes) {
+// The memory at an address that shared_address gave, after a look at bounds and alignment; that of one block.
+__attribute__((noinline)) u8* shared_pointer(const char* operation, u32 address, u64 bytes, int rank = machine.rank) {
+    if (address != address_of(rank, address)) fail("%s at 0x%x, which is in another block of the cluster", operation, address);
+    address %= 1u << 24;
+    u8* base = rank == machine.rank ? machine.shared_base : machine.cluster[rank].shared_base;
     u64 site = offset_of(__builtin_return_address(0)), dynamic = dynamic_shared_offset();
     const Region& fixed = machine.fixed;
     if (address % bytes) fail("%s of %llu bytes at the shared address %u @0x%llx", operation, bytes, address, site);
-    if (address >= dynamic && address + bytes <= dynamic + machine.launch->shared_bytes) return machine.shared_base + (address - dynamic);
+    if (address >= dynamic && address + bytes <= dynamic + machine.launch->shared_bytes) return base + (address - dynamic);
     if (address + bytes <= fixed.bytes) return (u8*)fixed.base + address;
     fail("%s of %llu bytes at %u, outside of the block's shared memory: %llu bytes from %llu on @0x%llx", operation, bytes, address,
          machine.launch->shared_bytes, dynamic, site);
@@ -426,7 +445,7 @@ inline void note_write(const void* p, u64 bytes) {
 }
 inline void fence_writes() { machine.current->fenced = machine.writes; }
 inline void check_fenced(const char* operation, u32 address) {
-    const Write& write = machine.written[(address - dynamic_shared_offset()) / 2];
+    const Write& write = machine.written[(address % (1u << 24) - dynamic_shared_offset()) / 2];
     const Lane& writer = machine.lanes[write.thread];
     if (write.number > writer.fenced)
         fail("%s reads the shared address %u, which warp %d, lane %d wrote without a fence for it", operation, address, writer.warp,
@@ -457,10 +476,10 @@ inline void check_global(const char* operation, const void* p, u64 bytes) {
 // ---- Barriers in shared memory, of single threads
 
 // Its state is kept elsewhere; its bytes tell whether somebody has written over it.
-inline Mbarrier& mbarrier_at(const char* operation, u32 address, const u8* bytes) {
+inline Mbarrier& mbarrier_at(Block& block, const char* operation, u32 address, const u8* bytes) {
     u64 site = offset_of(machine.current->site);
-    auto found = machine.mbarriers.find(address);
-    if (found == machine.mbarriers.end()) fail("%s at %u, where no mbarrier has been made @0x%llx", operation, address, site);
+    auto found = block.mbarriers.find(address);
+    if (found == block.mbarriers.end()) fail("%s at %u, where no mbarrier has been made @0x%llx", operation, address, site);
     if (memcmp(bytes, &MBARRIER, sizeof MBARRIER) != 0)
         fail("%s at %u: something else was written there @0x%llx", operation, address, site);
     return found->second;
@@ -471,27 +490,54 @@ __attribute__((noinline)) void mbarrier_init(u32 address, int count) {
     u64 site = offset_of(machine.current->site);
     u8* bytes = shared_pointer("mbarrier init", address, sizeof MBARRIER);
     if (count < 1) fail("mbarrier init at %u for %d arrivals @0x%llx", address, count, site);
-    if (!machine.mbarriers.insert({address, {count, 0, {}}}).second)
+    if (!machine.mbarriers.insert({address, {count, 0, {}, 0}}).second)
         fail("mbarrier init at %u, where there is one @0x%llx", address, site);
     memcpy(bytes, &MBARRIER, sizeof MBARRIER);
 }
 
-__attribute__((noinline)) void mbarrier_arrive(u32 address) {
-    machine.current->site = (const u8*)__builtin_return_address(0) - 1;
-    Mbarrier& barrier = mbarrier_at("mbarrier arrive", address, shared_pointer("mbarrier arrive", address, sizeof MBARRIER));
+// Lets those go on that wait there.
+inline void wake(Block& block, u32 address) {
+    for (Lane& lane : block.lanes) {
+        Warp& warp = block.warps[lane.warp];
+        bool waits = !((warp.ready | warp.waiting | warp.done) & bit(lane.lane));
+        if (waits && lane.mbarrier == address) warp.ready |= bit(lane.lane);
+    }
+}
+
+inline void end_phase(Block& block, u32 address, Mbarrier& barrier) {
+    if ((int)barrier.arrived.size() < barrier.count || barrier.expected != 0) return;
+    barrier.arrived.clear();
+    barrier.phase++;
+    wake(block, address);
+}
+
+inline Block& block_of(int rank) { return rank == machine.rank ? machine : machine.cluster[rank]; }
+
+// In the block of that rank.
+inline void mbarrier_arrive(int rank, u32 address, u64 bytes) {
+    Block& block = block_of(rank);
+    Mbarrier& barrier =
+        mbarrier_at(block, "mbarrier arrive", address, shared_pointer("mbarrier arrive", address, sizeof MBARRIER, rank));
     auto& arrived = barrier.arrived;
     if (std::find(arrived.begin(), arrived.end(), machine.current) != arrived.end())
         fail("mbarrier arrive at %u: the thread arrives a second time, with %zu of %d arrivals there @0x%llx", address,
              arrived.size(), barrier.count, offset_of(machine.current->site));
     arrived.push_back(machine.current);
-    if ((int)arrived.size() < barrier.count) return;
-    arrived.clear();
-    barrier.phase++;
-    for (Lane& lane : machine.lanes) {
-        Warp& warp = machine.warps[lane.warp];
-        bool waits = !((warp.ready | warp.waiting | warp.done) & bit(lane.lane));
-        if (waits && lane.mbarrier == address) warp.ready |= bit(lane.lane);
-    }
+    barrier.expected += bytes;
+    end_phase(block, address, barrier);
+}
+__attribute__((noinline)) void mbarrier_arrive(u32 address, u64 bytes = 0) {
+    machine.current->site = (const u8*)__builtin_return_address(0) - 1;
+    mbarrier_arrive(machine.rank, address, bytes);
+}
+
+// A copy in the background has brought so many bytes.
+inline void mbarrier_complete(int rank, u32 address, u64 bytes) {
+    Block& block = block_of(rank);
+    Mbarrier& barrier =
+        mbarrier_at(block, "mbarrier complete", address, shared_pointer("mbarrier complete", address, sizeof MBARRIER, rank));
+    barrier.expected -= bytes;
+    end_phase(block, address, barrier);
 }
 
 // Looks again whenever a phase ends: a thread that comes too late for the phase it waits for misses it.
@@ -499,8 +545,31 @@ __attribute__((noinline)) void mbarrier_wait(u32 address, int parity) {
     Lane& me = *machine.current;
     me.site = (const u8*)__builtin_return_address(0) - 1;
     const u8* bytes = shared_pointer("mbarrier wait", address, sizeof MBARRIER);
-    while (mbarrier_at("mbarrier wait", address, bytes).phase % 2 == parity) {
+    while (mbarrier_at(machine, "mbarrier wait", address, bytes).phase % 2 == parity) {
         me.mbarrier = address;
+        machine.warps[me.warp].ready &= ~bit(me.lane);
+        suspend();
+    }
+}
+
+// ---- The barrier of a cluster that runs together: as if at an mbarrier
+
+constexpr u32 CLUSTER_BARRIER = ~0u;
+
+inline void cluster_arrive() {
+    machine.current->meeting = machine.meetings;
+    if (++machine.met < (int)(machine.lanes.size() * machine.cluster.size())) return;
+    machine.met = 0;
+    machine.meetings++;
+    wake(machine, CLUSTER_BARRIER);
+    for (Block& block : machine.cluster) wake(block, CLUSTER_BARRIER);
+}
+
+__attribute__((noinline)) void cluster_wait() {
+    Lane& me = *machine.current;
+    me.site = (const u8*)__builtin_return_address(0) - 1;
+    while (machine.meetings == me.meeting) {
+        me.mbarrier = CLUSTER_BARRIER;
         machine.warps[me.warp].ready &= ~bit(me.lane);
         suspend();
     }
@@ -593,10 +662,9 @@ inline void run_pass(int index) {
     }
 }
 
-inline void prepare_block(u64 block) {
+inline void prepare_block() {
     const Launch& launch = *machine.launch;
-    machine.random = Random(launch.seed * 1000003 + block);
-    machine.copy_at_once = machine.random.below(3) * 50;
+    machine.index = blockIdx;
     memset(machine.shared_base, 0xff, (launch.shared_bytes + 1023) / 1024 * 1024);
     if (machine.fixed.bytes > 0) memset(machine.fixed.base, 0xff, machine.fixed.bytes);
     memset(machine.barriers, 0, sizeof machine.barriers);
@@ -623,29 +691,56 @@ inline void prepare_block(u64 block) {
     for (size_t w = 0; w < machine.warps.size(); w++) {
         int lanes = std::min(WARP, threads - (int)w * WARP);
         u32 mask = lanes == WARP ? ~0u : bit(lanes) - 1;
-        machine.warps[w] = {mask, mask, 0, 0, -1, 0, machine.random.below(1 << 20), {}, {}};
+        machine.warps[w] = {mask, mask, 0, 0, -1, 0, machine.random.below(1 << 20), {}, {}, {}};
     }
 }
 
-void run_block(u64 block) {
-    prepare_block(block);
+// Gives the turn to a block of the cluster.
+inline void select(int rank) {
+    if (rank == machine.rank) return;
+    std::swap<Block>(machine, machine.cluster[machine.rank]);
+    std::swap<Block>(machine, machine.cluster[rank]);
+    machine.rank = rank;
+    blockIdx = machine.index;
+}
+
+// The blocks of a cluster, of which the first one is `first`.
+void run_cluster(uint3 first, u64 number) {
+    const Launch& launch = *machine.launch;
+    machine.random = Random(launch.seed * 1000003 + number);
+    machine.copy_at_once = machine.random.below(3) * 50;
+    machine.met = machine.meetings = 0;
+    int size = (int)machine.cluster.size();
+    for (int rank = 0; rank < size; rank++) {
+        select(rank);
+        u32 x = rank % launch.cluster[0], y = rank / launch.cluster[0] % launch.cluster[1],
+            z = rank / launch.cluster[0] / launch.cluster[1];
+        blockIdx = {first.x + x, first.y + y, first.z + z};
+        prepare_block();
+    }
     auto schedule = (Schedule)machine.random.below(3);
     std::vector<int> candidates;
     for (;;) {
-        candidates.clear();
-        bool finished = true;
-        for (size_t w = 0; w < machine.warps.size(); w++) {
-            if (runnable(machine.warps[w])) candidates.push_back((int)w);
-            finished &= machine.warps[w].done == machine.warps[w].lanes;
+        bool finished = true, stuck = true;
+        int start = machine.random.below(size);
+        for (int i = 0; i < size; i++) {
+            select((start + i) % size);
+            candidates.clear();
+            for (size_t w = 0; w < machine.warps.size(); w++) {
+                if (runnable(machine.warps[w])) candidates.push_back((int)w);
+                finished &= machine.warps[w].done == machine.warps[w].lanes;
+            }
+            if (candidates.empty()) continue;
+            stuck = false;
+            int chosen = candidates[machine.random.below((int)candidates.size())];
+            int passes = schedule == Schedule::Fair ? 1 : 1 << machine.random.below(8);
+            if (schedule == Schedule::Priorities)
+                for (int w : candidates)
+                    if (machine.warps[w].priority > machine.warps[chosen].priority) chosen = w;
+            while (passes-- > 0 && runnable(machine.warps[chosen])) run_pass(chosen);
         }
         if (finished) return;
-        if (candidates.empty()) deadlock();
-        int chosen = candidates[machine.random.below((int)candidates.size())];
-        int passes = schedule == Schedule::Fair ? 1 : 1 << machine.random.below(8);
-        if (schedule == Schedule::Priorities)
-            for (int w : candidates)
-                if (machine.warps[w].priority > machine.warps[chosen].priority) chosen = w;
-        while (passes-- > 0 && runnable(machine.warps[chosen])) run_pass(chosen);
+        if (stuck) deadlock();
     }
 }
 
@@ -665,7 +760,7 @@ void on_signal(int signal, siginfo_t* info, void* context) {
     case SIGILL: fail("misaligned access, index outside of an array, shift too far, or __trap @0x%llx", site);
     case SIGFPE: fail("integer division by zero @0x%llx", site);
     }
-    if (machine.shared->guards(address))
+    if (machine.shared && machine.shared->guards(address))
         fail("access to %p, byte %lld of %llu of dynamic shared memory @0x%llx", address,
              (long long)((u8*)address - machine.shared_base), machine.launch->shared_bytes, site);
     for (const auto& stack : machine.stacks)
@@ -726,19 +821,30 @@ inline int run(const char* kernel, void (*body)(), const Launch& launch) {
         fail("%llu static and %llu dynamic bytes of shared memory; %llu is the limit", machine.fixed.bytes,
              launch.shared_bytes, SHARED_LIMIT);
 
-    machine.shared = std::make_unique<Guarded>(shared_bytes);
-    machine.shared_base = machine.shared->end - shared_bytes;
-    while (machine.stacks.size() < threads) machine.stacks.push_back(std::make_unique<Guarded>(STACK));
-    machine.lanes.resize(threads);
-    machine.warps.resize((threads + WARP - 1) / WARP);
+    const u32* cluster = launch.cluster;
+    u64 size = (u64)cluster[0] * cluster[1] * cluster[2];
+    if (size == 0 || gridDim.x % cluster[0] || gridDim.y % cluster[1] || gridDim.z % cluster[2])
+        fail("a grid of no whole clusters");
+    if (size > 1 && machine.fixed.bytes > 0) fail("blocks of a cluster run together, but have only one static shared memory");
+    machine.cluster.resize(size);
+    machine.rank = 0;
+    for (u64 rank = 0; rank < size; rank++) {
+        select((int)rank);
+        machine.shared = std::make_unique<Guarded>(shared_bytes);
+        machine.shared_base = machine.shared->end - shared_bytes;
+        while (machine.stacks.size() < threads) machine.stacks.push_back(std::make_unique<Guarded>(STACK));
+        machine.lanes.resize(threads);
+        machine.warps.resize((threads + WARP - 1) / WARP);
+    }
 
-    std::vector<u64> order(blocks);
+    std::vector<u64> order(blocks / size);
     std::iota(order.begin(), order.end(), 0);
     Random random(launch.seed);
-    for (u64 i = launch.in_order ? 0 : blocks; i > 1; i--) std::swap(order[i - 1], order[random.next() % i]);
-    for (u64 block : order) {
-        blockIdx = {(u32)(block % gridDim.x), (u32)(block / gridDim.x % gridDim.y), (u32)(block / gridDim.x / gridDim.y)};
-        run_block(block);
+    for (u64 i = launch.in_order ? 0 : order.size(); i > 1; i--) std::swap(order[i - 1], order[random.next() % i]);
+    u32 across = gridDim.x / cluster[0], down = gridDim.y / cluster[1];
+    for (u64 number : order) {
+        u32 x = number % across, y = number / across % down, z = number / across / down;
+        run_cluster({x * cluster[0], y * cluster[1], z * cluster[2]}, number);
     }
     return 0;
 }

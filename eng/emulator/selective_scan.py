@@ -38,6 +38,14 @@ class Backward(ctypes.Structure):
     ]
 
 
+class GradientSums(ctypes.Structure):
+    """SelectiveScanGradientSums."""
+
+    _fields_ = [("matrix_parts", ctypes.c_void_p), ("matrices", ctypes.c_void_p * 2), ("parts", ctypes.c_void_p * 3),
+                ("sums", ctypes.c_void_p * 3), ("a_log", ctypes.c_void_p), ("matrix_size", ctypes.c_int64),
+                ("sizes", ctypes.c_int64 * 3), ("group_blocks", ctypes.c_int), ("rows", ctypes.c_int)]
+
+
 class SegmentState(ctypes.Structure):
     """SelectiveScanSegmentState."""
 
@@ -103,7 +111,8 @@ class Tile:
         stored = 2 if self.element == "bf16" else 4
         element = 4 if self.element == "float" else 2
         return (4 * self.steps * (9 * self.channels + self.warps * SLICE) + 2 * self.steps * self.channels * stored
-                + 2 * self.steps * SLICE * element + (self.steps // PART - 2) * self.threads * 16 + 64)
+                + 2 * self.steps * SLICE * element + (self.steps // PART - 2) * self.threads * 16
+                + self.warps * 13 * 16 + 4 * self.threads + 64)
 
     def defines(self, shared_bytes, **more):
         return {"ELEMENT": self.element, "GATED": int(self.gated), "SOFTPLUS": int(self.softplus), "VECTOR": self.vector,

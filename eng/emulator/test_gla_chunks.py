@@ -67,7 +67,7 @@ class ChunkCase(Case):
     """A call of the kernels over chunks, with the launches of GlaChunkKernels.cs and the tile of GlaChunkTile.cs."""
 
     def __init__(self, K, V, *, segments=1, stages=2, producers=4, consumers=4, values=None, all_values=None, backward_warps=8,
-                 forward_chunk=None, hopper=False, state_slots=4, **options):
+                 forward_chunk=None, hopper=False, state_slots=4, cluster=0, **options):
         super().__init__(K, V, **{"element": "bf16", **options})
         T, self.bytes, self.chunk = self.q.shape[1], 4 if self.element == "float" else 2, CHUNKS[self.element]
         self.length = T if self.offsets is None else int(np.diff(self.offsets).max())
@@ -83,7 +83,8 @@ class ChunkCase(Case):
         self.shorter = self.chunk // self.forward_chunk
         self.producers, self.consumers, self.backward_warps = producers, min(consumers, self.values // 16), backward_warps
         self.state_slots = state_slots
-        self.hopper = int(hopper)
+        self.hopper = int(hopper or cluster > 0)
+        self.cluster = cluster  # values of each block of forward's clusters, or 0
         self.value_tiles = -(-V // self.values)
 
     def shared_bytes(self, kernel):
@@ -96,6 +97,10 @@ class ChunkCase(Case):
         if kernel == "chunk_forward":
             output = values if self.values > self.keys else 0
             return self.stages * ((3 * keys + output + values) // self.shorter + self.bytes * self.forward_chunk**2 + barriers)
+        if kernel == "chunk_forward_cluster":
+            keys, output, gate = self.keys // 2, 2 * self.forward_chunk * self.cluster, 4 if self.gate == "float" else 2
+            half = -(-(4 * self.forward_chunk * keys + 2 * self.forward_chunk**2 + 20 * keys + 16) // 1024) * 1024
+            return self.stages * (2 * half + output + gate * self.forward_chunk * keys + barriers) + 2 * output
         if kernel == "chunk_state":
             return self.stages * (2 * keys + values + barriers) + 256 * self.producers
         if kernel == "chunk_backward":
@@ -133,11 +138,12 @@ class ChunkCase(Case):
 
         def launch(kernel, values, grid, threads, parameters, **more):
             shared = self.shared_bytes(kernel)
-            chunk = self.forward_chunk if kernel == "chunk_forward" else self.chunk
+            chunk = self.forward_chunk if "chunk_forward" in kernel else self.chunk
+            cluster = (1, 2) if "cluster" in kernel else 1
             defines = {"TYPE": self.element, "GATE_TYPE": self.gate, "KEY_TILE": self.keys, "VALUE_TILE": values, "CHUNK": chunk,
                        "VECTOR": vector, "MIN_BLOCKS": 1, "SHARED": shared, **more}
             emulate.launch(GLA / f"{kernel}.cu", f"gla_{kernel}", defines, grid, threads, shared, parameters, seed=self.seed,
-                           buffers=buffers)
+                           buffers=buffers, cluster=cluster)
 
         q, k, v, do = (tensor(n, x, self.element) for n, x in (("q", self.q), ("k", self.k), ("v", self.v), ("do", self.do)))
         g = tensor("g", self.g, self.gate)
@@ -175,10 +181,15 @@ class ChunkCase(Case):
         o, final, states, plain = output("o", V, self.element), floats("ST", self.count, H, K, V), saved("states"), marks("plain")
         first = join_segments(0, initial)
         shape.segment_chunks *= self.shorter
-        consumers = self.values // 16 if self.hopper else self.consumers
-        launch("chunk_forward", self.values, grid, 32 * (self.producers + consumers), Forward(
-            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale),
-            **{**roles, "HOPPER": self.hopper, "CONSUMERS": consumers})
+        forward = Forward(
+            shape, *map(emulate.view, (q, k, v, g, o)), *map(address, (first, final, states, plain)), self.scale)
+        if self.cluster:
+            launch("chunk_forward_cluster", self.cluster, (lines * self.segments, self.value_tiles * self.values // self.cluster),
+                   32 * (self.producers + self.cluster // 16), forward, **{**roles, "CONSUMERS": self.cluster // 16})
+        else:
+            consumers = self.values // 16 if self.hopper else self.consumers
+            launch("chunk_forward", self.values, grid, 32 * (self.producers + consumers), forward,
+                   **{**roles, "HOPPER": self.hopper, "CONSUMERS": consumers})
         shape.segment_chunks //= self.shorter
 
         d_initial, state_gradients, plain_gradients = floats("dS0", self.count, H, K, V), saved("state gradients"), marks("plain gradients")
@@ -277,8 +288,8 @@ class GlaChunkTests(_ChunkTests):
                 self.check(ChunkCase(32, 32, T=270, H=1, gates="half", seed=seed))
 
     def test_hopper(self):
-        for K, V, options in ((64, 64, {"stages": 3}), (128, 128, {"H": 1}), (64, 128, {"H": 1}), (128, 64, {"H": 1, "element": "fp16"}),
-                              (256, 64, {"H": 1})):
+        for K, V, options in ((64, 64, {"stages": 3, "producers": 8}), (128, 128, {"H": 1}), (64, 128, {"H": 1}),
+                              (128, 64, {"H": 1, "element": "fp16"}), (256, 64, {"H": 1})):
             with self.subTest(K=K, V=V):
                 self.check(ChunkCase(K, V, T=200, hopper=True, **options))
 
@@ -299,8 +310,8 @@ class GlaChunkTests(_ChunkTests):
 
     def test_hopper_values_that_are_not_finite(self):
         # They reach no token before their own, as a product with the zeros of later pairs would let them.
-        for K, V, forward_chunk in ((64, 64, 32), (64, 128, 64)):
-            case = ChunkCase(K, V, T=200, H=1, hopper=True, forward_chunk=forward_chunk)
+        for K, V, forward_chunk, cluster in ((64, 64, 32, 0), (64, 128, 64, 0), (128, 128, 32, 64)):
+            case = ChunkCase(K, V, T=200, H=1, hopper=True, forward_chunk=forward_chunk, cluster=cluster)
             case.v[0, 45, 0, 7], case.v[0, 100, 0, 20] = np.nan, np.inf
             expected, actual = case.expected()["o"], case.run()["o"]
             finite = np.isfinite(expected)
@@ -312,6 +323,25 @@ class GlaChunkTests(_ChunkTests):
         for seed in range(1, 5):
             with self.subTest(seed=seed):
                 self.check(ChunkCase(64, 64, T=270, H=1, stages=4, gates="half", seed=seed, hopper=True, forward_chunk=32))
+
+
+    def test_clusters(self):
+        for K, V, options in ((128, 128, {"cluster": 64, "gates": "weak"}), (256, 256, {"cluster": 128, "T": 70, "gates": "half"}),
+                              (128, 128, {"cluster": 64, "producers": 8, "element": "fp16"}),
+                              (100, 120, {"cluster": 64, "gates": "weak", "segments": 2, "H": 2, "Hkv": 1})):
+            with self.subTest(K=K, V=V):
+                self.check(ChunkCase(K, V, **{"T": 200, "H": 1, **options}))
+
+    def test_clusters_gates(self):
+        for gates in ("none", "-5", "resets", "wide", "half"):
+            with self.subTest(gates):
+                self.check(ChunkCase(128, 128, T=140, H=1, gates=gates, cluster=64))
+
+    def test_clusters_schedules(self):
+        offsets = [0, 20, 20, 170, 171]
+        for seed in range(1, 4):
+            with self.subTest(seed=seed):
+                self.check(ChunkCase(128, 128, T=171, offsets=offsets, H=1, stages=3, gates="half", seed=seed, cluster=64))
 
 
 class GlaFloatChunkTests(_ChunkTests):

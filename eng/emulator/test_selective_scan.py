@@ -1,5 +1,6 @@
 """Tests of SelectiveScan/*.cu. In this folder: /usr/bin/python3 -m unittest test_selective_scan (the first time some minutes)."""
 
+import ctypes
 import unittest
 
 import numpy as np
@@ -87,7 +88,8 @@ class Case:
             d_initial[s] = dh
         ddelta *= slope
         sums += d * self.u
-        results = {"y": sums * gate, "final": final, "du": du + d * g, "ddelta": ddelta, "da": da, "db": db, "dc": dc,
+        results = {"y": sums * gate, "final": final, "du": du + d * g, "ddelta": ddelta, "da": da * (self.a if self.log else 1),
+                   "db": db, "dc": dc,
                    "d_initial": d_initial, "dd": np.sum(g * self.u, (0, 1)), "dbias": np.sum(ddelta, (0, 1))}
         if self.z is not None:
             results["dz"] = self.dy * sums * sigmoid * (1 + self.z * (1 - sigmoid))
@@ -166,7 +168,8 @@ class Case:
         forward_tile = launcher.Tile(element, z is not None, self.softplus, tile.vector, self.narrow, self.long)
         launch("scan_forward", forward_tile, self.count * self.segments * forward_tile.blocks(E, G), forward_tile.forward_bytes,
                launcher.Forward(scan(self.segments), view(y), address(join(self.segments, initial, False)), address(final),
-                                running(self.segments), None if in_place else address(saved)), SAVED_STEPS=SAVED_STEPS)
+                                running(self.segments), None if in_place else address(saved)), SAVED_STEPS=SAVED_STEPS,
+               SINGLE=int(slices == 1))
         results = {"y": fetch(y, element), "final": final}
         if in_place:
             return results
@@ -175,14 +178,28 @@ class Case:
         parts = self.count * self.backward_segments
         d_initial, da, dd, dbias = unknown(*states), unknown(parts, E, N), unknown(parts, E), unknown(parts, E)
         kept = "bf16" if element == "bf16" else "float"
-        db, dc = (emulate.guarded(store(np.full((tile.group_blocks(E, G), B, T, G, N), np.nan), kept)) for _ in range(2))
+        matrices = emulate.guarded(store(np.full((2, tile.group_blocks(E, G), B, T, G, N), np.nan), kept))
         launch("scan_backward", tile, parts * tile.blocks(E, G), tile.backward_bytes, launcher.Backward(
             scan(self.backward_segments), view(dy), view(du), view(ddelta), view(dz), address(saved),
             address(join(self.backward_segments, final_gradient, True)), address(d_initial), running(self.backward_segments),
-            address(da), address(dd), address(dbias), address(db), address(dc), B * T))
+            address(da), address(dd), address(dbias), address(matrices), matrices[1].ctypes.data, B * T),
+               SINGLE=int(slices == 1), BLOCKS=3)
         results |= {"du": fetch(du, element), "ddelta": fetch(ddelta, element), "d_initial": d_initial}
-        results |= {name: x.sum(0, np.float64) for name, x in (("da", da), ("db", fetch(db, kept)), ("dc", fetch(dc, kept)),
-                                                                ("dd", dd), ("dbias", dbias))}
+
+        vector = 8 if E % 8 == 0 and N % 8 == 0 else 1
+        db, dc = (emulate.guarded(store(np.full((B, T, G, N), np.nan), element)) for _ in range(2))
+        vectors = {"da": unknown(E, N), "dd": unknown(E), "dbias": unknown(E)}
+        if d is None:
+            del vectors["dd"]
+        pointers = lambda *arrays: (ctypes.c_void_p * len(arrays))(*(address(x) for x in arrays))
+        threads = 2 * B * T * G * N // vector + sum(x.size for x in vectors.values()) // (4 if vector == 8 else 1)
+        emulate.launch(SCAN / "gradient_sums.cu", "selective_scan_gradient_sums", {"ELEMENT": element, "VECTOR": vector},
+                       -(-threads // 256), 256, 0, launcher.GradientSums(
+                           address(matrices), pointers(db, dc), pointers(da, dd, dbias),
+                           pointers(*(vectors.get(name) for name in ("da", "dd", "dbias"))), address(a) if self.log else None,
+                           B * T * G * N, (ctypes.c_int64 * 3)(E * N, E if d is not None else 0, E), tile.group_blocks(E, G),
+                           parts), seed=self.seed)
+        results |= {"db": fetch(db, element), "dc": fetch(dc, element), **vectors}
         if z is not None:
             results["dz"] = fetch(dz, element)
         return results

@@ -108,7 +108,7 @@ template <int C, int WARPS> struct PairRows {
 };
 
 // The level of binary splitting at which a pair of tokens is apart: half the size of its block.
-__device__ __forceinline__ bool apart(int i, int j, int half) { return (i ^ j) / half == 1; }
+__device__ __forceinline__ bool apart(int i, int j, int half) { return ((i ^ j) & -half) == half; }
 // Whether blocks of 16 tokens hold such pairs.
 __device__ __forceinline__ bool blocks_apart(int i, int j, int half) { return half < 16 ? i == j : apart(i, j, half / 16); }
 

@@ -9,8 +9,8 @@
 // Steps and channels beyond the end have delta = 0 and u = 0, which change no state; states beyond N have B = C = 0.
 //
 // Constants of a variant: ELEMENT of the tensors [B, T, ...] (float, bf16 or fp16), SOFTPLUS and GATED (0 or 1: whether there is
-// a z), LANES (4 or 8), WARPS, STEPS of a tile, VECTOR (8: channels per group and states are multiples of it, and rows of all
-// tensors, D and the bias are aligned to 16 bytes; or 1).
+// a z), SINGLE of both passes (0 or 1: whether N is at most a slice), LANES (4 or 8), WARPS, STEPS of a tile, VECTOR (8: channels
+// per group and states are multiples of it, and rows of all tensors, D and the bias are aligned to 16 bytes; or 1).
 #pragma once
 #include "fla/activation.cuh"
 #include "fla/decay_rate.cuh"
@@ -46,6 +46,8 @@ struct Sums {
     __device__ __forceinline__ float& at(u32 step, int position) {
         return rows[step][position + step / LANES % 2 * (CHANNELS / 8)];
     }
+    // From one of the first LANES steps to that of the i-th LANES.
+    static __device__ __forceinline__ constexpr int distance(int i) { return i * LANES * ROW + i % 2 * (CHANNELS / 8); }
 };
 
 struct SelectiveScan {
@@ -191,16 +193,26 @@ private:
     }
 };
 
-// log(1 + x) for x in [0, 1], to 2e-7 of itself. 1 + x would lose the digits of a small x.
+// log(1 + x) for x in [0, 1], to 2e-7 of itself, or 8e-6 where tensors have no more digits. 1 + x would lose those of a small x.
 __device__ __forceinline__ float log_of_one_plus(float x) {
-    float y = -0.008539183f;
-    y = fmaf(y, x, 0.044089537f);
-    y = fmaf(y, x, -0.10768157f);
-    y = fmaf(y, x, 0.17745231f);
-    y = fmaf(y, x, -0.24495459f);
-    y = fmaf(y, x, 0.33275479f);
-    y = fmaf(y, x, -0.49997404f);
-    y = fmaf(y, x, 0.99999982f);
+    float y;
+    if constexpr (sizeof(Element) == 2) {
+        y = -0.023869152f;
+        y = fmaf(y, x, 0.10122228f);
+        y = fmaf(y, x, -0.21004869f);
+        y = fmaf(y, x, 0.32520668f);
+        y = fmaf(y, x, -0.49936136f);
+        y = fmaf(y, x, 0.9999916f);
+    } else {
+        y = -0.008539183f;
+        y = fmaf(y, x, 0.044089537f);
+        y = fmaf(y, x, -0.10768157f);
+        y = fmaf(y, x, 0.17745231f);
+        y = fmaf(y, x, -0.24495459f);
+        y = fmaf(y, x, 0.33275479f);
+        y = fmaf(y, x, -0.49997404f);
+        y = fmaf(y, x, 0.99999982f);
+    }
     return x * y;
 }
 

@@ -138,8 +138,10 @@ public sealed class GlaChunkTileTests
         Assert.Equal((values, usesHopper), (tile.Values, tile.UsesHopper));
         var variant = tile.Forward(8);
         Assert.Equal((usesHopper ? 1 : 0, stages), (Define(variant, "HOPPER"), Define(variant, "STAGES")));
+        var keys = tile.Keys;
         if (usesHopper)
-            Assert.Equal((values / 16, 128 + 2 * values), (Define(variant, "CONSUMERS"), variant.Threads));
+            Assert.Equal(
+                (values / 16, (keys == 64 && values == 64 ? 256 : 128) + 2 * values), (Define(variant, "CONSUMERS"), variant.Threads));
 
         var portable = tile with { IsPortable = true };
         Assert.False(portable.UsesHopper);
@@ -220,6 +222,24 @@ public sealed class GlaChunkTileTests
     {
         var tile = GlaChunkTile.Choose(128, valueSize, BFloat16, BFloat16, true, CompilerTarget.Sm90a, out _)!;
         Assert.Equal(values, tile.For(lines, valueSize, multiprocessors).Values);
+    }
+
+    [Theory]
+    [InlineData(256, 256, 128, true)]
+    [InlineData(200, 150, 128, true)]
+    [InlineData(256, 600, 128, false)] // five blocks
+    [InlineData(256, 128, 128, false)] // one
+    [InlineData(128, 128, 128, false)]
+    [InlineData(128, 128, 64, true)] // few lines
+    [InlineData(64, 128, 64, false)]
+    public void Forward_runs_in_clusters_where_two_blocks_share_large_keys(int keySize, int valueSize, int values, bool clusters)
+    {
+        var tile = GlaChunkTile.Choose(keySize, valueSize, BFloat16, Float32, false, CompilerTarget.Sm90a, out _)!;
+        tile = values < tile.Values ? tile.Narrow() : tile;
+        Assert.Equal((values, clusters), (tile.Values, tile.UsesClusters(valueSize)));
+        Assert.False((tile with { IsPortable = true }).UsesClusters(valueSize));
+        if (clusters)
+            Assert.InRange(tile.ForwardClusters(8).SharedBytes, 1, CompilerTarget.Sm90a.MaxSharedBytes);
     }
 
     [Fact]

@@ -10,9 +10,10 @@ inline emulator::u8* bulk_pointer(const char* operation, u32 shared, u32 bytes) 
     return emulator::shared_pointer(operation, shared, 16);
 }
 
-inline void load_bulk(u32 shared, const void* global, u32 bytes, Mbarrier) {
+inline void load_bulk(u32 shared, const void* global, u32 bytes, Mbarrier barrier) {
     if (shared % 16 || (u64)global % 16 || bytes % 16) emulator::fail("load_bulk: no whole 16 bytes");
     memcpy(bulk_pointer("load_bulk", shared, bytes), global, bytes);
+    barrier.complete(bytes);
 }
 inline void store_bulk(float* global, u32 shared, u32 bytes) {
     if (shared % 16 || (u64)global % 16 || bytes % 16) emulator::fail("store_bulk: no whole 16 bytes");

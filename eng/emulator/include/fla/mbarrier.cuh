@@ -15,11 +15,13 @@ struct Mbarrier {
         emulator::mbarrier_init(address, count);
     }
     __forceinline__ void arrive() const { emulator::mbarrier_arrive(address); }
-    __forceinline__ void arrive_expecting(u32) const { arrive(); }
+    __forceinline__ void arrive_expecting(u32 bytes) const { emulator::mbarrier_arrive(address, bytes); }
     __forceinline__ void arrive_warp() const {
         __syncwarp();
         if (threadIdx.x % 32 == 0) arrive();
     }
+    // So many bytes have come.
+    __forceinline__ void complete(u32 bytes) const { emulator::mbarrier_complete(emulator::machine.rank, address, bytes); }
     __forceinline__ void wait(int n) const {
         emulator::mbarrier_wait(address, n & 1);
         for (const Copy& copy : under_way[address]) memcpy(emulator::shared_pointer("copy_box", copy.shared, 2), &copy.bits, 2);

@@ -32,6 +32,7 @@ inline void copy_box(u32 shared, const TensorMap& map, int column, int head, int
             memset(emulator::shared_pointer("copy_box", address, 2), 0xff, 2);
             Mbarrier::under_way[barrier.address].push_back({address, bits});
         }
+    barrier.complete(map.rows * width);
 }
 template <class Tile>
 inline void copy_tile(const Tile& tile, const TensorMap& map, int head, int time, int batch, Mbarrier barrier) {

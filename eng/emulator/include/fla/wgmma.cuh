@@ -22,6 +22,7 @@ template <class T> inline float operand_element(u64 operand, bool transposed, u3
         address ^= (address >> 7 & (width / 16 - 1)) << 4;
     }
     u16 bits;
+    address = emulator::own_address(address);
     memcpy(&bits, emulator::shared_pointer("wgmma", address, 2), 2);
     emulator::check_fenced("wgmma", address);
     return Pair<T>::low(bits);
@@ -68,14 +69,16 @@ inline void start_product(const void* const* in, void* const*, u32 mask) {
         perform_product<T>(form, lanes, first_row);
         return;
     }
-    constexpr u32 POISON = ~0u;
     std::vector<float> before; // none if the sums wait for another product already
-    if (__float_as_uint(lanes[0].d[0][0]) != POISON)
-        for (auto& lane : lanes) before.insert(before.end(), &lane.d[0][0], &lane.d[0][0] + BLOCKS * 4);
-    for (auto& lane : lanes) memset(lane.d, 0xff, BLOCKS * 16);
+    if (warp.awaited[lanes[0].d]++ == 0)
+        for (auto& lane : lanes) {
+            before.insert(before.end(), &lane.d[0][0], &lane.d[0][0] + BLOCKS * 4);
+            memset(lane.d, 0xff, BLOCKS * 16);
+        }
     warp.open.push_back([=] {
         for (int lane = 0; lane < WARP && !before.empty(); lane++) memcpy(lanes[lane].d, &before[lane * BLOCKS * 4], BLOCKS * 16);
         perform_product<T>(form, lanes, first_row);
+        machine.warps[machine.current->warp].awaited[lanes[0].d]--;
     });
 }
 
