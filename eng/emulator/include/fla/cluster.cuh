@@ -6,7 +6,7 @@
 namespace fla {
 
 template <int SIZE> struct Cluster {
-    struct Store { u32 shared; float2 x; };
+    struct Store { u32 shared; float2 x; Mbarrier barrier; };
     static inline std::map<emulator::u64, std::vector<Store>> under_way; // by the block they go to
 
     static __forceinline__ bool together() { return SIZE > 1 && emulator::machine.cluster.size() == SIZE; }
@@ -19,14 +19,18 @@ template <int SIZE> struct Cluster {
     }
     static __forceinline__ void wait() {
         if (together()) return emulator::cluster_wait();
-        for (const Store& store : under_way[block()]) shared_store(store.shared, store.x);
+        if (SIZE > 1) __syncthreads(); // barriers are made
+        for (const Store& store : under_way[block()]) {
+            shared_store(store.shared, store.x);
+            store.barrier.complete(sizeof store.x);
+        }
         under_way.erase(block());
     }
-    static __forceinline__ void store(u32 shared, int rank, float2 x, Mbarrier) {
+    static __forceinline__ void store(u32 shared, int rank, float2 x, Mbarrier barrier) {
         if (!emulator::machine.launch->in_order) emulator::fail("Cluster::store: blocks have to run in order");
         if (rank <= Cluster::rank() || rank >= SIZE)
             emulator::fail("Cluster::store to block %d of %d from block %d", rank, SIZE, Cluster::rank());
-        under_way[block() + rank - Cluster::rank()].push_back({shared, x});
+        under_way[block() + rank - Cluster::rank()].push_back({shared, x, barrier});
     }
     static __forceinline__ void check_other(const char* operation, int rank) {
         int own = emulator::machine.rank;

@@ -1,4 +1,5 @@
-// On the CPU: what FlaSharp.Kernels/Include/fla/tma.cuh does with the machine's instructions. Copies happen at once.
+// On the CPU: what FlaSharp.Kernels/Include/fla/tma.cuh does with the machine's instructions. What is copied is NaN until someone
+// has waited for it.
 #pragma once
 #include "fla/mbarrier.cuh"
 
@@ -28,7 +29,8 @@ inline void copy_box(u32 shared, const TensorMap& map, int column, int head, int
             u32 address = shared + row * width + col * 2;
             address ^= (address >> 7 & (width / 16 - 1)) << 4;
             u16 bits = inside ? map.data[place] : 0;
-            memcpy(emulator::shared_pointer("copy_box", address, 2), &bits, 2);
+            memset(emulator::shared_pointer("copy_box", address, 2), 0xff, 2);
+            Mbarrier::under_way[barrier.address].push_back({address, bits});
         }
     barrier.complete(map.rows * width);
 }
