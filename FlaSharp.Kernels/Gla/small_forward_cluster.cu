@@ -314,10 +314,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
         bool real = !BOXES || opaque(pass) == 1;
         Sums& sums = all_sums[real ? 0 : BOXES];
         auto sync = [&] {
-            if (real)
-                __syncthreads();
-            else
-                __syncwarp();
+            __syncwarp();
+            if (real) __syncthreads();
         };
         left = real ? its_left : 0;
         memory = real ? its_memory : shared_address(&sums);
@@ -383,6 +381,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
         float2 before[HEADS];
 #pragma unroll
         for (int i = 0; i < HEADS; i++) before[i] = load_pair(its_states + i * STATE);
+        __syncwarp(); // outputs of the rehearsal come there
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++) {
             u32 outputs[2][HEADS];

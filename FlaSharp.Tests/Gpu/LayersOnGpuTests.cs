@@ -24,6 +24,21 @@ public sealed class LayersOnGpuTests
             Compare.Close(actual[what].cpu(), tensor, 1e-4, $"{name}: {what}");
     }
 
+    [GpuFact]
+    public void Weights_follow_the_seed()
+    {
+        using var scope = NewDisposeScope();
+        Assert.True(Weight(3).equal(Weight(3)).all().ToBoolean());
+        Assert.False(Weight(3).equal(Weight(4)).any().ToBoolean());
+
+        static Tensor Weight(long seed)
+        {
+            manual_seed(seed);
+            using var layer = new GatedLinearAttention(64, device: CUDA);
+            return layer.get_parameter("q_proj.weight")!.detach().clone();
+        }
+    }
+
     [GpuTheory, MemberData(nameof(Names))]
     public void Padding_and_a_state(string name)
     {

@@ -143,7 +143,7 @@ public sealed class NormKernelTests
     public void A_larger_line_runs_without_the_kernel()
     {
         using var scope = NewDisposeScope();
-        manual_seed(7);
+        manual_seed(70); // not that of the weights of the check: gradients of what is normalized cancel along it
         var size = RmsNormTile.MaxSize + 1;
         var (strict, message) = (CudaRuntime.Strict, CudaRuntime.Message);
         try

@@ -109,6 +109,7 @@ public sealed class GatedLinearAttention : SequenceLayer
         _gateFn = FeatureMap.Named(gateFn, nameof(gateFn));
 
         var groups = numHeads / _numKvHeads;
+        GpuSeed.Follow(device);
         _qProj = nn.Linear(hiddenSize, keySize, false, device, dtype);
         _kProj = nn.Linear(hiddenSize, keySize / groups, false, device, dtype);
         _vProj = nn.Linear(hiddenSize, valueSize / groups, false, device, dtype);

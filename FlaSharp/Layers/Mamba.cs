@@ -82,6 +82,7 @@ public sealed class Mamba : SequenceLayer
         _stateSize = stateSize;
         _timeStep = (timeStepScale, timeStepMin, timeStepMax, timeStepFloor, timeStepInit == "random");
 
+        GpuSeed.Follow(device);
         _aLog = MakeParameter([_innerSize, stateSize], device, DtypeOf(DecayName, dtype));
         _d = MakeParameter([_innerSize], device, DtypeOf(SkipName, dtype));
         _inProj = nn.Linear(hiddenSize, 2 * _innerSize, useBias, device, dtype);

@@ -105,6 +105,7 @@ public sealed class Mamba2 : SequenceLayer
         (_headDim, _nGroups, _stateSize, _dHasHeadDim) = (headDim, nGroups, stateSize, dHasHeadDim);
         (_timeStep, _timeStepLimit) = ((timeStepMin, timeStepMax, timeStepFloor), timeStepLimit);
 
+        GpuSeed.Follow(device);
         _dtBias = MakeParameter([_numHeads], device, DtypeOf(StepBiasName, dtype));
         _aLog = MakeParameter([_numHeads], device, DtypeOf(DecayName, dtype));
         _d = MakeParameter([dHasHeadDim ? _innerSize : _numHeads], device, DtypeOf(SkipName, dtype));

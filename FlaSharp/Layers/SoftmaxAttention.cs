@@ -74,6 +74,7 @@ public sealed class SoftmaxAttention : SequenceLayer
             throw new ArgumentOutOfRangeException(nameof(dropout), dropout, $"dropout must be in [0, 1), but is {dropout}.");
         (_window, _ropeTheta, _dropout) = (window, ropeTheta, dropout);
 
+        GpuSeed.Follow(device);
         _qProj = nn.Linear(hiddenSize, numHeads * headSize, qkvBias, device, dtype);
         _kProj = nn.Linear(hiddenSize, _numKvHeads * headSize, qkvBias, device, dtype);
         _vProj = nn.Linear(hiddenSize, _numKvHeads * headSize, qkvBias, device, dtype);

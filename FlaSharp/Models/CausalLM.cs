@@ -23,7 +23,7 @@ public sealed partial class CausalLM : nn.Module<Tensor, Tensor>
     private readonly Backbone _backbone;
     private readonly Linear? _head;
 
-    /// <summary>Makes a model with random weights, drawn from TorchSharp's generator (<c>torch.manual_seed</c>).</summary>
+    /// <summary>Makes a model with random weights, drawn from TorchSharp's generator (<c>torch.manual_seed</c>), on a GPU too.</summary>
     /// <param name="config">The architecture.</param>
     /// <param name="device">Where to make the parameters; the CPU if null.</param>
     /// <param name="dtype">Of the parameters: float32 (if null), float16 or bfloat16.</param>
@@ -39,6 +39,7 @@ public sealed partial class CausalLM : nn.Module<Tensor, Tensor>
         config.Validate();
 
         Config = config;
+        GpuSeed.Follow(device);
         _backbone = new Backbone(config, device, dtype);
         register_module(config.Names.Root, _backbone);
         if (!config.TieWordEmbeddings)

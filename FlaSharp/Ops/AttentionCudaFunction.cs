@@ -27,7 +27,7 @@ internal sealed class AttentionCudaFunction : FlaFunction
         (_sequences, _options, _portable) = (sequences, options, portable);
         if (options.Dropout > 0)
         {
-            // TorchSharp's generator on the CPU, as libtorch's on the GPU cannot be read; manual_seed sets both.
+            // TorchSharp's generator on the CPU, which is the one that manual_seed sets.
             using var seed = randint(0, long.MaxValue, 1, ScalarType.Int64);
             _seed = (ulong)seed.ToInt64();
         }
