@@ -117,18 +117,22 @@ internal sealed class GlaChunkKernels
             {
                 if (GlaChunkTile.Choose(keys, values, element, gate, gradients, target, out _) is not { } tile)
                     continue;
-                foreach (var pass in gradients ? Enum.GetValues<Pass>() : [Pass.Forward, Pass.ForwardClusters, Pass.State])
-                    if (pass != Pass.ForwardClusters || tile.UsesClusters(values))
-                        yield return Variant(tile, pass, vector);
+                foreach (var variant in Of(
+                    tile, gradients ? Enum.GetValues<Pass>() : [Pass.Forward, Pass.ForwardClusters, Pass.State]))
+                    yield return variant;
                 var portable = tile with { IsPortable = true };
                 if (tile.UsesHopper)
                     yield return Variant(portable, Pass.Forward, vector);
                 if (tile.BackwardUsesHopper && gradients && keys == values)
                     yield return Variant(portable, Pass.Backward, vector);
                 if (gradients && keys == values && tile.Narrow() != tile)
-                    foreach (var pass in new[] { Pass.Forward, Pass.ForwardClusters, Pass.State, Pass.StateBackward })
-                        if (pass != Pass.ForwardClusters || tile.Narrow().UsesClusters(values))
-                            yield return Variant(tile.Narrow(), pass, vector);
+                    foreach (var variant in Of(
+                        tile.Narrow(), [Pass.Forward, Pass.ForwardClusters, Pass.State, Pass.StateBackward]))
+                        yield return variant;
+
+                IEnumerable<KernelVariant> Of(GlaChunkTile its, Pass[] passes) => passes
+                    .Where(pass => pass != Pass.ForwardClusters || its.UsesClusters(values))
+                    .Select(pass => Variant(its, pass, vector));
             }
     }
 
