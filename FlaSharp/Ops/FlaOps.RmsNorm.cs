@@ -57,7 +57,7 @@ public static partial class FlaOps
         }
 
         using var scope = NewDisposeScope();
-        var sum = residual + x.InDtype(residual.dtype);
+        var sum = residual.add(x.InDtype(residual.dtype), HeldScalar.One);
         var output = x.device_type == DeviceType.CPU
             ? new RmsNormFunction(eps).Run(sum, weight)[0]!
             : NormReference.RmsNorm(sum, weight, eps);

@@ -129,7 +129,7 @@ public static partial class FlaOps
         else
         {
             (output, finalState) = SsdChunk.Run(x32, step, logDecay, b32, c32, initialState, sequences);
-            output = direct is null ? output : output + direct * x32;
+            output = direct is null ? output : output.add(direct * x32, HeldScalar.One);
         }
         if (z is not null)
             output *= nn.functional.silu(z.to(ScalarType.Float32));

@@ -44,7 +44,7 @@ internal readonly record struct GlaParts(int Keys, int Values)
                 var (output, state) = run(q.narrow(3, firstKey, keys), k.narrow(3, firstKey, keys),
                     v.narrow(3, firstValue, values), g.narrow(3, firstKey, keys),
                     initialState?.narrow(2, firstKey, keys).narrow(3, firstValue, values));
-                sum = sum is null ? output : sum + output;
+                sum = sum is null ? output : sum.add(output, HeldScalar.One);
                 if (state is not null)
                     rows.Add(state);
             }

@@ -99,7 +99,7 @@ internal sealed unsafe class GlaRecurrence : FlaFunction
         var groups = perHead.unflatten(2, _call.KvHeads, -1);
         var sum = groups.select(3, 0).clone();
         for (var i = 1; i < groups.Size(3); i++)
-            sum.add_(groups.select(3, i));
+            sum.add_(groups.select(3, i), HeldScalar.One);
         return sum;
     }
 }

@@ -75,7 +75,7 @@ internal sealed class BlockAttention(AttentionOptions options, AttentionSegment[
                 used = (weights * keep).mul_(1 / (1 - options.Dropout));
                 dWeights.mul_(keep).mul_(1 / (1 - options.Dropout));
             }
-            block.Of(dV).add_(used.transpose(1, 2).bmm(dOut));
+            block.Of(dV).add_(used.transpose(1, 2).bmm(dOut), HeldScalar.One);
 
             var mean = (weights * dWeights).sum(-1, keepdim: true);
             if (dSinks is not null)
@@ -89,7 +89,7 @@ internal sealed class BlockAttention(AttentionOptions options, AttentionSegment[
                 dScores.mul_(1 - capped.flatten(1, 2).square());
             dQ.narrow(2, block.Query, block.Queries)
                 .copy_(dScores.bmm(block.Of(heads.K)).unflatten(1, heads.Members, block.Queries));
-            block.Of(dK).add_(dScores.transpose(1, 2).bmm(heads.QueriesOf(block)));
+            block.Of(dK).add_(dScores.transpose(1, 2).bmm(heads.QueriesOf(block)), HeldScalar.One);
         }
         return
         [

@@ -1,3 +1,4 @@
+using FlaSharp.Interop;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -24,10 +25,10 @@ internal static class CausalConv
         for (var w = 0; w < width; w++)
         {
             var term = (joined?.narrow(1, w, x.size(1)) ?? rows!.Tap(w)) * taps.select(1, w);
-            sum = sum is null ? term : sum + term;
+            sum = sum is null ? term : sum.add(term, HeldScalar.One);
         }
         if (bias is not null)
-            sum = sum! + bias.to(ScalarType.Float32);
+            sum = sum!.add(bias.to(ScalarType.Float32), HeldScalar.One);
         if (silu)
             sum = nn.functional.silu(sum!);
 

@@ -1,3 +1,4 @@
+using FlaSharp.Interop;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -50,7 +51,7 @@ internal static class GlaChunk
                 using var levelScope = NewDisposeScope();
                 var chunk = new Chunks(ql[level], kl[level], vl[level], gl[level], scale);
                 outputs[level] = chunk.Output(start).MoveToOuterDisposeScope();
-                return (chunk.Decay() * start + chunk.Gain()).MoveToOuterDisposeScope();
+                return (chunk.Decay() * start).add(chunk.Gain(), HeldScalar.One).MoveToOuterDisposeScope();
             });
             output = layout.JoinLevels(outputs);
         }
@@ -62,7 +63,7 @@ internal static class GlaChunk
             state = layout.PassStates(state, (level, start) =>
             {
                 starts[level] = start;
-                return decays[level] * start + gains[level];
+                return (decays[level] * start).add(gains[level], HeldScalar.One);
             });
             output = chunks.Output(layout.JoinLevels(starts));
         }
@@ -107,7 +108,7 @@ internal static class GlaChunk
                 ? fromStart.flatten(2, 3).matmul(start.squeeze(2)).unflatten(2, -1, _group)
                 : fromStart.transpose(2, 3).matmul(start).transpose(2, 3);
             var own = Scores().flatten(2, 3).matmul(_v).unflatten(2, -1, _group);
-            return (inherited + own).permute(0, 2, 1, 3, 4).flatten(2, 3);
+            return inherited.add(own, HeldScalar.One).permute(0, 2, 1, 3, 4).flatten(2, 3);
         }
 
         /// <summary>q_i exp(G_i - G_j) k_j for j up to i, else 0: [chunks, Hkv, C, G, C].</summary>

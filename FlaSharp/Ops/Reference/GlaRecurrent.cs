@@ -1,4 +1,5 @@
 using FlaSharp.Autograd;
+using FlaSharp.Interop;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -77,7 +78,7 @@ internal sealed class GlaRecurrent : FlaFunction
                 using var step = NewDisposeScope();
                 var (before, after) = (_layout.Active(states[t - start], t), _layout.Active(states[t - start + 1], t));
                 var (dout, ds) = (_layout.At(outputGradient, t), _layout.Active(stateGradient, t));
-                ds.addcmul_(_layout.At(rows.Q, t).mT, dout, 1);
+                ds.addcmul_(_layout.At(rows.Q, t).mT, dout, HeldScalar.One);
                 dq[t] = after.matmul(dout.mT).DetachFromDisposeScope();
                 dk[t] = ds.matmul(_layout.At(rows.V, t).mT).sum(2).DetachFromDisposeScope();
                 dv[t] = _layout.At(rows.K, t).mT.matmul(ds).sum(2).DetachFromDisposeScope();
@@ -144,7 +145,7 @@ internal sealed class GlaRecurrent : FlaFunction
 
         /// <summary>Takes the state a step on, in place, and returns the part that moved.</summary>
         public Tensor Advance(Tensor state, int t) =>
-            _layout.Active(state, t).mul_(_layout.At(Decay, t)).addcmul_(_layout.At(K, t), _layout.At(V, t), 1);
+            _layout.Active(state, t).mul_(_layout.At(Decay, t)).addcmul_(_layout.At(K, t), _layout.At(V, t), HeldScalar.One);
 
         private Tensor Shared(Tensor x) => _layout.FromTokens(x.to(ScalarType.Float32)).unsqueeze(2);
     }

@@ -16,7 +16,7 @@ internal static class RotaryReference
         var turning = x.narrow(-1, 0, 2 * half).InDtype(ScalarType.Float32);
         var pairs = interleaved ? turning.unflatten(3, half, 2) : turning.unflatten(3, 2, half).transpose(-1, -2);
         var (a, b) = (pairs.select(-1, 0), pairs.select(-1, 1));
-        Tensor[] turned = [a * c - b * s, b * c + a * s];
+        Tensor[] turned = [a * c - b * s, (b * c).add(a * s, HeldScalar.One)];
         var y = (interleaved ? stack(turned, -1).flatten(-2) : cat(turned, -1)).to(x.dtype);
         var rest = x.size(-1) - 2 * half;
         return (rest == 0 ? y : cat([y, x.narrow(-1, 2 * half, rest)], -1)).MoveToOuterDisposeScope();

@@ -72,9 +72,9 @@ internal sealed class SelectiveScanComposed(Sequences sequences, bool deltaSoftp
 
             // The gradient of each state: from its output, then from the state after it.
             var gradStates = block.PerChannel(gradSum.unsqueeze(-1), block.C); // [C, S, E, N]
-            gradStates[block.Count - 1].add_(gradState);
+            gradStates[block.Count - 1].add_(gradState, HeldScalar.One);
             for (var t = block.Count - 2; t >= 0; t--)
-                gradStates.select(0, t).addcmul_(block.Decay.select(0, t + 1), gradStates.select(0, t + 1), 1);
+                gradStates.select(0, t).addcmul_(block.Decay.select(0, t + 1), gradStates.select(0, t + 1), HeldScalar.One);
 
             gradC.narrow(0, from, block.Count).copy_(block.SumOverChannels(gradSum, block.States));
             gradB.narrow(0, from, block.Count).copy_(block.SumOverChannels(block.Delta * block.U, gradStates));
@@ -84,9 +84,9 @@ internal sealed class SelectiveScanComposed(Sequences sequences, bool deltaSoftp
             gradExponent[0].mul_(block.StartState);
             gradExponent.narrow(0, 1, block.Count - 1).mul_(block.States.narrow(0, 0, block.Count - 1));
 
-            gradA.add_((gradExponent * block.Delta.unsqueeze(-1)).sum([0L, 1L]));
+            gradA.add_((gradExponent * block.Delta.unsqueeze(-1)).sum([0L, 1L]), HeldScalar.One);
             gradDelta.narrow(0, from, block.Count).copy_((gradExponent * call.A).sum(dim: -1) + gradInput * block.U);
-            gradD.add_((gradSum * block.U).sum([0L, 1L]));
+            gradD.add_((gradSum * block.U).sum([0L, 1L]), HeldScalar.One);
             var fromInput = gradInput * block.Delta;
             gradU.narrow(0, from, block.Count).copy_(call.D is null ? fromInput : fromInput + gradSum * call.D);
         }
@@ -117,7 +117,7 @@ internal sealed class SelectiveScanComposed(Sequences sequences, bool deltaSoftp
             U = Layout.TimeFirst(inputs[0]!);
             RawDelta = Layout.TimeFirst(inputs[1]!);
             if (inputs[7] is { } bias)
-                RawDelta = RawDelta + bias;
+                RawDelta = RawDelta.add(bias, HeldScalar.One);
             Delta = Layout.WithoutFilling(deltaSoftplus ? nn.functional.softplus(RawDelta) : RawDelta);
             A = inputs[2]!;
             B = Layout.TimeFirst(inputs[3]!);
@@ -170,7 +170,7 @@ internal sealed class SelectiveScanComposed(Sequences sequences, bool deltaSoftp
             Decay = (Delta.unsqueeze(-1) * call.A).exp_();
             States = PerChannel((Delta * U).unsqueeze(-1), B);
             for (var t = 0; t < Count; t++)
-                States.select(0, t).addcmul_(Decay.select(0, t), t == 0 ? startState : States.select(0, t - 1), 1);
+                States.select(0, t).addcmul_(Decay.select(0, t), t == 0 ? startState : States.select(0, t - 1), HeldScalar.One);
         }
 
         public int Count { get; }
@@ -197,7 +197,7 @@ internal sealed class SelectiveScanComposed(Sequences sequences, bool deltaSoftp
         public Tensor Sum()
         {
             var sum = SumOverStates(States, C);
-            return _d is null ? sum : sum + _d * U;
+            return _d is null ? sum : sum.add(_d * U, HeldScalar.One);
         }
 
         /// <summary>[C, S, E, 1] times [C, S, G, N] of each channel's group: [C, S, E, N].</summary>

@@ -1,3 +1,4 @@
+using FlaSharp.Interop;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -51,12 +52,12 @@ internal static class SsdChunk
             (level, start) =>
             {
                 starts[level] = start;
-                return decays[level] * start + gains[level];
+                return (decays[level] * start).add(gains[level], HeldScalar.One);
             });
         var start = layout.JoinLevels(starts).unflatten(1, groups, -1).flatten(2, 3);
         var inherited = ct.matmul(start.transpose(2, 3)).transpose(1, 2).reshape(-1, layout.Size, heads, headSize);
 
-        var output = layout.Join(own + inherited * Exp(sums).unsqueeze(-1));
+        var output = layout.Join(own.add(inherited * Exp(sums).unsqueeze(-1), HeldScalar.One));
         return (output.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
 
