@@ -13,8 +13,8 @@ internal static class NativeLibraries
 
     static NativeLibraries() => NativeLibrary.SetDllImportResolver(typeof(NativeLibraries).Assembly, Resolve);
 
-    /// <summary>The handle of the NVRTC library, set by who found it before the first call of it.</summary>
-    public static nint NvrtcHandle { get; set; }
+    /// <summary>Of NVRTC, set by who found it before the first call of it.</summary>
+    public static Lazy<nint>? NvrtcHandle { get; set; }
 
     /// <summary>Makes the imports use these files; any number of calls.</summary>
     public static void Register()
@@ -25,7 +25,7 @@ internal static class NativeLibraries
     private static nint Resolve(string library, Assembly assembly, DllImportSearchPath? path) => library switch
     {
         Driver => s_driver.Value,
-        Nvrtc => NvrtcHandle,
+        Nvrtc => NvrtcHandle?.Value ?? 0,
         _ => 0,
     };
 

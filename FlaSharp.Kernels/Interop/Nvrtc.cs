@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace FlaSharp.Kernels.Interop;
 
-/// <summary>The functions of NVRTC, CUDA's run-time compiler, that are used here, one to one. 0 is success.</summary>
+/// <summary>The functions of NVRTC, CUDA's run-time compiler, that compile, one to one. 0 is success.</summary>
 internal static unsafe partial class Nvrtc
 {
     private const string Library = NativeLibraries.Nvrtc;
@@ -10,16 +10,7 @@ internal static unsafe partial class Nvrtc
     static Nvrtc() => NativeLibraries.Register();
 
     [LibraryImport(Library)]
-    public static partial int nvrtcVersion(out int major, out int minor);
-
-    [LibraryImport(Library)]
     public static partial byte* nvrtcGetErrorString(int result);
-
-    [LibraryImport(Library)]
-    public static partial int nvrtcGetNumSupportedArchs(out int count);
-
-    [LibraryImport(Library)]
-    public static partial int nvrtcGetSupportedArchs(int* architectures);
 
     [LibraryImport(Library, StringMarshalling = StringMarshalling.Utf8)]
     public static partial int nvrtcCreateProgram(

@@ -16,17 +16,19 @@ internal sealed class CubinCache
     public const string SwitchVariable = "FLASHARP_CACHE";
     public const long DefaultMaxBytes = 256 << 20;
 
-    private const string Extension = ".cubin";
     private const string TemporaryExtension = ".tmp";
     private const UnixFileMode OthersAccess = (UnixFileMode)0b000_111_111;
 
     private static readonly byte[] s_magic = "FlaSharp cubin 1"u8.ToArray();
 
     private readonly long _maxBytes;
+    private readonly string _extension;
 
     /// <param name="folder">Made when the first kernel is written; null for no caching.</param>
     /// <param name="maxBytes">Beyond it the files that were not used for longest are deleted.</param>
-    public CubinCache(string? folder, long maxBytes = DefaultMaxBytes) => (Folder, _maxBytes) = (folder, maxBytes);
+    /// <param name="extension">Of the files; those of another one are another cache's.</param>
+    public CubinCache(string? folder, long maxBytes = DefaultMaxBytes, string extension = ".cubin") =>
+        (Folder, _maxBytes, _extension) = (folder, maxBytes, extension);
 
     /// <summary>The one that the environment asks for.</summary>
     public static CubinCache Default { get; } = new(FolderOf(Environment.GetEnvironmentVariable));
@@ -99,7 +101,7 @@ internal sealed class CubinCache
     {
         try
         {
-            var files = Files(Extension);
+            var files = Files(_extension);
             return (files.Count, files.Sum(file => file.Length));
         }
         catch (Exception e) when (IsTrouble(e))
@@ -160,7 +162,7 @@ internal sealed class CubinCache
         // What a process left that ended while it wrote.
         foreach (var leftover in Files(TemporaryExtension).Where(file => file.LastWriteTimeUtc < DateTime.UtcNow.AddHours(-1)))
             Delete(leftover.FullName);
-        var files = Files(Extension);
+        var files = Files(_extension);
         var bytes = files.Sum(file => file.Length);
         files.RemoveAll(file => file.Name == Path.GetFileName(written));
         foreach (var oldest in files.OrderBy(file => file.LastWriteTimeUtc))
@@ -176,7 +178,7 @@ internal sealed class CubinCache
     private List<FileInfo> Files(string extension) =>
         [.. new DirectoryInfo(Folder!).EnumerateFiles("*" + extension).Where(file => file.Exists)];
 
-    private string PathOf(byte[] key) => Path.Combine(Folder!, Convert.ToHexStringLower(key) + Extension);
+    private string PathOf(byte[] key) => Path.Combine(Folder!, Convert.ToHexStringLower(key) + _extension);
 
     private static void MarkAsUsed(string path)
     {

@@ -9,10 +9,15 @@ namespace FlaSharp.Kernels.Runtime;
 /// </summary>
 internal sealed class NvrtcLibrary
 {
-    private static readonly Lazy<(NvrtcLibrary? library, string problem)> s_found = new(() => Find(NvrtcSearch.OfThisProcess()));
+    private static readonly Lazy<(NvrtcLibrary? library, string problem)> s_found = new(() =>
+    {
+        var found = Find(NvrtcSearch.OfThisProcess(), NvrtcFacts.Cache);
+        NativeLibraries.NvrtcHandle = found.Item1?.Handle;
+        return found;
+    });
 
-    private NvrtcLibrary(string path, Version version, IReadOnlyList<int> architectures) =>
-        (Path, Version, Architectures) = (path, version, architectures);
+    private NvrtcLibrary(string path, NvrtcFacts facts, Lazy<nint> handle) =>
+        (Path, Version, Architectures, Handle) = (path, facts.Version, facts.Architectures, handle);
 
     /// <summary>The file.</summary>
     public string Path { get; }
@@ -21,6 +26,9 @@ internal sealed class NvrtcLibrary
 
     /// <summary>The GPUs it compiles for, as 80 for sm_80.</summary>
     public IReadOnlyList<int> Architectures { get; }
+
+    /// <summary>Of the loaded library, which is loaded when it is first asked for, if it was known before.</summary>
+    public Lazy<nint> Handle { get; }
 
     /// <exception cref="DllNotFoundException">There is none; the message lists the places.</exception>
     public static NvrtcLibrary Load() => s_found.Value.library ?? throw new DllNotFoundException(s_found.Value.problem);
@@ -39,15 +47,20 @@ internal sealed class NvrtcLibrary
         {string.Concat(failures.Select(failure => $"  {failure}\n"))}Name its file or folder in {NvrtcSearch.Override}.
         """;
 
-    /// <summary>Loads the first candidate that is an NVRTC; null and the reason if none is.</summary>
-    public static (NvrtcLibrary?, string) Find(NvrtcSearch search)
+    /// <summary>The first candidate that is an NVRTC; null and the reason if none is.</summary>
+    /// <param name="search">Gives the candidates.</param>
+    /// <param name="known">Those that need not be loaded to know them.</param>
+    public static (NvrtcLibrary?, string) Find(NvrtcSearch search, CubinCache known)
     {
         var failures = new List<string>();
         foreach (var candidate in search.Candidates())
         {
+            var isFile = System.IO.Path.IsPathRooted(candidate);
+            if (isFile && NvrtcFacts.Find(known, candidate) is { } before)
+                return (new NvrtcLibrary(candidate, before, new Lazy<nint>(() => Open(candidate))), "");
             if (!NativeLibrary.TryLoad(candidate, out var handle))
             {
-                if (System.IO.Path.IsPathRooted(candidate))
+                if (isFile)
                     failures.Add($"{candidate} cannot be loaded");
                 continue;
             }
@@ -57,22 +70,42 @@ internal sealed class NvrtcLibrary
                 continue;
             }
             // Of what the system's loader found, only the process knows the folder.
-            var path = System.IO.Path.IsPathRooted(candidate) ? candidate : LoadedFiles.Find(candidate) ?? candidate;
-            foreach (var builtins in NvrtcSearch.Builtins(path))
-                NativeLibrary.TryLoad(builtins, out _);
-            NativeLibraries.NvrtcHandle = handle;
-            NvrtcException.ThrowIfFailed(Nvrtc.nvrtcVersion(out var major, out var minor));
-            return (new NvrtcLibrary(path, new Version(major, minor), SupportedArchitectures()), "");
+            var path = isFile ? candidate : LoadedFiles.Find(candidate) ?? candidate;
+            LoadBuiltins(path);
+            var facts = Ask(handle);
+            if (isFile)
+                facts.Keep(known, path);
+            return (new NvrtcLibrary(path, facts, new Lazy<nint>(handle)), "");
         }
         return (null, NotFound(search.Places, failures));
     }
 
-    private static unsafe int[] SupportedArchitectures()
+    private static nint Open(string path)
     {
-        NvrtcException.ThrowIfFailed(Nvrtc.nvrtcGetNumSupportedArchs(out var count));
-        var architectures = new int[count];
+        if (!NativeLibrary.TryLoad(path, out var handle))
+            throw new DllNotFoundException(
+                $"{path} was an NVRTC before, and cannot be loaded now: name another one in {NvrtcSearch.Override}.");
+        LoadBuiltins(path);
+        return handle;
+    }
+
+    private static void LoadBuiltins(string path)
+    {
+        foreach (var builtins in NvrtcSearch.Builtins(path))
+            NativeLibrary.TryLoad(builtins, out _);
+    }
+
+    private static unsafe NvrtcFacts Ask(nint library)
+    {
+        var version = (delegate* unmanaged<int*, int*, int>)NativeLibrary.GetExport(library, "nvrtcVersion");
+        var count = (delegate* unmanaged<int*, int>)NativeLibrary.GetExport(library, "nvrtcGetNumSupportedArchs");
+        var list = (delegate* unmanaged<int*, int>)NativeLibrary.GetExport(library, "nvrtcGetSupportedArchs");
+        int major, minor, length;
+        NvrtcException.ThrowIfFailed(version(&major, &minor));
+        NvrtcException.ThrowIfFailed(count(&length));
+        var architectures = new int[length];
         fixed (int* first = architectures)
-            NvrtcException.ThrowIfFailed(Nvrtc.nvrtcGetSupportedArchs(first));
-        return architectures;
+            NvrtcException.ThrowIfFailed(list(first));
+        return new NvrtcFacts(new Version(major, minor), architectures);
     }
 }

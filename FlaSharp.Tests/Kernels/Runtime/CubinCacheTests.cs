@@ -25,6 +25,20 @@ public sealed class CubinCacheTests : IDisposable
     }
 
     [Fact]
+    public void Files_of_another_extension_are_another_cache()
+    {
+        var (kernels, facts) = (new CubinCache(Folder), new CubinCache(Folder, maxBytes: 1, extension: ".facts"));
+        kernels.Add(Key(1), Kernel(1));
+        facts.Add(Key(1), Kernel(2));
+        facts.Add(Key(2), Kernel(3)); // in place of the one before: it is beyond the limit alone
+
+        AssertSame(Kernel(1), kernels.Find(Key(1)));
+        Assert.Null(facts.Find(Key(1)));
+        AssertSame(Kernel(3), facts.Find(Key(2)));
+        Assert.Equal((1, 1), (kernels.Size().files, facts.Size().files));
+    }
+
+    [Fact]
     public void An_empty_log_and_an_empty_image_are_kept_too()
     {
         var cache = new CubinCache(Folder);

@@ -75,21 +75,6 @@ public sealed class NvrtcSearchTests : IDisposable
         Assert.All(places, place => Assert.Contains(place, message.Split('\n')));
     }
 
-    [Fact]
-    public void A_file_that_is_no_NVRTC_is_named_and_not_used()
-    {
-        torch.InitializeDeviceType(DeviceType.CPU);
-        var text = Make("libnvrtc.so.12");
-        var (library, problem) = NvrtcLibrary.Find(Search("torch/lib", (NvrtcSearch.Override, text)));
-        Assert.Null(library);
-        Assert.Contains($"  {text} cannot be loaded\n", problem, StringComparison.Ordinal);
-
-        var other = Path.Combine(LoadedTorch.Folder!, "libc10.so");
-        (library, problem) = NvrtcLibrary.Find(Search("torch/lib", (NvrtcSearch.Override, other)));
-        Assert.Null(library);
-        Assert.Contains($"  {other} is no NVRTC\n", problem, StringComparison.Ordinal);
-    }
-
     private IEnumerable<string> Candidates(string torch, params (string name, string value)[] environment) =>
         Search(torch, environment).Candidates();
 
