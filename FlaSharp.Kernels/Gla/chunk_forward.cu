@@ -5,9 +5,7 @@
 // so that S is a left operand as it stands and never leaves the registers. Producer warps load and scale the next chunk and
 // make its A meanwhile.
 #include "fla/chunk_pipeline.cuh"
-#include "fla/gate_frame.cuh"
 #include "fla/gla_forward.cuh"
-#include "fla/pair_rows.cuh"
 #include "fla/transposed_state.cuh"
 #if HOPPER
 #include "fla/wgmma.cuh"
@@ -65,22 +63,6 @@ struct Stage {
 
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS, STAGES * Stage::BYTES> Pipeline;
 static_assert(Pipeline::END == SHARED);
-static_assert(C == SAVED_TOKENS<T> || 2 * C == SAVED_TOKENS<T>); // whose middle is here, or at the end of the first of two chunks
-
-// Operands and A of a chunk whose decays are too strong for a frame.
-__device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
-    int thread = opaque(threadIdx.x);
-    Gates gates(thread);
-    gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
-    gates.join(stage.totals());
-
-    PairRows<C, PRODUCERS> pairs(thread / 32, thread % 32);
-    add_split_pairs<T>(pairs, gates, stage.q(), stage.k(), stage.split(), scale, stage.totals(), Pipeline::sync_producers);
-    if (pairs.exist()) pairs.store(stage.pairs());
-    float origin[2] = {0.f, 0.f};
-    gates.scale<T>(stage.q(), 1.f, origin, scale);
-    gates.scale<T>(stage.k(), -1.f, gates.end, 1.f);
-}
 
 // Scales queries and keys of a loaded chunk and makes A. `pending` is the state's decay that is still to be applied. If the state
 // before the chunk is saved, `plain` is told whether backward's chunk, which begins with this one, has too strong decays before
@@ -88,33 +70,9 @@ __device__ __forceinline__ void prepare_by_splitting(Stage stage, float scale) {
 __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2], float scale, int* plain) {
     int thread = opaque(threadIdx.x);
     Gates gates(thread);
-    gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
-    gates.store_totals(stage.totals());
-    to_bf16<T, PRODUCER_THREADS>(stage.v(), thread);
-    Pipeline::sync_producers();
-    gates.join(stage.totals());
-    // The way from the last frame to this one may be too far even if both are in range.
-    auto too_far = [&](const float(&middle)[2]) {
-        return gates.row == 0 && (pending[0] + middle[0] < -MAX_FACTOR || pending[1] + middle[1] < -MAX_FACTOR);
-    };
-    bool strong = Pipeline::any_producer(gates.too_strong() || too_far(gates.middle));
-    const float(&saved_middle)[2] = C == SAVED_TOKENS<T> ? gates.middle : gates.end;
-    bool saved_plain = plain && Pipeline::any_producer(gates.queries_too_strong(saved_middle) || too_far(saved_middle));
-
-    if (strong) {
-        prepare_by_splitting(stage, scale);
-        Pipeline::sync_producers(); // the last level is read
-    } else {
-        gates.scale<T>(stage.q(), 1.f, gates.middle, scale);
-        gates.scale<T>(stage.k(), -1.f, gates.middle, 1.f);
-        Pipeline::sync_producers();
-        PairRows<C, PRODUCERS> pairs(thread / 32, thread % 32);
-        if (pairs.exist()) {
-            pairs.multiply(stage.q(), stage.k());
-            pairs.mask([](int i, int j) { return j <= i; });
-            pairs.store(stage.pairs());
-        }
-    }
+    auto [strong, saved_plain] = prepare_operands<T, G, C, PRODUCERS, Pipeline>(gates, thread, stage, pending, scale, plain);
+    if (strong) Pipeline::sync_producers(); // the last level of splitting is read
+    const float(&saved_middle)[2] = middle_of_saved<T, C>(gates);
     if (gates.row > 0) return;
 #pragma unroll
     for (int c = 0; c < 2; c++) {

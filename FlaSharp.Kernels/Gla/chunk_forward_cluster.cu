@@ -5,9 +5,7 @@
 // the state - lies in one stretch of memory and goes to the other block as it is. The halves' pairs are not added up: both are
 // operands of products. So each half has decays too strong for a frame, or not, on its own.
 #include "fla/chunk_pipeline.cuh"
-#include "fla/gate_frame.cuh"
 #include "fla/gla_forward.cuh"
-#include "fla/pair_rows.cuh"
 #include "fla/transposed_state.cuh"
 #include "fla/wgmma.cuh"
 
@@ -28,7 +26,6 @@ typedef PlainTile<G, C, HALF> GateTile;
 typedef SharedTile<T, C, V> OutputTile;
 typedef SharedTile<bf16, C, C> PairTile;
 typedef GlaBlock<C, SAVED_TOKENS<T>> Block;
-static_assert(C == SAVED_TOKENS<T> || 2 * C == SAVED_TOKENS<T>); // whose middle is here, or at the end of the first of two chunks
 
 // One half of a chunk's keys.
 struct Half {
@@ -66,52 +63,23 @@ constexpr int OUTPUTS = STAGES * Stage::BYTES, BARRIERS = OUTPUTS + 2 * OutputTi
 typedef ChunkPipeline<STAGES, PRODUCER_THREADS, CONSUMER_THREADS, BARRIERS, 2> Pipeline;
 static_assert(Pipeline::END == SHARED);
 
-// Operands and A of a chunk whose decays are too strong for a frame.
-__device__ __forceinline__ void prepare_by_splitting(Stage stage, Half half, float scale) {
-    int thread = opaque(threadIdx.x);
-    Gates gates(thread);
-    gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
-    gates.join(half.totals());
+// What a block prepares of a chunk.
+struct Share : Half {
+    Stage stage;
 
-    PairRows<C, PRODUCERS> pairs(thread / 32, thread % 32);
-    add_split_pairs<T>(pairs, gates, half.q(), half.k(), stage.split(), scale, half.totals(), Pipeline::sync_producers);
-    if (pairs.exist()) pairs.store(half.pairs());
-    float origin[2] = {0.f, 0.f};
-    gates.scale<T>(half.q(), 1.f, origin, scale);
-    gates.scale<T>(half.k(), -1.f, gates.end, 1.f);
-}
+    __device__ __forceinline__ Share(const Stage& stage, int rank) : Half(stage.half(rank)), stage(stage) {}
+    __device__ __forceinline__ ValueTile v() const { return stage.v(); }
+    __device__ __forceinline__ GateTile g() const { return stage.g(); }
+    __device__ __forceinline__ KeyTile split() const { return stage.split(); }
+};
 
 // Scales queries and keys of this block's half of a loaded chunk and makes A. `pending` is the state's decay that is still to be
 // applied.
-__device__ __forceinline__ void prepare(const Stage& stage, const Half& half, float (&pending)[2], float scale, bool saves) {
+__device__ __forceinline__ void prepare(const Share& half, float (&pending)[2], float scale, bool saves) {
     int thread = opaque(threadIdx.x);
     Gates gates(thread);
-    gates.sum_up([&](int row, int col) { return load_gates<G>(stage.g(), row, col); });
-    gates.store_totals(half.totals());
-    to_bf16<T, PRODUCER_THREADS>(stage.v(), thread);
-    Pipeline::sync_producers();
-    gates.join(half.totals());
-    // The way from the last frame to this one may be too far even if both are in range.
-    auto too_far = [&](const float(&middle)[2]) {
-        return gates.row == 0 && (pending[0] + middle[0] < -MAX_FACTOR || pending[1] + middle[1] < -MAX_FACTOR);
-    };
-    bool strong = Pipeline::any_producer(gates.too_strong() || too_far(gates.middle));
-    const float(&saved_middle)[2] = C == SAVED_TOKENS<T> ? gates.middle : gates.end;
-    bool saved_plain = saves && Pipeline::any_producer(gates.queries_too_strong(saved_middle) || too_far(saved_middle));
-
-    if (strong) {
-        prepare_by_splitting(stage, half, scale);
-    } else {
-        gates.scale<T>(half.q(), 1.f, gates.middle, scale);
-        gates.scale<T>(half.k(), -1.f, gates.middle, 1.f);
-        Pipeline::sync_producers();
-        PairRows<C, PRODUCERS> pairs(thread / 32, thread % 32);
-        if (pairs.exist()) {
-            pairs.multiply(half.q(), half.k());
-            pairs.mask([](int i, int j) { return j <= i; });
-            pairs.store(half.pairs());
-        }
-    }
+    auto [strong, saved_plain] = prepare_operands<T, G, C, PRODUCERS, Pipeline>(gates, thread, half, pending, scale, saves);
+    const float(&saved_middle)[2] = middle_of_saved<T, C>(gates);
     if (gates.row > 0) return;
     auto store = [&](int which, float x, float y) { shared_store(half.memory + which + gates.col * 4, make_float2(x, y)); };
     store(Half::START, pow2(pending[0] + (strong ? 0.f : gates.middle[0])), pow2(pending[1] + (strong ? 0.f : gates.middle[1])));
@@ -154,8 +122,7 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& b
     Pipeline::produce(
         block.chunks, load,
         [&](int n) {
-            Stage stage(n);
-            prepare(stage, stage.half(rank), pending, p.scale, saves(p, block, n));
+            prepare(Share(Stage(n), rank), pending, p.scale, saves(p, block, n));
             fence_for_products();
             Pipeline::sync_producers();
         },
