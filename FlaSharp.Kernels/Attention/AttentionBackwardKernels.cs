@@ -94,7 +94,7 @@ internal sealed class AttentionBackwardKernels
         {
             if (blocks > 0)
                 KernelLibrary.Get(problem.Device, Variant(tile, pass, vector))
-                    .Launch((uint)blocks, 1, 1, LaunchStream.Current, parameters, startsEarly: pass != Pass.Delta);
+                    .Launch((uint)blocks, 1, 1, LaunchStream.Current, parameters, startsEarly: true);
         }
 
         Launch(Pass.Delta, queryGrid, new AttentionBackwardParameters.Delta

@@ -19,26 +19,28 @@ struct AttentionDelta {
 };
 
 typedef TYPE T;
-constexpr int LANES = VALUE_TILE / 8 < 32 ? VALUE_TILE / 8 : 32, ROWS = 32 / LANES, WARPS = 8;
+constexpr int LANES = VALUE_TILE / 8 < 32 ? VALUE_TILE / 8 : 32, ROWS = 32 / LANES, WARPS = 8; // a warp has ROWS rows in a step
+constexpr int STEPS = QUERY_BLOCK / (WARPS * ROWS), AT_ONCE = STEPS < 4 ? STEPS : 4;           // whose loads are under way together
 
-// This lane's part of a product of two rows.
-template <int N> __device__ __forceinline__ float product(const T* x, const T* y, int col, int size) {
-    float sum = 0.f;
+// Eight columns of a row, or as many of them as there are, and 0.
+struct Piece {
+    static constexpr int WIDTH = VECTOR < 4 ? 1 : VECTOR;
+    Vector<T, WIDTH> parts[8 / WIDTH];
+
+    __device__ __forceinline__ void load(const T* row, int col, int size, bool exists) {
 #pragma unroll
-    for (int c = 0; c < 8; c += N) {
-        if (col + c >= size) continue;
-        if constexpr (N >= 4) {
-            Vector<T, N> a, b;
-            a.load(x + col + c), b.load(y + col + c);
-#pragma unroll
-            for (int i = 0; i < N; i++) sum += a[i] * b[i];
-        } else {
-#pragma unroll
-            for (int i = 0; i < N; i++) sum += to_float(x[col + c + i]) * to_float(y[col + c + i]);
+        for (int i = 0; i < 8 / WIDTH; i++) {
+            parts[i].clear();
+            if (exists && col + i * WIDTH < size) parts[i].load(row + col + i * WIDTH);
         }
     }
-    return sum;
-}
+    __device__ __forceinline__ float product(const Piece& other) const {
+        float sum = 0.f;
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum += parts[i / WIDTH][i % WIDTH] * other.parts[i / WIDTH][i % WIDTH];
+        return sum;
+    }
+};
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_backward_delta(const __grid_constant__ AttentionDelta p) {
     follow_stream();
@@ -52,18 +54,30 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) attention_backward_delt
     const float* logs = p.log_sum_exp + (sequence.batch * p.shape.heads + head) * p.time + sequence.start;
     auto output = sequence.rows<T>(p.output, head), gradient = sequence.rows<T>(p.grad_output, head);
     float sink = p.sinks ? p.shape.sinks[head] : 0.f, sinks = 0.f;
-    for (int row = warp * ROWS + lane / LANES; row < QUERY_BLOCK; row += WARPS * ROWS) {
-        int query = first + row;
-        bool exists = query < sequence.length;
-        float delta = exists ? product<VECTOR>(output[query], gradient[query], lane % LANES * 8, p.shape.value_size) : 0.f;
+#pragma unroll 1
+    for (int step = 0; step < STEPS; step += AT_ONCE) {
+        Piece outputs[AT_ONCE], gradients[AT_ONCE];
+        float its_logs[AT_ONCE];
+        auto row_of = [&](int i) { return ((step + i) * WARPS + warp) * ROWS + lane / LANES; };
 #pragma unroll
-        for (int other = LANES / 2; other > 0; other /= 2) delta += __shfl_xor_sync(~0u, delta, other);
-        if (lane % LANES != 0) continue;
-        float log = exists ? logs[query] : -__int_as_float(0x7f800000);
-        bool sees = log > -__int_as_float(0x7f800000) || log != log; // NaN goes on
-        p.logs[stored + row] = sees ? log * LOG2E : __int_as_float(0x7f800000);
-        p.deltas[stored + row] = delta;
-        if (sees) sinks -= pow2((sink - log) * LOG2E) * delta;
+        for (int i = 0; i < AT_ONCE; i++) {
+            int query = first + row_of(i);
+            bool exists = query < sequence.length;
+            outputs[i].load(output[query], lane % LANES * 8, p.shape.value_size, exists);
+            gradients[i].load(gradient[query], lane % LANES * 8, p.shape.value_size, exists);
+            its_logs[i] = exists && lane % LANES == 0 ? logs[query] : -__int_as_float(0x7f800000);
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            float delta = outputs[i].product(gradients[i]), log = its_logs[i];
+#pragma unroll
+            for (int other = LANES / 2; other > 0; other /= 2) delta += __shfl_xor_sync(~0u, delta, other);
+            if (lane % LANES != 0) continue;
+            bool sees = log > -__int_as_float(0x7f800000) || log != log; // NaN goes on
+            p.logs[stored + row_of(i)] = sees ? log * LOG2E : __int_as_float(0x7f800000);
+            p.deltas[stored + row_of(i)] = delta;
+            if (sees) sinks -= pow2((sink - log) * LOG2E) * delta;
+        }
     }
     if (!p.sinks) return;
     __shared__ float sums[32 * WARPS];

@@ -198,6 +198,7 @@ __device__ __forceinline__ void attend(Part (&parts)[HEADS], Change& change, flo
             parts[i].load(tile + i * Part::BYTES, x.lane);
         }
         change.decay = load_pair(decays.all[0] + at);
+        __syncwarp(); // two lanes have the same decays, and one of them writes them again
         return;
     }
     half = make_float2(pow2(half.x), pow2(half.y));
@@ -292,6 +293,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WARPS > 8 ? 1 : 2) __clust
     fetch(0); // as soon as can be: where caches are cold, code comes from memory as well
     Mbarrier arrivals{shared_address(&inbox_barrier)};
     if (threadIdx.x == 0) arrivals.init(1);
+    __syncwarp(); // for racecheck, to which it is the whole warp that makes a barrier
     Blocks::arrive();
     if (threadIdx.x == 0) arrivals.arrive_expecting(rank * (STATES * sizeof(float2)));
     Constants constants(p.scale, lane); // while copies begin
