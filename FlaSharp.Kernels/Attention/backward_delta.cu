@@ -20,7 +20,7 @@ struct AttentionDelta {
 
 typedef TYPE T;
 constexpr int LANES = VALUE_TILE / 8 < 32 ? VALUE_TILE / 8 : 32, ROWS = 32 / LANES, WARPS = 8; // a warp has ROWS rows in a step
-constexpr int STEPS = QUERY_BLOCK / (WARPS * ROWS), AT_ONCE = STEPS < 4 ? STEPS : 4;           // whose loads are under way together
+constexpr int STEPS = QUERY_BLOCK / (WARPS * ROWS), AT_ONCE = STEPS < 4 ? STEPS : 4; // steps whose loads are under way together
 
 // Eight columns of a row, or as many of them as there are, and 0.
 struct Piece {
