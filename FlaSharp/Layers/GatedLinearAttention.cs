@@ -83,7 +83,7 @@ public sealed class GatedLinearAttention : SequenceLayer
         double gateLogitNormalizer = 16, int gateLowRankDim = 16, double? clampMin = null, double normEps = 1e-5,
         bool elementwiseAffine = true, bool fuseNorm = true, bool keepFp32Parameters = true, Device? device = null,
         ScalarType? dtype = null)
-        : base(nameof(GatedLinearAttention), hiddenSize)
+        : base(nameof(GatedLinearAttention), hiddenSize, device)
     {
         Guard.AtLeast(numHeads, 1);
         Guard.AtLeast(gateLowRankDim, 1);
@@ -109,7 +109,6 @@ public sealed class GatedLinearAttention : SequenceLayer
         _gateFn = FeatureMap.Named(gateFn, nameof(gateFn));
 
         var groups = numHeads / _numKvHeads;
-        GpuSeed.Follow(device);
         _qProj = nn.Linear(hiddenSize, keySize, false, device, dtype);
         _kProj = nn.Linear(hiddenSize, keySize / groups, false, device, dtype);
         _vProj = nn.Linear(hiddenSize, valueSize / groups, false, device, dtype);

@@ -68,7 +68,7 @@ public sealed class Mamba : SequenceLayer
         int? timeStepRank = null, double timeStepScale = 1.0, double timeStepMin = 0.001, double timeStepMax = 0.1,
         double timeStepFloor = 1e-4, string timeStepInit = "random", bool useConvBias = true, bool useBias = false,
         string activation = "silu", bool keepFp32Parameters = true, Device? device = null, ScalarType? dtype = null)
-        : base(nameof(Mamba), hiddenSize, keepFp32Parameters ? [DecayName, SkipName] : [])
+        : base(nameof(Mamba), hiddenSize, device, keepFp32Parameters ? [DecayName, SkipName] : [])
     {
         Guard.AtLeast(stateSize, 1);
         Guard.AtLeast(expand, 1);
@@ -82,7 +82,6 @@ public sealed class Mamba : SequenceLayer
         _stateSize = stateSize;
         _timeStep = (timeStepScale, timeStepMin, timeStepMax, timeStepFloor, timeStepInit == "random");
 
-        GpuSeed.Follow(device);
         _aLog = MakeParameter([_innerSize, stateSize], device, DtypeOf(DecayName, dtype));
         _d = MakeParameter([_innerSize], device, DtypeOf(SkipName, dtype));
         _inProj = nn.Linear(hiddenSize, 2 * _innerSize, useBias, device, dtype);

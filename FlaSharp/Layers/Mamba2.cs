@@ -82,7 +82,7 @@ public sealed class Mamba2 : SequenceLayer
         double timeStepFloor = 1e-4, (double min, double max)? timeStepLimit = null, bool dHasHeadDim = false,
         bool rmsNorm = true, bool normBeforeGate = false, double normEps = 1e-5, bool useConvBias = true, bool useBias = false,
         string activation = "silu", bool keepFp32Parameters = true, Device? device = null, ScalarType? dtype = null)
-        : base(nameof(Mamba2), hiddenSize, keepFp32Parameters ? [DecayName, SkipName, StepBiasName] : [])
+        : base(nameof(Mamba2), hiddenSize, device, keepFp32Parameters ? [DecayName, SkipName, StepBiasName] : [])
     {
         Guard.AtLeast(headDim, 1);
         Guard.AtLeast(stateSize, 1);
@@ -105,7 +105,6 @@ public sealed class Mamba2 : SequenceLayer
         (_headDim, _nGroups, _stateSize, _dHasHeadDim) = (headDim, nGroups, stateSize, dHasHeadDim);
         (_timeStep, _timeStepLimit) = ((timeStepMin, timeStepMax, timeStepFloor), timeStepLimit);
 
-        GpuSeed.Follow(device);
         _dtBias = MakeParameter([_numHeads], device, DtypeOf(StepBiasName, dtype));
         _aLog = MakeParameter([_numHeads], device, DtypeOf(DecayName, dtype));
         _d = MakeParameter([dHasHeadDim ? _innerSize : _numHeads], device, DtypeOf(SkipName, dtype));

@@ -13,9 +13,10 @@ namespace FlaSharp.Layers;
 /// </remarks>
 public abstract class SequenceLayer : MixedPrecisionModule
 {
-    private protected SequenceLayer(string name, long hiddenSize, params string[] fp32Names) : base(name, fp32Names)
+    private protected SequenceLayer(string name, long hiddenSize, Device? device, params string[] fp32Names) : base(name, fp32Names)
     {
         Guard.AtLeast(hiddenSize, 1);
+        GpuSeed.Follow(device);
         HiddenSize = hiddenSize;
     }
 

@@ -51,7 +51,7 @@ public sealed class SoftmaxAttention : SequenceLayer
     public SoftmaxAttention(long hiddenSize, int numHeads, int? numKvHeads = null, int? headDim = null, int? window = null,
         double? ropeTheta = 10000.0, bool qkvBias = false, bool outputBias = false, bool qkNorm = false,
         double normEps = 1e-5, double dropout = 0.0, Device? device = null, ScalarType? dtype = null)
-        : base(nameof(SoftmaxAttention), hiddenSize)
+        : base(nameof(SoftmaxAttention), hiddenSize, device)
     {
         Guard.AtLeast(numHeads, 1);
         (_numHeads, _numKvHeads) = (numHeads, numKvHeads ?? numHeads);
@@ -74,7 +74,6 @@ public sealed class SoftmaxAttention : SequenceLayer
             throw new ArgumentOutOfRangeException(nameof(dropout), dropout, $"dropout must be in [0, 1), but is {dropout}.");
         (_window, _ropeTheta, _dropout) = (window, ropeTheta, dropout);
 
-        GpuSeed.Follow(device);
         _qProj = nn.Linear(hiddenSize, numHeads * headSize, qkvBias, device, dtype);
         _kProj = nn.Linear(hiddenSize, _numKvHeads * headSize, qkvBias, device, dtype);
         _vProj = nn.Linear(hiddenSize, _numKvHeads * headSize, qkvBias, device, dtype);
