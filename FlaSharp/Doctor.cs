@@ -29,7 +29,7 @@ public static class Doctor
             TorchSharp = VersionOf(typeof(torch)),
             Libtorch = $"{LoadedTorch.Version?.ToString() ?? "older than 2.9"}, {LoadedTorch.Folder}, "
                 + (cuda.is_available() ? $"{cuda.device_count()} GPUs" : "no GPU that it can use"),
-            Nvrtc = NvrtcLibrary.TryLoad(out var problem) is { } nvrtc ? $"{nvrtc.Version}, {nvrtc.Path}" : problem,
+            Nvrtc = NvrtcLibrary.TryLoad(out var problem)?.Describe() ?? problem,
             Cache = Cache(CubinCache.Default),
             Strict = CudaKernels.Strict,
             Device = device.ToString(),

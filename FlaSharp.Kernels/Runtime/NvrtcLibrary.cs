@@ -30,6 +30,20 @@ internal sealed class NvrtcLibrary
     /// <summary>Of the loaded library, which is loaded when it is first asked for, if it was known before.</summary>
     public Lazy<nint> Handle { get; }
 
+    /// <summary>Version and file of a library that can be loaded, or why it cannot.</summary>
+    public string Describe()
+    {
+        try
+        {
+            _ = Handle.Value;
+            return $"{Version}, {Path}";
+        }
+        catch (DllNotFoundException e)
+        {
+            return e.Message;
+        }
+    }
+
     /// <exception cref="DllNotFoundException">There is none; the message lists the places.</exception>
     public static NvrtcLibrary Load() => s_found.Value.library ?? throw new DllNotFoundException(s_found.Value.problem);
 

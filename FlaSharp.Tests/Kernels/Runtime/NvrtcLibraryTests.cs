@@ -57,7 +57,9 @@ public sealed class NvrtcLibraryTests : IDisposable
 
         Assert.Equal(new Version(12, 4), library.Version);
         Assert.Equal([80, 90], library.Architectures);
-        Assert.Contains(text, Assert.Throws<DllNotFoundException>(() => library.Handle.Value).Message, StringComparison.Ordinal);
+        var message = Assert.Throws<DllNotFoundException>(() => library.Handle.Value).Message;
+        Assert.StartsWith($"{text} was an NVRTC before, and cannot be loaded now", message, StringComparison.Ordinal);
+        Assert.Equal(message, library.Describe());
     }
 
     [Fact]
