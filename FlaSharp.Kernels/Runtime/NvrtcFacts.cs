@@ -27,7 +27,7 @@ internal sealed record NvrtcFacts(Version Version, IReadOnlyList<int> Architectu
             [.. numbers.Skip(1).Select(number => int.Parse(number, CultureInfo.InvariantCulture))]);
     }
 
-    /// <summary>Keeps them, as far as the folder allows.</summary>
+    /// <summary>Keeps them, as far as the folder allows: as the log of a kernel without an image.</summary>
     public void Keep(CubinCache cache, string path)
     {
         if (KeyOf(path) is { } key)
