@@ -18,7 +18,7 @@ public sealed class BenchmarkCommandTests
     [InlineData("kernels rows --ops sort", "--ops sort: choose of conv1d, gated_norm, norm_of_gated, norm, add_norm.")]
     [InlineData("kernels rows --shape 8", "--shape 8: use T,E, whole numbers of at least 1.")]
     [InlineData("kernels scan --shapes 1,2,3", "--shapes 1,2,3: use B,E,T,N, whole numbers of at least 1.")]
-    [InlineData("kernels attention --shapes 1,2,3,4;5", "--shapes 5: use B,T,H,D, whole numbers of at least 1.")]
+    [InlineData("kernels attention --shapes 1,2,3,4 5", "--shapes 5: use B,T,H,D, whole numbers of at least 1.")]
     [InlineData("kernels --dtype fp8", "--dtype fp8: choose fp32, bf16, fp16.")]
     [InlineData("kernels --iterations 5", "--iterations 5: use a whole number of at least 20.")]
     [InlineData("kernels --device tpu", "--device tpu: use cpu, cuda or cuda:N.")]
@@ -142,7 +142,7 @@ public sealed class BenchmarkCommandTests
         using var folder = new TemporaryFolder();
         File.WriteAllText(folder.File("peers.json"), """{ "mamba_ssm ssd N4|B1_T20_H2_D8": { "fwd_ms": 2, "fwdbwd_ms": 6 } }""");
         (int code, _, string error) =
-            Run(folder, $"kernels ssd --shapes 1,20,2,8,4;1,20,2,8,5 --peers peers.json --json ssd.json {Quick}");
+            Run(folder, $"kernels ssd --shapes 1,20,2,8,4 1,20,2,8,5 --peers peers.json --json ssd.json {Quick}");
         Assert.Equal((0, ""), (code, error));
         JsonArray rows = JsonNode.Parse(File.ReadAllText(folder.File("ssd.json")))!["rows"]!.AsArray();
         Assert.Equal(2 / (double)rows[0]!["forward_ms"]!["median"]!, (double)rows[0]!["forward_ratio"]!, 9);
@@ -174,7 +174,7 @@ public sealed class BenchmarkCommandTests
         File.WriteAllText(folder.File("peers.json"),
             """{ "mamba_ssm scan|B1_E24_T20_N4": { "fwd_ms": 2, "fwdbwd_ms": 6 } }""");
         (int code, _, string error) = Run(folder,
-            $"kernels scan --shapes 1,24,20,4;2,8,3,1 --peers peers.json --json scan.json {Quick}");
+            $"kernels scan --shapes 1,24,20,4 2,8,3,1 --peers peers.json --json scan.json {Quick}");
         Assert.Equal((0, ""), (code, error));
         JsonArray rows = JsonNode.Parse(File.ReadAllText(folder.File("scan.json")))!["rows"]!.AsArray();
         Assert.Equal(["1,24,20,4", "2,8,3,1"], rows.Select(row => (string?)row!["shape"]));

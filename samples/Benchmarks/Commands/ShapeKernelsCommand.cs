@@ -12,9 +12,11 @@ internal static class ShapeKernelsCommand
     public static Command Create(ShapeOperation operation)
     {
         var common = new CommonOptions();
-        var shapes = new Option<string?>("--shapes")
+        var shapes = new Option<string[]>("--shapes")
         {
-            Description = $"{operation.Letters}; several with semicolons between. [{string.Join("; ", operation.Shapes)}]",
+            Description = $"all, or shapes {operation.Letters} with spaces between. All: {string.Join(' ', operation.Shapes)}.",
+            AllowMultipleArgumentsPerToken = true,
+            DefaultValueFactory = _ => ["all"],
         };
         var command = new Command(operation.Name, $"Times {operation.What}, forward and with backward, by shape.") { shapes };
         common.AddReport(command);
@@ -22,7 +24,7 @@ internal static class ShapeKernelsCommand
         common.AddPeers(command);
         command.SetAction(parsed =>
         {
-            IReadOnlyList<IOperationShape> chosen = operation.Parse(parsed.GetValue(shapes));
+            IReadOnlyList<IOperationShape> chosen = operation.Parse(parsed.GetValue(shapes)!);
             Peers peers = common.Peers(parsed);
             Target target = common.Target(parsed);
             ReportOutput output = common.Output(parsed);

@@ -16,7 +16,6 @@ internal sealed record ShapeOperation(string Name, string Title, string What, st
         [AttentionShape.Operation, ScanShape.Operation, SsdShape.Operation];
 
     /// <exception cref="LanguageModel.UserError">One is no shape.</exception>
-    public IReadOnlyList<IOperationShape> Parse(string? shapes) => shapes is null
-        ? Shapes
-        : [.. shapes.Split(';').Select(shape => Of(GlaShape.ParseSizes("--shapes", shape.Trim(), Letters)))];
+    public IReadOnlyList<IOperationShape> Parse(IEnumerable<string> shapes) =>
+        [.. shapes.SelectMany(text => text == "all" ? Shapes : [Of(GlaShape.ParseSizes("--shapes", text, Letters))])];
 }
