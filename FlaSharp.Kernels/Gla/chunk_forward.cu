@@ -86,11 +86,6 @@ __device__ __forceinline__ void prepare(const Stage& stage, float (&pending)[2],
     if (plain && gates.col == 0 && blockIdx.y == 0) *plain = saved_plain;
 }
 
-// Whether the state before chunk `n` is saved.
-__device__ __forceinline__ bool saves(const GlaChunkForward& p, const Block& block, int n) {
-    return p.states && (block.first + n) % (SAVED_TOKENS<T> / C) == 0;
-}
-
 __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& block) {
     // The rows of the chunk to be loaded next: they move on with it.
     int first = block.first * C, kv_head = block.head / p.shape.group, value = blockIdx.y * V;
@@ -112,7 +107,7 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& b
     float pending[2] = {0.f, 0.f};
     Pipeline::produce(block.chunks, load, [&](int n) {
         int* plain =
-            saves(p, block, n) ? p.plain + block.slot(p.shape.sequences, n) * p.shape.heads + opaque(block.head) : nullptr;
+            saves<T, C>(p, block, n) ? p.plain + block.slot(p.shape.sequences, n) * p.shape.heads + opaque(block.head) : nullptr;
         prepare(Stage(n), pending, p.scale, plain);
 #if HOPPER
         fence_for_products();
@@ -137,27 +132,17 @@ __device__ __forceinline__ void output_one_by_one(float (&out)[C / 8][4], const 
             mma_16x16(out[t / 8], out[t / 8 + 1], left[k / 16], b);
         }
     }
-#pragma unroll 1
-    for (int j = 0; j < C; j++) {
-        float v[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) v[half] = to_float(shared_load<bf16>(stage.v().at(j, row + half * 8 + lane / 4)));
-#pragma unroll
-        for (int n = 0; n < C / 8; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                int t = n * 8 + lane % 4 * 2 + e % 2;
-                if (j <= t) out[n][e] += to_float(shared_load<bf16>(stage.pairs().at(t, j))) * v[e / 2];
-            }
-    }
+    add_one_by_one(out, stage.v(), row, lane, [=](float& sum, int t, int j, float v) {
+        sum += to_float(shared_load<bf16>(stage.pairs().at(t, j))) * v;
+    });
 }
 
 // The consumers' work on a chunk, the state being scaled for it: its output, and the state after it. `row` is the warp's first
 // value channel in the tiles.
 __device__ __forceinline__ void advance(const GlaChunkForward& p, const Block& block, const Stage& stage, int n, State& state,
                                         int row, int lane) {
-    constexpr int GROUP = 128;   // threads that share products
-    int first = row / 64 * 64;   // the group's first value channel
+    constexpr int GROUP = 128; // threads that share products
+    int first = row / 64 * 64; // the group's first value channel
     float out[C / 8][4] = {};
     float(&sum)[K / 8][4] = state.sum[0];
     u32 left[K / 16][4];
@@ -248,7 +233,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const Block& b
         lane = opaque(lane);
         Stage stage(n);
         Pipeline::wait(n);
-        if (saves(p, block, n)) {
+        if (saves<T, C>(p, block, n)) {
             i64 slot = block.slot(shape.sequences, n) * shape.heads + opaque(block.head);
             state.save<TERMS>(reinterpret_cast<u32*>(p.states) + slot * gridDim.y * V * (TERMS * K / 2) +
                                   saved_pair<TERMS * K>(value, 0, lane),

@@ -94,11 +94,6 @@ __device__ __forceinline__ void prepare(const Share& half, float (&pending)[2], 
     store(Half::END, pow2(pending[0]), pow2(pending[1]));
 }
 
-// Whether the state before chunk `n` is saved.
-__device__ __forceinline__ bool saves(const GlaChunkForward& p, const Block& block, int n) {
-    return p.states && (block.first + n) % (SAVED_TOKENS<T> / C) == 0;
-}
-
 __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& block) {
     // The rows of the chunk to be loaded next: they move on with it.
     int first = block.first * C, kv_head = block.head / p.shape.group, rank = blockIdx.y % 2;
@@ -122,7 +117,7 @@ __device__ __forceinline__ void produce(const GlaChunkForward& p, const Block& b
     Pipeline::produce(
         block.chunks, load,
         [&](int n) {
-            prepare(Share(Stage(n), rank), pending, p.scale, saves(p, block, n));
+            prepare(Share(Stage(n), rank), pending, p.scale, saves<T, C>(p, block, n));
             fence_for_products();
             Pipeline::sync_producers();
         },
@@ -176,20 +171,9 @@ __device__ __forceinline__ void output_one_by_one(float (&out)[C / 8][4], const 
     for (int n = 0; n < C / 8; n++)
 #pragma unroll
         for (int e = 0; e < 4; e++) out[n][e] = 0.f;
-#pragma unroll 1
-    for (int j = 0; j < C; j++) {
-        float v[2];
-#pragma unroll
-        for (int e = 0; e < 2; e++) v[e] = to_float(shared_load<bf16>(stage.v().at(j, row + e * 8 + lane / 4)));
-#pragma unroll
-        for (int n = 0; n < C / 8; n++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                int t = n * 8 + lane % 4 * 2 + e % 2;
-                if (j > t) continue;
-                for (int h = 0; h < 2; h++) out[n][e] += to_float(shared_load<bf16>(stage.half(h).pairs().at(t, j))) * v[e / 2];
-            }
-    }
+    add_one_by_one(out, stage.v(), row, lane, [=](float& sum, int t, int j, float v) {
+        for (int h = 0; h < 2; h++) sum += to_float(shared_load<bf16>(stage.half(h).pairs().at(t, j))) * v;
+    });
 }
 
 // The consumers' work on a chunk, the state being scaled for it: its output, and the state after it. `row` is the warp's first
@@ -264,7 +248,7 @@ __device__ __forceinline__ void consume(const GlaChunkForward& p, const Block& b
         lane = opaque(lane);
         Stage stage(n);
         Pipeline::wait(n);
-        if (saves(p, block, n)) save(p, block, stage, n, state, value, lane);
+        if (saves<T, C>(p, block, n)) save(p, block, stage, n, state, value, lane);
         advance(p, block, stage, n, state, row, lane);
         Pipeline::release(n);
         Pipeline::release_in(blockIdx.y % 2 ^ 1, n);

@@ -4,14 +4,13 @@
 // Constants: ELEMENT of B and C; VECTOR (8: E, N and their tensors are multiples of it and aligned to 16 bytes; or 1).
 #include "fla/decay_rate.cuh"
 #include "fla/ptx.cuh"
+#include "fla/scan_parts.cuh"
 #include "fla/vector.cuh"
 
 using namespace fla;
 
 using Element = ELEMENT;
-template <bool> struct KeptAs { using Type = float; };
-template <> struct KeptAs<true> { using Type = bf16; };
-using Kept = KeptAs<same<Element, bf16>()>::Type;
+using Kept = ScanKept<Element>::Type;
 
 struct SelectiveScanGradientSums {
     const Kept* matrix_parts;  // [2, group_blocks, tokens, G, N]: of B, of C

@@ -13,6 +13,7 @@
 //
 // Constants: those of fla/selective_scan.cuh with LANES = 4 and STEPS as SAVED_STEPS of the forward pass, SHARED_BYTES, BLOCKS of
 // a multiprocessor of Hopper.
+#include "fla/scan_parts.cuh"
 #include "fla/selective_scan.cuh"
 
 using namespace fla;
@@ -25,10 +26,7 @@ constexpr int GROUPS = WARPS / 2;
 constexpr bool PRECISE = !same<Element, bf16>();
 static_assert(CHANNELS == ROWS * GROUPS && HALF == 8 && PARTS % 2 == 0, "matrix instructions have 16 rows and 8 columns");
 
-// What is kept of numbers that end in the tensors.
-template <bool> struct KeptAs { using Type = bf16; };
-template <> struct KeptAs<true> { using Type = float; };
-using Kept = KeptAs<PRECISE>::Type;
+using Kept = ScanKept<Element>::Type;
 
 struct SelectiveScanBackward {
     SelectiveScan scan;

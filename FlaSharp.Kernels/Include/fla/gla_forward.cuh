@@ -18,6 +18,12 @@ struct GlaChunkForward {
     float scale;
 };
 
+// Whether the state before chunk `n` of C tokens is saved.
+template <class T, int C, class Block>
+__device__ __forceinline__ bool saves(const GlaChunkForward& p, const Block& block, int n) {
+    return p.states && (block.first + n) % (SAVED_TOKENS<T> / C) == 0;
+}
+
 // Where the queries of backward's chunk, which begins with a forward one of C tokens and may be two of these, have the factor 1.
 template <class T, int C, class Gates> __device__ __forceinline__ const float (&middle_of_saved(const Gates& gates))[2] {
     static_assert(C == SAVED_TOKENS<T> || 2 * C == SAVED_TOKENS<T>);
@@ -78,6 +84,25 @@ __device__ __forceinline__ Strength prepare_operands(Gates& gates, int thread, c
         }
     }
     return {strong, saved_plain};
+}
+
+// Adds to the outputs of a warp's 16 value channels, from `row` on, what token t has of itself and those before it, one of these
+// after the other: add(output, t, j, value of j).
+template <int BLOCKS, class Values, class Add>
+__device__ __forceinline__ void add_one_by_one(float (&out)[BLOCKS][4], const Values& values, int row, int lane, Add add) {
+#pragma unroll 1
+    for (int j = 0; j < BLOCKS * 8; j++) {
+        float v[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) v[half] = to_float(shared_load<bf16>(values.at(j, row + half * 8 + lane / 4)));
+#pragma unroll
+        for (int n = 0; n < BLOCKS; n++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int t = n * 8 + lane % 4 * 2 + e % 2;
+                if (j <= t) add(out[n][e], t, j, v[e / 2]);
+            }
+    }
 }
 
 // Writes a group of four warps' output, [C x 64], which they hold transposed: a warp 16 value channels, those from `row` on of
